@@ -37,7 +37,7 @@ the units of a variant, whatever the period, in which a value y has the weight w
     NAME|joint      the sum of the two
 
 A policy with features draws each request with its own propensity p, so its values are compared by the weights w = 1 / p
-(`policies.sequential.design_based.inverse_weighted`):
+(`policies.sequential.design_based.inverse_weighted`), and so are the sums over units above:
 
     NAME|ipw        Σ w y of a value y
     NAME|ipw_weight Σ w
@@ -154,7 +154,7 @@ class Counting:
         if reward.assigned != reward.served:
             _add(self.cells, _aspect(key, RESCUED), value, sign)
         if reward.context:
-            w = WEIGHT_STEPS / max(WEIGHT_STEPS - weight_steps(reward), 1)
+            w = weight_steps(reward) / WEIGHT_STEPS
             for aspect, part in zip(OF_INVERSE, (w * value, w, w * value + w), strict=True):
                 _add(self.cells, _aspect(key, aspect), part, sign)
 
@@ -258,7 +258,9 @@ class Counting:
 
 
 def weight_steps(reward: Reward) -> int:
-    """1 - the propensity of a decision, in steps of 1 / WEIGHT_STEPS."""
+    """The weight of a value, in steps of 1 / WEIGHT_STEPS: 1 - its decision's propensity, with features 1 over that."""
+    if reward.context:
+        return round(WEIGHT_STEPS / max(reward.propensity, 1.0 / WEIGHT_STEPS))
     return round((1.0 - reward.propensity) * WEIGHT_STEPS)
 
 

@@ -66,7 +66,7 @@ def test_nobody_is_best_for_all() -> None:
 
 
 def test_variants_are_compared_over_all_requests() -> None:
-    """By inverse propensities, over the times at which both could be drawn; not without a floor, nor by unit."""
+    """By inverse propensities, over the times at which both could be drawn; not without a floor."""
     rng, pairs = np.random.default_rng(6), {}
     for variant, mean in (("v1", 0.3), ("v2", 0.8)):
         w, y = 1 / rng.choice([0.05, 0.95], 400), rng.random(400) < mean
@@ -100,12 +100,46 @@ def test_variants_are_compared_over_all_requests() -> None:
     last = drawn(metric="right", now=20.0)["v2"][-1]
     assert last == {"time": 20.0} | {key: lift[key] for key in ("absolute", "interval", "better")}
     assert drawn(metric="error_rate", now=20.0) == {}
-    for old, new in (
-        ("metric: right", "metric: right\n      floor: 0%"),
-        ("variants:", "unit: {header: x-id}\n    variants:"),
-    ):
-        edited = load(TEXT.replace(old, new), source="test", env={})
-        assert report("r", edited, evidence, LIVE, None, now=1.0)["variants"]["v2"]["lift"] == {}
+    edited = load(TEXT.replace("metric: right", "metric: right\n      floor: 0%"), source="test", env={})
+    assert report("r", edited, evidence, LIVE, None, now=1.0)["variants"]["v2"]["lift"] == {}
+
+
+def test_sticky_units_of_a_bandit_with_features_are_compared_by_the_variance_between_them() -> None:
+    """Eighty units of each variant with five requests each, all of which are right or all wrong."""
+    rng, rewards, sides = np.random.default_rng(8), {}, []
+    for variant, mean in (("v1", 0.3), ("v2", 0.8)):
+        unit, w = np.arange(400) // 5, 1 / rng.choice([0.2, 0.8], 400)
+        y = (rng.random(80) < mean).astype(float)[unit]
+        own = PairSums.of(*(np.bincount(unit, part).astype(float) for part in (w * y, w)))
+        values = RewardSums(400, y.sum(), y.sum())
+        means = RewardSums(80, y[::5].sum(), y[::5].sum())
+        rewards[variant, "right"] = Rewarded(values, means, weighted=own, inverse=PairSums.of(w * y, w))
+        deviations = w * (y - w @ y / w.sum())
+        effect = np.square(np.bincount(unit, deviations)).sum() / np.square(deviations).sum()
+        groups = w.sum() ** 2 / np.square(np.bincount(unit, w)).sum()
+        sides.append(inverse_weighted(PairSums.of(w * y, w)).by_unit(float(effect), float(groups)))
+    buckets = [
+        RewardedBucket(10.0, v, 1, Counts(400, expected=400.0), {"right": rewards[v, "right"]})
+        for v in ("v1", "v2")
+    ]
+    edited = load(TEXT.replace("variants:", "unit: {header: x-id}\n    variants:"), source="test", env={})
+    found = report("r", edited, Evidence(rewards=rewards, buckets=buckets), LIVE, None, now=1.0)
+    lift, wanted = found["variants"]["v2"]["lift"]["right"], compare_weighted(*sides, ratio=False)
+    assert (lift["method"], lift["unit"]) == ("weighted", "units")
+    assert lift["absolute"] == pytest.approx(wanted.candidate - wanted.baseline)
+    assert lift["interval"] == pytest.approx(wanted.interval(0.05, 1.0))
+    drawn = lift_over_time(
+        ("v1", "v2"),
+        DOCUMENT.metrics,
+        buckets,
+        metric="right",
+        baseline="v1",
+        points=9,
+        now=20.0,
+        by_request=True,
+        sticky=True,
+    )
+    assert drawn["v2"][-1]["interval"] == pytest.approx(lift["interval"])
 
 
 def test_coefficients_come_with_their_credible_intervals() -> None:

@@ -84,7 +84,8 @@ async def read_lift(request: ApiRequest) -> Response:
             points=query.points,
             now=now,
             by_request=by_request,
-            by_epoch=by_epoch and route.unit is not None,
+            sticky=route.unit is not None,
+            by_epoch=by_epoch,
         )
 
     found = await request.services.shared(("lift", name, query.metric, baseline, query.points), make)

@@ -24,7 +24,13 @@ from gateway.ingest.comparable import pasts, periods, values_by_unit
 from gateway.ingest.evidence import Rewarded, RewardedBucket
 from gateway.record.histogram import edges, merge
 from gateway.state.base import Counts
-from policies.sequential.design_based import Periods, WeightedSums, inverse_weighted
+from policies.sequential.design_based import (
+    Periods,
+    UnitSums,
+    WeightedSums,
+    design_effect,
+    inverse_weighted,
+)
 from policies.sequential.metric_comparison import (
     Evidence,
     MetricComparison,
@@ -32,7 +38,7 @@ from policies.sequential.metric_comparison import (
     measure,
 )
 from policies.sequential.stratified import Stratum, stratified
-from policies.types import Goal, MetricType, PairSums, RewardSums
+from policies.types import Goal, MetricType, RewardSums
 
 Json = dict[str, Any]
 Method = Literal["pooled", "weighted", "matched"]
@@ -228,11 +234,19 @@ class Comparisons:
                 times[bucket.start][bucket.variant].append(bucket)
         both = [found for found in times.values() if found.keys() >= set(variants)]
         return tuple(
-            inverse_weighted(
-                sum((b.rewards.get(metric, _NO_REWARDS).inverse for t in both for b in t[v]), PairSums())
+            self._by_request(
+                metric, v, sum((b.rewards.get(metric, _NO_REWARDS) for t in both for b in t[v]), _NO_REWARDS)
             )
             for v in variants
         )
+
+    def _by_request(self, metric: str, variant: str, found: Rewarded) -> WeightedSums:
+        """Values that are each weighted by the propensity of their request."""
+        sums, earned = inverse_weighted(found.inverse), self._observed.earned
+        if not self._observed.sticky or not sums.weight > 0:
+            return sums
+        units = earned.get((variant, metric), found.weighted)
+        return sums.by_unit(*design_effect(sums, UnitSums(units, found.values.count, loose=found.loose)))
 
     def _chosen(self, metric: str, baseline: str, variant: str) -> Method:
         if self._observed.by_request:

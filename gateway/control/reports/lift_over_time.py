@@ -33,19 +33,23 @@ def lift_over_time(
     points: int,
     now: float,
     by_request: bool = False,
+    sticky: bool = False,
     by_epoch: bool = False,
 ) -> dict[str, list[Json]]:
     """Return by variant at most ``points`` comparisons with ``baseline``, oldest first; the last is that of ``now``.
 
     Not for errors and latencies of sticky units, whose observations are units and not in the buckets. ``by_request``:
-    as in `Observed`; ``by_epoch``: whether sticky units count once in each epoch, and the newest is compared.
+    and ``sticky``: as in `Observed`; ``by_epoch``: whether units count once in each epoch, and the newest is compared.
     """
     chosen = {name: m for name, m in declared.items() if name == metric}
     found: dict[str, list[Json]] = {}
     if by_request or metric.startswith("latency_"):
         points = min(points, MAX_COSTLY_POINTS)
     for time, observed in _moments(buckets, metric, points, now):
-        observed = of_newest(observed.buckets) if by_epoch else replace(observed, by_request=by_request)
+        if sticky and by_epoch:
+            observed = of_newest(observed.buckets)
+        elif by_request:
+            observed = replace(observed, by_request=True, sticky=sticky)
         compared = Comparisons(variants, chosen, observed)
         for variant in variants:
             one = compared.difference(metric, variant, baseline)

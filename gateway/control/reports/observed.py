@@ -67,4 +67,4 @@ def of_newest(buckets: Sequence[RewardedBucket], units: UnitOutcomes | None = No
 def comparable(route: RouteConfig, *, by_request: bool) -> bool:
     """Return whether variants can be compared. Weights by request need every variant to be possible for each one."""
     bandit = bandit_of(route.policy)
-    return not by_request or (route.unit is None and bandit is not None and bandit.floor > 0)
+    return not by_request or (bandit is not None and bandit.floor > 0)

@@ -1,7 +1,7 @@
 -- Upserts rewards, and moves the sums from what each counted as to what it counts as.
 -- ARGV: '1' for a replay; then hour, field, decision, metric, row and start of each reward, of its features
 -- (or '' three times) the packed row, start and cell, and epoch, name of the cell, unit, '1' if another
--- than the assigned variant served the decision, and 1 - its propensity in steps (gateway.state.units.WEIGHT_STEPS).
+-- than the assigned variant served the decision, and its weight in steps (gateway.state.units.weight_steps).
 -- Returns a letter for each: a(ccepted), d(uplicate), u(pdated).
 -- include: fields
 -- include: sums
@@ -71,7 +71,7 @@ for at = 2, #ARGV, 14 do
   local row, unit_key = ARGV[at + 4], P .. ':unit:' .. ARGV[at + 11]
   local place = {start = tonumber(ARGV[at + 5]), epoch = ARGV[at + 9], name = ARGV[at + 10], metric = metric,
     rescued = ARGV[at + 12] == '1', weight = tonumber(ARGV[at + 13]) / 1048576}
-  if ARGV[at + 6] ~= '' then place.inverse = 1048576 / math.max(1048576 - tonumber(ARGV[at + 13]), 1) end
+  if ARGV[at + 6] ~= '' then place.inverse = place.weight end
   local key = P .. ':rewards:' .. hour
   local new, before, period = read_reward(row), nil, ''
   local old = redis.call('HGET', key, field)
