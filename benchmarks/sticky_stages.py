@@ -25,7 +25,7 @@ from gateway.control.reports.observed import Observed, newest, of_newest
 from gateway.ingest.evidence import Rewarded, RewardedBucket, of_buckets
 from gateway.record.events import Reward
 from gateway.state.base import BUCKET_S, Bucket, Counts
-from gateway.state.units import Counting
+from gateway.state.units import Counting, with_sums
 from policies.sequential.unit_outcomes import UnitOutcomes
 from policies.types import PairSums, RewardSums
 
@@ -73,7 +73,7 @@ class Route:
     ) -> None:
         """Count the requests of one period; with ``missing: zero`` only good results are reported."""
         start, assigned = len(self.decided) * BUCKET_S, Counter[str]()
-        facts = ("r", "", "", epoch, 0.0, 0, False, None, "", "", f"e{epoch}")
+        facts = ("r", "", "", epoch, 0.0, 0, False, None, "", "", with_sums(f"e{epoch}"))
         rows = []
         for unit, value in zip(users, good, strict=True):
             variant = VARIANTS[bool(points[unit] < share)]

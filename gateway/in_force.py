@@ -30,7 +30,7 @@ from gateway.loops.gauges import show_allocation
 from gateway.record.decision_id import Sealer
 from gateway.runtime.tasks import Tasks
 from gateway.state.base import Revision
-from gateway.state.units import with_experiment
+from gateway.state.units import with_experiment, with_sums
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.tracing.traces import Traces
 from policies.allocation.model import Allocation
@@ -179,6 +179,8 @@ class InForce:
         competing = override.competing if override is not None else None
         found = period(document.routes.get(route), epoch, decided, competing)
         declared = document.metrics.get(metric)
+        if declared is not None and declared.missing == "zero":
+            found = with_sums(found)
         if declared is None or declared.adjust is None:
             return found
         return with_experiment(found, experiment(document, route))

@@ -41,7 +41,14 @@ def values_by_unit(
         if one.values.count > 0
     }
     effect = max((effect for effect, _ in told.values()), default=1.0)
-    return {variant: alone[variant].by_unit(effect, groups) for variant, (_, groups) in told.items()}
+    # Of values from before the metric's missing ones counted, nothing is known by unit.
+    blind = any(
+        not one.by_unit.y.count and one.values.count > one.missing + one.loose for one in found.values()
+    )
+    return {
+        variant: alone[variant].by_unit(effect, 0.0 if blind else groups)
+        for variant, (_, groups) in told.items()
+    }
 
 
 async def units_of_all_time(store: AggregateStore, route: str) -> dict[Key, PairSums]:

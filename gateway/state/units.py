@@ -21,8 +21,8 @@ period, stands next to its observation, in three more sums over units that have 
     NAME|known      the observation
     NAME|both       the sum of the two, whose squares give their products
 
-Values that are missing and count as zero are of no known unit (`gateway.ingest.evidence`). How much the values of one
-unit go together within an epoch follows from three sums over units, in the cell of NAME|units:
+Values that are missing and count as zero are of no known unit (`gateway.ingest.evidence`). For such a metric, `EPOCH+`
+is written for an epoch: how much the values of one unit go together within it follows from three sums over its units:
 
     NAME|sum        Σ y of a unit
     NAME|number     the number of its values
@@ -70,6 +70,8 @@ OF_INVERSE: Final = ("|ipw", "|ipw_weight", "|ipw_joint")
 _EXPERIMENT: Final = "~"
 _EPOCH: Final = "e"
 """First letter of the periods in which shares are constant."""
+_SUMMED: Final = "+"
+"""Last letter of those for which the sums of each unit are kept."""
 _ALL: Final = "all"
 WEIGHT_STEPS: Final = 1 << 20
 """Weights are multiples of 1 / WEIGHT_STEPS, so that their sums are exact."""
@@ -146,7 +148,10 @@ class Counting:
     def _count_unit(self, reward: Reward, before: float | None, after: float | None) -> None:
         self._observe(reward, before, after)
         if not reward.period.startswith(_EPOCH):
-            self._weigh(reward, before, after)
+            w = weight_steps(reward) / WEIGHT_STEPS
+            self._weigh(reward, before, after, w, unit_key(reward)._replace(period=_ALL), OF_WEIGHTS)
+        elif _plain(reward.period).endswith(_SUMMED):
+            self._weigh(reward, before, after, 1.0, unit_key(reward), OF_UNITS)
 
     def _move(self, reward: Reward, value: float, sign: int) -> None:
         key = sum_key(reward)
@@ -171,7 +176,7 @@ class Counting:
         place = sum_key(reward)
         new = old or UnitState(0, Expansion(), 0.0, place.start, place.epoch, reward.decided)
         if old is not None:
-            self._count_mean(reward, place, new, -1)
+            _add(self.cells, _place(place, new), new.mean, -1)
             if past is not None:
                 self._count_pair(place, past, OF_PAST, -1)
         new.change(before if old is not None else None, after)
@@ -185,34 +190,36 @@ class Counting:
         self.known[key] = new
         new.come(place, reward.decided)
         new.mean = new.total.rounded / new.count
-        self._count_mean(reward, place, new, 1)
+        _add(self.cells, _place(place, new), new.mean, 1)
         if past is not None:
             past = UnitState(1, past.total, new.mean, new.start, new.epoch, new.last)
             self.known[_of_past(key)] = past
             self._count_pair(place, past, OF_PAST, 1)
 
-    def _count_mean(self, reward: Reward, place: SumKey, unit: UnitState, sign: int) -> None:
-        _add(self.cells, _place(place, unit), unit.mean, sign)
-        if reward.period.startswith(_EPOCH):
-            self._count_pair(place, unit, OF_UNITS, sign, unit.count)
-
-    def _weigh(self, reward: Reward, before: float | None, after: float | None) -> None:
+    def _weigh(
+        self,
+        reward: Reward,
+        before: float | None,
+        after: float | None,
+        w: float,
+        key: UnitKey,
+        aspects: tuple[str, str, str],
+    ) -> None:
         """Move the weighted sums of a unit: its total is Σ w y, its mean Σ w."""
-        key = unit_key(reward)
-        key = key._replace(period=_ALL, metric=key.metric + WEIGHTED)
+        key = key._replace(metric=key.metric + aspects[0])
         old, place = self.known.get(key), sum_key(reward)
         if old is None and after is None:
             return
         unit = old or UnitState(0, Expansion(), 0.0, place.start, place.epoch, reward.decided)
         if old is not None:
-            self._count_pair(place, unit, OF_WEIGHTS, -1)
-        before, w = before if old is not None else None, weight_steps(reward) / WEIGHT_STEPS
+            self._count_pair(place, unit, aspects, -1)
+        before = before if old is not None else None
         unit.mean += w * ((after is not None) - (before is not None))
         unit.change(before if before is None else w * before, after if after is None else w * after)
         unit.come(place, reward.decided)
         self.known[key] = unit if unit.count > 0 else None
         if unit.count > 0:
-            self._count_pair(place, unit, OF_WEIGHTS, 1)
+            self._count_pair(place, unit, aspects, 1)
 
     def _past(self, key: UnitKey, reward: Reward, experiment: str, *, new: bool) -> UnitState | None:
         """What stands next to an observation: the mean before as its total, and the observation as its mean."""
@@ -243,17 +250,10 @@ class Counting:
         state.last = max(state.last, decided)
         self.known[key] = state if state.count > 0 else None
 
-    def _count_pair(
-        self,
-        place: SumKey,
-        unit: UnitState,
-        aspects: tuple[str, str, str],
-        sign: int,
-        other: float | None = None,
-    ) -> None:
-        """Move the sums of a unit's total, of its mean (or ``other``), and of both together."""
-        total, second = unit.total.rounded, unit.mean if other is None else other
-        for aspect, value in zip(aspects, (total, second, total + second), strict=True):
+    def _count_pair(self, place: SumKey, unit: UnitState, aspects: tuple[str, str, str], sign: int) -> None:
+        """Move the sums of a unit's total, of its mean, and of both together."""
+        total, mean = unit.total.rounded, unit.mean
+        for aspect, value in zip(aspects, (total, mean, total + mean), strict=True):
             _add(self.cells, _place(place, unit, aspect), value, sign)
 
 
@@ -265,8 +265,18 @@ def weight_steps(reward: Reward) -> int:
 
 
 def unit_key(reward: Reward) -> UnitKey:
-    period = reward.period.partition(_EXPERIMENT)[0]
+    period = _plain(reward.period).removesuffix(_SUMMED)
     return UnitKey(reward.route, reward.unit, period, reward.assigned, reward.metric)
+
+
+def _plain(period: str) -> str:
+    """A period without its experiment."""
+    return period.partition(_EXPERIMENT)[0]
+
+
+def with_sums(period: str) -> str:
+    """The period of a value of a metric whose missing values count as zero."""
+    return period + _SUMMED if period.startswith(_EPOCH) else period
 
 
 def with_experiment(period: str, experiment: str) -> str:

@@ -210,9 +210,7 @@ async def test_limits_that_cut_through_periods_estimate_the_observations(store: 
     await store.reward([reward(1.0, of=row, period="e1") for row in rows])
     ignored = {"correct": Declared(missing="ignore")}
     whole = await read(store, T0 + 9999, ignored)
-    each = RewardSums(2, 20, 200)
-    by_unit = PairSums(each, each, RewardSums(2, 40, 800))
-    assert whole["v1"] == Rewarded(of(20, 20), of(2, 2), by_unit=by_unit)
+    assert whole["v1"] == Rewarded(of(20, 20), of(2, 2))
     assert (await read(store, T0 + 9999, ignored, since=T0 + 1000))["v1"] == Rewarded(
         of(10, 10), RewardSums()
     )

@@ -93,3 +93,27 @@ def test_without_a_past_nothing_is_adjusted(tmp_path: Path, model_server: ModelS
         verdict = judged(client)
         assert verdict["adjusted_by"] is None
         assert verdict["interval"][1] - verdict["interval"][0] > 0.5
+
+
+def test_missing_values_count_with_the_variance_between_users(
+    tmp_path: Path, model_server: ModelServerProcess
+) -> None:
+    """Each user sends three requests, and is always or never content, but for a few: as many users as requests tell."""
+    with (
+        GatewayProcess(tmp_path, text(model_server, CANARY, ", missing: zero, window: 10s")) as gateway,
+        httpx.Client(base_url=gateway.url, timeout=30) as client,
+    ):
+        for _ in range(3):
+            ask(client, 40)
+
+        def seen() -> list[Any]:
+            verdicts = (client.get("/-/routes/shop").json()["rollout"] or {"verdicts": []})["verdicts"]
+            return [one for one in verdicts if one["interval"] and one["samples"] > USERS // 3]
+
+        wait_for(seen, 60)
+        (verdict,) = seen()
+        assert verdict["unit"] == "units"
+        assert verdict["samples"] < USERS, "users, not their requests"
+        assert verdict["interval"][1] - verdict["interval"][0] > 0.5
+        lift = client.get("/-/routes/shop").json()["variants"]["v2"]["lift"]["correct"]
+        assert lift["interval"] is not None

@@ -180,7 +180,7 @@ async def test_missing_values_of_few_busy_users_are_no_breach(store: Store) -> N
                 row = outcome(time=one.time + 1e-3 * k, **facts)
                 made.append(row)
                 if number == 1 or variant == "v1":
-                    sold.append(reward(1.0, of=row, metric="bought", unit=unit, period=f"e{epoch}"))
+                    sold.append(reward(1.0, of=row, metric="bought", unit=unit, period=f"e{epoch}+"))
     await store.append(made)
     await store.reward(sold)
     await one.pass_time(60)

@@ -74,26 +74,20 @@ end
 local OF_PAST, OF_WEIGHTS = {'|past', '|known', '|both'}, {'|weighted', '|weight', '|joint'}
 local OF_UNITS = {'|sum', '|number', '|together'}
 
--- Moves the sums of a unit's total, of its mean (or another figure), and of both together.
-local function count_pair(count, unit, name, aspects, sign, other)
-  local total, field, second = sum_of(unit.total), unit.epoch .. ':' .. name, other or unit.mean
+-- Moves the sums of a unit's total, of its mean, and of both together.
+local function count_pair(count, unit, name, aspects, sign)
+  local total, field = sum_of(unit.total), unit.epoch .. ':' .. name
   count(unit.start, field .. aspects[1], total, sign)
-  count(unit.start, field .. aspects[2], second, sign)
-  count(unit.start, field .. aspects[3], total + second, sign)
-end
-
--- Moves the sums of the mean of a unit; within an epoch also those of its total and of the number of its values.
-local function count_mean(count, unit, name, period, sign)
-  count(unit.start, unit.epoch .. ':' .. name .. '|units', unit.mean, sign)
-  if string.sub(period, 1, 1) == 'e' then count_pair(count, unit, name, OF_UNITS, sign, unit.count) end
+  count(unit.start, field .. aspects[2], unit.mean, sign)
+  count(unit.start, field .. aspects[3], total + unit.mean, sign)
 end
 
 -- Moves the weighted sums of a unit: its total is that of w y, its mean that of w.
-local function weigh(count, key, place, decided, before, after)
-  local field = 'all\0' .. place.name .. '|weighted'
-  local unit, w = read_unit(redis.call('HGET', key, field)), place.weight
+local function weigh(count, key, place, decided, before, after, w, period, aspects)
+  local field = period .. '\0' .. place.name .. aspects[1]
+  local unit = read_unit(redis.call('HGET', key, field))
   if unit then
-    count_pair(count, unit, place.name, OF_WEIGHTS, -1)
+    count_pair(count, unit, place.name, aspects, -1)
   elseif after then
     unit = {count = 0, start = place.start, epoch = place.epoch, last = decided, mean = 0, total = {}}
     before = nil
@@ -104,7 +98,7 @@ local function weigh(count, key, place, decided, before, after)
   change(unit, before, after, w)
   come(unit, place, decided)
   if unit.count > 0 then
-    count_pair(count, unit, place.name, OF_WEIGHTS, 1)
+    count_pair(count, unit, place.name, aspects, 1)
     redis.call('HSET', key, field, pack_unit(unit))
   else
     redis.call('HDEL', key, field)
@@ -115,9 +109,15 @@ end
 -- (nil: not at all).
 -- count(start, field, value, sign) moves the sums.
 local function observe(count, key, period, place, decided, before, after)
-  if string.sub(period, 1, 1) ~= 'e' then weigh(count, key, place, decided, before, after) end
   local plain, experiment = string.match(period, '^([^~]*)~(.*)$')
-  local field = (plain or period) .. '\0' .. place.name
+  plain = plain or period
+  if string.sub(plain, 1, 1) ~= 'e' then
+    weigh(count, key, place, decided, before, after, place.weight, 'all', OF_WEIGHTS)
+  elseif string.sub(plain, -1) == '+' then
+    plain = string.sub(plain, 1, -2)
+    weigh(count, key, place, decided, before, after, 1, plain, OF_UNITS)
+  end
+  local field, aspect = plain .. '\0' .. place.name, ':' .. place.name .. '|units'
   local unit, past = read_unit(redis.call('HGET', key, field)), nil
   if experiment then
     local all, own = 'past\0\0' .. place.metric, 'past~' .. experiment .. '\0\0' .. place.metric
@@ -131,7 +131,7 @@ local function observe(count, key, period, place, decided, before, after)
   end
   if not unit and not after then return end -- forgotten already: nothing is left to be taken away
   if unit then
-    count_mean(count, unit, place.name, period, -1)
+    count(unit.start, unit.epoch .. aspect, unit.mean, -1)
     if past then count_pair(count, past, place.name, OF_PAST, -1) end
   else
     unit = {count = 0, start = place.start, epoch = place.epoch, last = decided, mean = 0, total = {}}
@@ -149,7 +149,7 @@ local function observe(count, key, period, place, decided, before, after)
   end
   come(unit, place, decided)
   unit.mean = sum_of(unit.total) / unit.count
-  count_mean(count, unit, place.name, period, 1)
+  count(unit.start, unit.epoch .. aspect, unit.mean, 1)
   redis.call('HSET', key, field, pack_unit(unit))
   if past then
     past.start, past.epoch, past.last, past.mean = unit.start, unit.epoch, unit.last, unit.mean
