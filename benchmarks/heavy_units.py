@@ -3,10 +3,12 @@
 Counting their requests raises false alarms; counting each user as one observation, its running mean, does not:
 the table of docs/trust.md. `tests/policies/test_unit_outcomes.py` tests the same through the guardrails.
 
-    python -m benchmarks.heavy_units
+    python -m benchmarks.heavy_units [--runs 100]
 """
 
 from __future__ import annotations
+
+import argparse
 
 import numpy as np
 
@@ -53,7 +55,20 @@ def _sums(unit: np.ndarray, value: np.ndarray, mine: np.ndarray, by_unit: bool) 
     return RewardSums(float(len(observed)), float(observed.sum()), float((observed**2).sum()))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=100)
+    runs = parser.parse_args().runs
+    print("| metric | counting | the interval excludes the true difference |\n|---|---|---|")
     for binary in (True, False):
-        print(f"{binary=}, requests", false_alarms(by_unit=False, repetitions=100, seed=11, binary=binary))
-        print(f"{binary=}, units", false_alarms(by_unit=True, repetitions=300, seed=12, binary=binary))
+        for by_unit in (False, True):
+            found = false_alarms(by_unit=by_unit, repetitions=runs, seed=11 + by_unit, binary=binary)
+            ends = f"{found.value:.0%} ({found.low:.0%} to {found.high:.0%})"
+            print(
+                f"| {('fraction', 'boolean')[binary]} | {('requests', 'units')[by_unit]} | {ends} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
