@@ -16,7 +16,9 @@ from gateway.errors import TurnoutError
 ORIGIN: Final = b"origin"
 SITE: Final = b"sec-fetch-site"
 MODE: Final = b"sec-fetch-mode"
-FIELDS: Final = (ORIGIN, SITE, MODE)
+DESTINATION: Final = b"sec-fetch-dest"
+PURPOSE: Final = b"sec-purpose"
+FIELDS: Final = (ORIGIN, SITE, MODE, DESTINATION, PURPOSE)
 """The request fields that `from_own_page` looks at."""
 
 _OWN: Final = 2
@@ -44,15 +46,21 @@ def from_own_page(
 ) -> bool:
     """Whether the request comes from no page, from one of ``host`` or of ``origins``, or follows a link.
 
+    A link leads to a whole page that its user sees: no frame, and nothing that a page has loaded ahead of time.
+
     ``fields``: those of `FIELDS` that it has.
     """
     site = fields.get(SITE)
-    if site is not None and site in (b"same-origin", b"none"):
+    if site == b"same-origin":
+        return True
+    if PURPOSE in fields:
+        return False
+    if site == b"none":
         return True
     origin = fields.get(ORIGIN)
     if origin is None:
-        followed = fields.get(MODE) == b"navigate" and method in (b"GET", b"HEAD")
-        return site is None or followed
+        whole = (fields.get(MODE), fields.get(DESTINATION)) == (b"navigate", b"document")
+        return site is None or (whole and method in (b"GET", b"HEAD"))
     if site is None and origin.partition(b"://")[2].lower() == host.lower():
         return True
     return origin.lower() in origins

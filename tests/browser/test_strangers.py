@@ -5,7 +5,9 @@ Chromium resolves evil.example to loopback, as after a DNS rebinding; another or
 
 from __future__ import annotations
 
+import re
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -139,6 +141,42 @@ def test_a_page_of_another_origin_reaches_no_backend(
         )
     assert answer.value.status == 403
     assert not [line for line in backend.seen if not line.startswith("GET /favicon")]
+
+
+HIDDEN = """base => {
+  for (const [tag, name] of [['iframe', 'src'], ['object', 'data']]) {
+    const part = document.createElement(tag);
+    part[name] = base + tag;
+    document.body.append(part);
+  }
+  const rules = document.createElement('script');
+  rules.type = 'speculationrules';
+  const load = name => [{source: 'list', urls: [base + name]}];
+  rules.textContent = JSON.stringify({prefetch: load('prefetch'), prerender: load('prerender')});
+  document.head.append(rules);
+}"""
+
+
+def refused(gateway: GatewayProcess) -> float:
+    found = re.search(
+        r'turnout_refusals_total\{code="forbidden"\} (\S+)', httpx.get(f"{gateway.url}/-/metrics").text
+    )
+    return float(found[1]) if found else 0.0
+
+
+def test_a_page_of_another_origin_loads_nothing_unseen(
+    page: Page, gateway: GatewayProcess, backend: Any
+) -> None:
+    """S27: frames, and what speculation rules load ahead of time, reached the routes and counted as decisions."""
+    page.goto(f"http://localhost:{backend.server_port}/attack")
+    backend.seen.clear()
+    before, end = refused(gateway), time.monotonic() + 30
+    page.evaluate(HIDDEN, f"http://127.0.0.1:{gateway.port}/a/hidden-")
+    while refused(gateway) < before + 3:  # a browser may leave one of the four out
+        assert not [line for line in backend.seen if "hidden" in line]
+        assert time.monotonic() < end
+        page.wait_for_timeout(100)
+    assert not [line for line in backend.seen if "hidden" in line]
 
 
 def test_the_gateways_own_page_may_post(page: Page, gateway: GatewayProcess, backend: Any) -> None:

@@ -118,11 +118,29 @@ def test_a_foreign_page_embeds_nothing(rig: Rig, mode: bytes) -> None:
 
 
 def test_a_link_from_elsewhere_may_be_followed(rig: Rig) -> None:
-    lines = [b"sec-fetch-site: cross-site", b"sec-fetch-mode: navigate"]
+    lines = [b"sec-fetch-site: cross-site", b"sec-fetch-mode: navigate", b"sec-fetch-dest: document"]
     assert ask(rig, request("GET", "/-/dashboard/", OURS, *lines))[0] == 200
     assert (
         ask(rig, request("POST", "/p/x", OURS, *lines, b"origin: https://evil.example", body=b"{}"))[0] == 403
     )
+
+
+HIDDEN = [
+    [b"sec-fetch-site: cross-site", b"sec-fetch-dest: iframe"],
+    [b"sec-fetch-site: cross-site", b"sec-fetch-dest: object"],
+    [b"sec-fetch-site: cross-site"],
+    [b"sec-fetch-site: cross-site", b"sec-fetch-dest: document", b"sec-purpose: prefetch"],
+    [b"sec-fetch-site: none", b"sec-fetch-dest: document", b"sec-purpose: prefetch;prerender"],
+]
+
+
+@pytest.mark.parametrize("lines", HIDDEN)
+def test_a_foreign_page_loads_nothing_that_its_user_does_not_see(rig: Rig, lines: list[bytes]) -> None:
+    """S27: frames and speculation rules reached the routes, where each request is a decision."""
+    lines = [*lines, b"sec-fetch-mode: navigate"]
+    assert ask(rig, request("GET", "/p/x", OURS, *lines))[0] == 403
+    assert ask(rig, request("GET", "/-/config", OURS, *lines))[0] == 403
+    assert not rig.requests
 
 
 @pytest.mark.parametrize("host", [EVIL, OURS])
