@@ -77,6 +77,9 @@ _PASSED: Final = (
     b"x-cluster-client-ip",
     b"x-envoy-external-address",
 )
+_FORWARDED_PREFIXES: Final = (b"x-forwarded", b"x_forwarded")
+"""Each proxy has some of its own."""
+_OF_PROXIES: Final = frozenset((PROXY, FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST))
 
 
 def _request_actions() -> dict[bytes, int]:
@@ -117,7 +120,7 @@ def _with_twins(table: dict[bytes, int]) -> dict[bytes, int]:
         first, *rest = name.split(b"-")
         for marks in product((b"-", b"_"), repeat=len(rest)):
             twins[first + b"".join(mark + part for mark, part in zip(marks, rest, strict=True))] = (
-                PROXY if action == PROXY else DROP
+                PROXY if action in _OF_PROXIES else DROP
             )
     return twins | table
 
@@ -139,7 +142,9 @@ class Actions:
 
     def find(self, name: bytes) -> int:
         """The action for a spelling that is not ``known``; it is then."""
-        action = self.by_name.get(name.lower(), PASS)
+        lowered = name.lower()
+        other = PASSED_BY_PROXY if lowered.startswith(_FORWARDED_PREFIXES) else PASS
+        action = self.by_name.get(lowered, other)
         if len(name) <= MAX_REMEMBERED_NAME_BYTES:
             if len(self.known) >= MAX_REMEMBERED_NAMES:
                 self.known.clear()
@@ -251,8 +256,8 @@ def _dots(path: bytes) -> int:
 def resolve(path: bytes) -> bytes | None:
     """``path`` with %2e decoded and dot segments resolved, for matching alone; None if it climbs above "/".
 
-    None too where only some servers would see a dot segment, since they take ``%2f`` or a backslash for ``/``, or
-    ignore what follows ``;``.
+    None too where servers differ: some take ``%2f`` or a backslash for ``/``, ignore what follows ``;``, or take
+    repeated slashes for one, so that the ".." of ``/a//..`` leads out of ``/a``.
     """
     if b"." not in path and b"%2" not in path:
         return path
@@ -266,9 +271,8 @@ def resolve(path: bytes) -> bytes | None:
     for place, segment in enumerate(segments):
         last = place == len(segments) - 1
         if segment == b"..":
-            if not out:
+            if not out or not out.pop():
                 return None
-            out.pop()
             if last:
                 out.append(b"")
         elif segment == b".":

@@ -235,6 +235,7 @@ OUTSIDE = [
     *rb"""
     /p/..%2fother /p/..%2Fother /p/%2e%2e%2fother /p/x%2f..%2f..%2fother /p/..\other /p/..%5cother
     /p/..%5Cother /p/..;/other /p/..;a=b/other /p/%2e%2e;/other /p/.%2fother /rewritten/..%2fother
+    /p//../other /p//x/../../other /p/x//../../other /p///../../other /p//%2e%2e/other
     """.split(),
     # Where the path is rewritten, dot segments would climb out of the variant
     *rb"""

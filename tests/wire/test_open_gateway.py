@@ -170,6 +170,7 @@ PROXIES = [
     b"x-forwarded-for: 203.0.113.9", b"forwarded: for=203.0.113.9", b"x-real-ip: 203.0.113.9",
     b"via: 1.1 proxy", b"x-forwarded-proto: https", b"x-forwarded-host: public.test", b"x-forwarded-port: 443",
     b"x-forwarded-prefix: /x", b"x-original-url: /x", b"cf-connecting-ip: 203.0.113.9", b"x_real_ip: 203.0.113.9",
+    b"x-forwarded-uri: /x", b"X-Forwarded-Client-Cert: x", b"x-forwarded_for: 203.0.113.9", b"x_forwarded_by: x",
 ]  # fmt: skip
 
 
