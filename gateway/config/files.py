@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from gateway.config.faults import KeyPath
 from gateway.config.references import Finding
 from gateway.config.service import TlsConfig
 
+_CERTIFICATE: Final = re.compile(r"-----BEGIN ([A-Z0-9 ]*CERTIFICATE)-----.*?-----END \1-----", re.DOTALL)
 _CLIENT_AUTH: Final = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
 
@@ -65,6 +67,11 @@ def _reason(error: Exception) -> str:
 def _missing(path: KeyPath, file: str) -> Iterator[Finding]:
     if not Path(file).is_file():
         yield Finding(path, f"there is no file '{file}' here; the gateway needs it to start")
+
+
+def certificates(file: str) -> str:
+    """The certificates in ``file``, in PEM: what others may have of it, which may hold a key too. Raises OSError."""
+    return "".join(f"{found[0]}\n" for found in _CERTIFICATE.finditer(Path(file).read_text()))
 
 
 def client_context(tls: BackendTlsConfig) -> ssl.SSLContext:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from gateway.config.load import ConfigError, load
 from gateway.engines.envoy.bootstrap import Node, bootstrap
 from gateway.engines.envoy.clusters import clusters
 from gateway.engines.envoy.routes import route_table
+from gateway.engines.haproxy.backends import cas
 from gateway.engines.offers import Assigned
 from policies.allocation.bucketing import allocation
 from policies.allocation.cells import cells
@@ -75,6 +77,20 @@ ROUTES = {
 def text_of(route: str, folder: Path) -> str:
     text = CONFIG.replace("BACKENDS", BACKENDS).replace("@DIR@", str(folder))
     return text.replace("ROUTE", f"{route[:-1]}, engine: edge}}")
+
+
+def test_of_a_file_with_cas_nodes_get_the_certificates_alone(tmp_path: Path) -> None:
+    """A file for HAProxy or nginx often holds a key too, and whoever may write the configuration may write a token."""
+    Issuer(tmp_path)
+    ca = (tmp_path / "ca.pem").read_text()
+    key = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n"
+    (tmp_path / "ca.pem").write_text(f"{ca}{key}# a note\n{ca}")
+    document = load(text_of(ROUTES["tls"], tmp_path), source="tls", env={})
+    offered = json.dumps(list(clusters(document, "edge")))
+    assert json.dumps(ca + ca)[1:-1] in offered
+    assert "PRIVATE" not in offered
+    [(_, text)] = cas(document, document.engine_routes("edge")).values()
+    assert text == ca + ca
 
 
 @pytest.mark.parametrize("name", ROUTES)

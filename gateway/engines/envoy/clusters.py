@@ -6,11 +6,11 @@ Each address carries the variant that it belongs to, so a response says which va
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from gateway.config.backend import Address, BackendConfig, EjectionConfig, HealthConfig, is_ip
 from gateway.config.document import Document
+from gateway.config.files import certificates
 from gateway.config.route import RouteConfig
 
 Json = dict[str, Any]
@@ -156,7 +156,7 @@ def _socket(variant: str, backend: BackendConfig) -> Json:
         kind = "IP_ADDRESS" if is_ip(name) else "DNS"
         context["common_tls_context"] = {
             "validation_context": {
-                "trusted_ca": {"inline_string": Path(tls.ca).read_text()},
+                "trusted_ca": {"inline_string": certificates(tls.ca)},
                 "match_typed_subject_alt_names": [{"san_type": kind, "matcher": {"exact": name}}],
             }
         }

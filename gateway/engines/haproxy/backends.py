@@ -7,11 +7,11 @@ import math
 import re
 import string
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Final
 
 from gateway.config.backend import Address, BackendConfig, is_ip
 from gateway.config.document import Document
+from gateway.config.files import certificates
 from gateway.config.route import RouteConfig
 
 _SAFE: Final = frozenset((string.ascii_letters + string.digits + "/._:;,=@+*?!^&|<>()[]-~").encode())
@@ -35,7 +35,7 @@ def cas(document: Document, routes: Mapping[str, RouteConfig]) -> dict[str, tupl
     backends = [document.backends[v.backend] for route in routes.values() for v in route.variants.values()]
     found = {}
     for path in {b.tls.ca for b in backends if b.addresses[0].secure and b.tls.verify and b.tls.ca}:
-        text = Path(path).read_text()
+        text = certificates(path)
         found[path] = f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.pem", text
     return found
 
