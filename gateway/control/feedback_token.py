@@ -44,7 +44,7 @@ class FeedbackTokens:
         now = self._gateway.now()
         if until <= now:
             raise TurnoutError("unauthenticated", "The feedback token has expired; request another.")
-        known = self._gateway.authenticator().principal(credential.encode(), now)
+        known = self._gateway.authenticator().principal(credential.encode("utf-8", "surrogateescape"), now)
         if not known.may("feedback"):
             raise TurnoutError("unauthenticated")
         allowed = known.routes if routes is None else frozenset(filter(known.serves, routes))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import sqlite3
 from pathlib import Path
 
 import httpx
 
+from gateway.auth.principal import Authenticator
 from gateway.control.app import ControlApp
 from tests.support.harness import Harness
 
@@ -52,3 +54,22 @@ def lose_secrets(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("DELETE FROM secrets WHERE name <> 'decision-id'")
     connection.close()
+
+
+async def test_a_token_has_one_spelling(harness: Harness) -> None:
+    """Python's decoder skips what is not base64, so that a token had as many spellings as one liked."""
+    async with replica(harness) as http:
+        made = await http.post("/-/feedback/token", json={}, headers={"x-api-key": "writer"})
+        token = made.json()["token"]
+        assert await reported(http, token) == 200
+        for other in (token[:9] + "!" + token[9:], token + "A", token + "=", token[:9] + "\t" + token[9:]):
+            assert await reported(http, other) == 401, other
+
+
+async def test_a_key_beyond_ascii_gets_a_token_that_is_good(harness: Harness) -> None:
+    key = "schlüssel".encode()
+    known = harness.known.principal(b"writer", harness.now())
+    harness.known = Authenticator({hashlib.sha256(key).digest(): known})
+    async with replica(harness) as http:
+        made = await http.post("/-/feedback/token", json={}, headers={b"x-api-key": key})
+        assert await reported(http, made.json()["token"]) == 200

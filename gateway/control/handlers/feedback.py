@@ -86,6 +86,6 @@ async def make_token(request: ApiRequest) -> Response:
         request.must_know(route)
     until = int(request.gateway.now()) + wanted.ttl
     token = await request.services.feedback_tokens.make(
-        credential(request.http).decode("latin-1"), wanted.routes, until
+        credential(request.http).decode("utf-8", "surrogateescape"), wanted.routes, until
     )
     return json_response({"token": token, "expires": until})
