@@ -46,8 +46,8 @@ def _export() -> Any:
 _Export: Final = _export()
 
 
-def bodies(export: bytes) -> tuple[str, list[str]]:
-    """The name of the (first) node and the body of each record, a character for each byte.
+def bodies(export: bytes) -> tuple[str, list[bytes]]:
+    """The name of the (first) node and the body of each record.
 
     Raises ValueError if ``export`` is not an OTLP export of logs.
     """
@@ -58,7 +58,7 @@ def bodies(export: bytes) -> tuple[str, list[str]]:
     parts = parsed.resource_logs
     named = (a.value.text for part in parts for a in part.resource.attributes if a.key == b"node_name")
     records = (scope.log_records for part in parts for scope in part.scope_logs)
-    texts = [record.body.text.decode("latin-1") for some in records for record in some]
+    texts = [record.body.text for some in records for record in some]
     return next(named, b"").decode("latin-1"), texts
 
 

@@ -19,6 +19,7 @@ from gateway.config.route import RouteConfig
 from gateway.engines.otlp import bodies
 from gateway.record.decision_id import BadDecisionId
 from gateway.record.stamp import MAX_EARLY_S, Stamp, StampedRequests, parsed_requests
+from gateway.state.paging import MAX_PAGE_ROWS
 from policies.allocation.bucketing import unit_hashes
 
 ROWS_PATH: Final = "/-/engines/rows"
@@ -26,6 +27,9 @@ SEPARATOR: Final = "\x1f"
 """Between the fields of a row: no header can hold it."""
 _FIELDS: Final = 14
 """Of a row, in the order of `envoy.bootstrap.ROW`, a character for each byte."""
+_SEPARATOR: Final = SEPARATOR.encode()
+_BETWEEN: Final = b"\x1f\n\x1f"
+"""Put between rows: a field of its own in a place where no whole row has one."""
 _VARIANT: Final = re.compile(r"-|[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MAX_DIGITS: Final = 15
 """A greater number is none that a node counts, and the store holds 64 bits."""
@@ -130,18 +134,20 @@ class Reader(ABC):
     def shared(self, key: Sequence[Any]) -> Shared | None:
         """What the rows with this key share; None if no node can have written them."""
 
-    def read(self, node: str, texts: Sequence[str], now: float) -> Rows:
+    def read(self, node: str, texts: Sequence[bytes], now: float) -> Rows:
         """The outcomes of the rows of a node. ``now`` is in seconds."""
-        whole = [text for text in texts if text.count(SEPARATOR) == _FIELDS - 1]
-        outcomes = self._outcomes(whole, now)
+        outcomes: list[tuple[Any, ...]] = []
+        for start in range(0, len(texts), MAX_PAGE_ROWS):  # a longer step would hold up the event loop
+            outcomes += self._outcomes(texts[start : start + MAX_PAGE_ROWS], now)
         return Rows(node, outcomes, len(texts) - len(outcomes), self._skew)
 
-    def _outcomes(self, texts: Sequence[str], now: float) -> list[tuple[Any, ...]]:
+    def _outcomes(self, texts: Sequence[bytes], now: float) -> list[tuple[Any, ...]]:
         """The outcomes of those rows that a node can have written."""
         if not texts:
             return []
-        cells = SEPARATOR.join(texts).split(SEPARATOR)
-        fields = [cells[place::_FIELDS] for place in range(_FIELDS)]
+        fields = _by_column(texts)
+        if fields is None:
+            return self._outcomes([text for text in texts if text.count(_SEPARATOR) == _FIELDS - 1], now)
         keys, requests = self.decisions(fields)
         results = *keys, *fields[2:6]
         known = {result: self._facts(*result) for result in set(zip(*results, strict=True))}
@@ -265,6 +271,15 @@ class StampReader(Reader):
         return None if route is None or stamp.route != key[1] else Shared(stamp, route.policy.type)
 
 
+def _by_column(texts: Sequence[bytes]) -> list[list[str]] | None:
+    """The fields of at least one row; None if a row has more or fewer fields."""
+    cells = _BETWEEN.join(texts).decode("latin-1").split(SEPARATOR)
+    step = _FIELDS + 1
+    if len(cells) != step * len(texts) - 1 or cells[_FIELDS::step].count("\n") < len(texts) - 1:
+        return None
+    return [cells[place::step] for place in range(_FIELDS)]
+
+
 def _numbers(texts: Sequence[str]) -> NDArray[np.int64]:
     """Whole numbers, -1 for what is none."""
     if "".join(texts).isdecimal():
@@ -284,19 +299,28 @@ def _units(
     routes: Sequence[str], texts: Sequence[str], decisions: Sequence[bytes]
 ) -> tuple[Sequence[int], Sequence[bool]]:
     """The units' hashes, and whether a request has one: if not, 64 bits of the decision stand for it."""
-    known: dict[tuple[str, str], int] = {}
-    of_route: dict[str, list[str]] = {}
-    for name, text in set(zip(routes, texts, strict=True)):
-        of_route.setdefault(name, []).append(text)
-    for name, those in of_route.items():
-        hashes = unit_hashes(name.encode(), [text.encode("latin-1") for text in those])
-        known.update(zip(zip(repeat(name), those, strict=False), hashes, strict=True))
-    units = [*map(known.__getitem__, zip(routes, texts, strict=True))]
+    if routes.count(routes[0]) == len(routes):
+        units = _hashes(routes[0], texts)
+    else:
+        places: dict[str, list[int]] = {}
+        for place, name in enumerate(routes):
+            places.setdefault(name, []).append(place)
+        units = [0] * len(texts)
+        for name, those in places.items():
+            for place, unit in zip(those, _hashes(name, [texts[place] for place in those]), strict=True):
+                units[place] = unit
     sticky = [text not in _NO_UNIT for text in texts]
     if not all(sticky):
         for place in np.flatnonzero(np.logical_not(sticky)).tolist():
             units[place] = int.from_bytes(decisions[place][8:], "big")
     return units, sticky
+
+
+def _hashes(route: str, texts: Sequence[str]) -> list[int]:
+    """The units' hashes on one route, each distinct one computed once."""
+    distinct = [*set(texts)]
+    hashes = unit_hashes(route.encode(), [text.encode("latin-1") for text in distinct])
+    return [*map(dict(zip(distinct, hashes, strict=True)).__getitem__, texts)]
 
 
 def _request_ids(texts: Sequence[str]) -> Sequence[str]:

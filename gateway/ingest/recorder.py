@@ -28,8 +28,10 @@ Index = Callable[[Sequence[Outcome]], Awaitable[None]]
 """Receives each batch before each attempt to store it. Raises StoreUnavailable."""
 
 BATCH_ROWS: Final = MAX_PAGE_ROWS
-"""Rows in one call of the store or of a sink: a step of the interpreter that handles all of them (such as
-transposing) holds up the event loop for 0.2 ms at most."""
+"""Rows in one call of a sink: a step of the interpreter that handles all of them (such as transposing) holds up the
+event loop for 0.2 ms at most."""
+WRITE_ROWS: Final = 4 * MAX_PAGE_ROWS
+"""Rows in one call of the store: several pages, since a transaction costs as much as 200 rows."""
 _MIN_RETRY_PAUSE_S: Final = 0.1
 _MAX_RETRY_PAUSE_S: Final = 5.0
 
@@ -208,7 +210,7 @@ class Recorder:
 
     async def _write(self) -> None:
         while self._outcomes.older or self._shadowed.older:
-            outcomes = self._outcomes.older[:BATCH_ROWS]
+            outcomes = self._outcomes.older[:WRITE_ROWS]
             shadowed = self._shadowed.older[:BATCH_ROWS]
             unwritable = 0, 0
             try:

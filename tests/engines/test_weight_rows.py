@@ -38,7 +38,8 @@ def reader(*changes: Change) -> WeightsReader:
 
 def outcome(reader: WeightsReader, text: str) -> Outcome | None:
     """What the reader makes of a row between two others, one of them refused; None if it refuses it."""
-    found = reader.read("node", [row(f7="-7"), text, row(f10="last")], NOW).outcomes
+    texts = [each.encode() for each in (row(f7="-7"), text, row(f10="last"))]
+    found = reader.read("node", texts, NOW).outcomes
     assert found[-1][Outcome._fields.index("request_bytes")] == 10, "the row behind is whole"
     return Outcome._make(found[0]) if len(found) > 1 else None
 
@@ -101,4 +102,4 @@ def test_a_backend_that_cannot_be_reached_is_the_variant_s_failure() -> None:
 
 def test_the_newest_time_of_each_httproute_says_how_far_weights_must_be_known() -> None:
     texts = [row(at=NOW), row(at=NOW + 2), row(at=NOW + 1), row(route="other"), "", "x" + SEPARATOR + ROUTE]
-    assert places(texts) == {PLACE: NOW + 2}
+    assert places(text.encode() for text in texts) == {PLACE: NOW + 2}

@@ -15,8 +15,8 @@ from gateway.engines.rows import ROWS_PATH, SEPARATOR
 
 CONTROL: Final = "turnout"
 """Name of the cluster that leads to the gateway."""
-ROWS_BUFFER_BYTES: Final = 262_144
-"""Rows that a node collects for one export: about 600, since the gateway handles each export as a request."""
+ROWS_BUFFER_BYTES: Final = 1024 * 1024
+"""Rows that a node collects for one export: about 2,400, since the gateway handles each export as a request."""
 COUNTERS: Final = {
     "access_logs.open_telemetry_access_log.turnout.logs_written": "delivered",
     "access_logs.open_telemetry_access_log.turnout.logs_dropped": "lost",

@@ -29,11 +29,11 @@ Place = tuple[str, str]
 """Namespace and name of an HTTPRoute."""
 
 
-def places(texts: Iterable[str]) -> dict[Place, float]:
+def places(texts: Iterable[bytes]) -> dict[Place, float]:
     """The HTTPRoutes that the rows name, and the time of the newest decision of each, in seconds."""
     found: dict[Place, float] = {}
     for text in texts:
-        decision, _, rest = text.partition(SEPARATOR)
+        decision, _, rest = text.decode("latin-1").partition(SEPARATOR)
         time, place = decision.partition(".")[0], _PLACE.fullmatch(rest.partition(SEPARATOR)[0])
         if place is not None and time.isdigit() and len(time) < 16:
             key = place[1], place[2]

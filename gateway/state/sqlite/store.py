@@ -18,14 +18,14 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 from gateway.record.events import Outcome, Reward, Shadowed, columns
 from gateway.record.page import DamagedPage
 from gateway.state import damage
-from gateway.state.base import DecisionRecord, OutcomeFilter, Retention, RewardResult
-from gateway.state.paging import every_step, parts
+from gateway.state.base import Counts, DecisionRecord, OutcomeFilter, Retention, RewardResult
+from gateway.state.paging import MAX_PAGE_ROWS, every_step, parts
 from gateway.state.sqlite import control, linear, pages, request_ids, rewards, sums, totals, upkeep
 from gateway.state.sqlite.connect import check, connect, keep_private, plainly
 from gateway.state.sqlite.readers import Readers
 from gateway.state.sqlite.schema import migrate
 from gateway.state.sqlite.writer import Writer
-from gateway.state.tally import tally
+from gateway.state.tally import CellKey, add_counts, tally
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -144,11 +144,15 @@ class SqliteStore:
     def _append(
         self, connection: sqlite3.Connection, outcomes: Sequence[Outcome], shadowed: Sequence[Shadowed]
     ) -> None:
-        shares = partial(self._published_shares, connection)
-        for part in parts(pages.only_new(connection, outcomes)):
-            by_column = columns(part)
-            pages.write(connection, by_column)
-            cells = tally(by_column, shares)
+        shares, cells = partial(self._published_shares, connection), dict[CellKey, Counts]()
+        new = pages.only_new(connection, outcomes)
+        for start in range(0, len(new), MAX_PAGE_ROWS):  # a longer step would hold up the event loop
+            for part in parts(new[start : start + MAX_PAGE_ROWS]):
+                by_column = columns(part)
+                pages.write(connection, by_column)
+                for key, counts in tally(by_column, shares).items():
+                    add_counts(cells.setdefault(key, Counts()), counts)
+        if cells:
             sums.add_cells(connection, cells)
             totals.count(connection, cells)
         if shadowed:
