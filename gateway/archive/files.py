@@ -19,6 +19,7 @@ import pyarrow as arrow
 from pyarrow import compute, fs, parquet
 
 from gateway.archive.base import HOUR_S, HourFile, attached
+from gateway.archive.row_groups import RowGroups
 from gateway.archive.rows import SCHEMA, completed, records_of, table_of
 from gateway.state.base import DecisionRecord
 
@@ -94,7 +95,7 @@ class ParquetHour:
             if info.base_name.startswith(f".{name}."):  # of a process that died
                 files.delete_file(info.path)
         self._before = _Before(files, self._path)
-        self._writer = parquet.ParquetWriter(self._new, SCHEMA, filesystem=files, compression="zstd")
+        self._writer = RowGroups(self._new, SCHEMA, filesystem=files)
 
     def add(self, records: Sequence[DecisionRecord]) -> None:
         """Write records, ordered by decision, after those of earlier calls. Raises ValueError for a damaged file."""
@@ -106,18 +107,17 @@ class ParquetHour:
             old = set(kept.column("decision").to_pylist())
             new = _where(table, [one not in old for one in ids])
             table = arrow.concat_tables([new, kept]).sort_by("decision")
-        self._writer.write_table(table)
+        self._writer.write(table)
 
     def commit(self) -> None:
         """Make the file appear."""
         rest = self._before.kept({}, _BEHIND_ALL)
         if rest is not None:
-            self._writer.write_table(rest)
-        self._writer.add_key_value_metadata(
+            self._writer.write(rest)
+        self._writer.finish(
             {_METRICS: "\n".join(sorted(self._metrics | self._before.metrics))}
             | ({_FINAL: "true"} if self._final else {})
         )
-        self._writer.close()
         self._before.close()
         if isinstance(self._files, fs.LocalFileSystem):
             _sync(self._new)
@@ -130,7 +130,7 @@ class ParquetHour:
         with suppress(OSError, ValueError):
             self._before.close()
         with suppress(OSError, ValueError):
-            self._writer.close()
+            self._writer.abort()
         with suppress(OSError):
             self._files.delete_file(self._new)
 

@@ -217,9 +217,8 @@ class Parquet:
 
     def __init__(self, target: BinaryIO, rewards: Sequence[str]) -> None:
         try:
-            from pyarrow import parquet
-
             from gateway.archive import rows as arrow_rows
+            from gateway.archive.row_groups import RowGroups
         except ImportError as error:
             raise MissingExtra(
                 "Parquet needs pyarrow, which is not installed. Run \"pip install 'turnout[export]'\", "
@@ -227,15 +226,15 @@ class Parquet:
             ) from error
         self._arrow = arrow_rows
         self._schema = arrow_rows.flat_schema(rewards)
-        self._writer = parquet.ParquetWriter(target, self._schema, compression="zstd")
+        self._writer = RowGroups(target, self._schema)
 
     def write(self, rows: Sequence[Row]) -> None:
         values = {name: [one[name] for one in rows] for name in self._schema.names}
         values["time"] = list(map(self._arrow.microseconds, values["time"]))
-        self._writer.write_table(self._arrow.table(values, self._schema))
+        self._writer.write(self._arrow.table(values, self._schema))
 
     def finish(self) -> None:
-        self._writer.close()
+        self._writer.finish({})
 
 
 _WRITERS: Final[dict[Format, type[Writer]]] = {"parquet": Parquet, "jsonl": Jsonl, "csv": Csv}

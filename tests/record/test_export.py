@@ -83,6 +83,19 @@ async def test_parquet(store: SqliteStore) -> None:
     assert str(table.schema.field("status").type) == "int64"
 
 
+async def test_row_groups_do_not_grow_in_number_with_the_chunks_of_the_record(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader holds a footer that names each: of groups of 2,000 rows it had a gigabyte for 100 million."""
+    rows = [outcome(T0 + i / 10) for i in range(5000)]
+    await store.append(rows)
+    for group, groups in ((65_536, 1), (3000, 2)):
+        monkeypatch.setattr("gateway.archive.row_groups.GROUP_ROWS", group)
+        file = pyarrow.parquet.ParquetFile(io.BytesIO(await exported(store, "parquet")))
+        assert file.num_row_groups == groups
+        assert file.read().column("decision").to_pylist() == [row.decision.hex() for row in rows]
+
+
 @pytest.mark.parametrize("format", ["jsonl", "csv", "parquet"])
 async def test_an_empty_record_is_a_valid_file(store: SqliteStore, format: Format) -> None:  # noqa: A002
     data = await exported(store, format)
@@ -136,6 +149,7 @@ async def test_memory_stays_bounded_and_progress_is_told(
 async def test_parquet_without_pyarrow_says_what_to_install(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delitem(sys.modules, "gateway.archive.row_groups", raising=False)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtra, match=r"turnout\[export\]"):
         await exported(store, "parquet")
