@@ -275,13 +275,16 @@ def test_the_longest_path_wins(
         assert setup.outcome(response)["route"] == route
 
 
-def test_a_reload_under_load_fails_no_request(setup: HaproxySetup, client: httpx.Client) -> None:
+def test_a_reload_under_load_fails_no_request_and_loses_no_row(
+    setup: HaproxySetup, client: httpx.Client
+) -> None:
     with load_on(setup) as end:
         setup.edit("headers: {x-mode: a}", "headers: {x-mode: b}")
         wait_for(lambda: client.get("/plain/x", headers={"x-mode": "b"}).status_code == 200, "it is reloaded")
         responses = end()
     assert {response.status_code for response in responses} == {200}
     wait_for(setup.accepted, "the node has accepted it")
+    assert {setup.outcome(response)["status"] for response in responses} == {200}
 
 
 def test_what_failed_is_in_the_record(setup: HaproxySetup, client: httpx.Client) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import json
 import re
 import ssl
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -19,9 +20,11 @@ import httpx
 from gateway.engines.counters import NODE
 from gateway.engines.following import LOOK_S, POLL_TIMEOUT_S, TAKEN_S, Follower, write
 from gateway.engines.haproxy.bootstrap import ADMIN_SOCKET, MASTER_SOCKET, ROUTES, Node
-from gateway.engines.haproxy.config import RANGES, VERSION
+from gateway.engines.haproxy.config import NUMBERS, RANGES, VERSION
 from gateway.engines.haproxy.deliver import Delivery
 
+_ENDING_S: Final = 0.25
+"""How long a worker knows that it will be replaced: rows of earlier responses leave its ring meanwhile."""
 _FAILED: Final = re.compile(r" master .*\[failed: (\d+)\]")
 
 
@@ -66,6 +69,8 @@ class HaproxyFollower(Follower):
         except Refused as refused:
             self._write({name: text for name, text in good.items() if text is not None})
             self._live = {}
+            with suppress(OSError):  # it does not run
+                await self._announce_end(0)
             return str(refused)
         self._live = ranges
         for path in self._folder.glob("*.pem"):
@@ -82,6 +87,8 @@ class HaproxyFollower(Follower):
         while True:
             try:
                 if await self._version_of_worker() != version:
+                    await self._announce_end(1)
+                    await asyncio.sleep(_ENDING_S)
                     await self._reload()
                     await self._reloaded(version)
                     return
@@ -97,6 +104,10 @@ class HaproxyFollower(Follower):
         """Of the configuration that accepts connections now. Raises OSError if HAProxy does not run."""
         reply = await command(self._folder / ADMIN_SOCKET, f"show env {VERSION}")
         return reply.strip().removeprefix(f"{VERSION}=")
+
+    async def _announce_end(self, ending: int) -> None:
+        """Tell the worker whether it will be replaced: then it sends each row as a datagram, too. Raises OSError."""
+        await command(self._folder / ADMIN_SOCKET, f"set table {NUMBERS} key 1 data.gpt0 {ending}")
 
     async def _reload(self) -> None:
         try:

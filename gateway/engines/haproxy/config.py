@@ -58,6 +58,10 @@ two number the rows of a worker, so a gap tells how many were lost."""
 MAX_ROW_BYTES: Final = 65_535
 RING_BYTES: Final = 16 * 1024 * 1024
 """Rows that wait in a node while its agent does not read."""
+NUMBERS: Final = "turnout-rows"
+"""The table with the last row's number, and whether a worker is about to be replaced."""
+_QUICK_BYTES: Final = 65_536
+"""A response of a declared length below this ends together with its head, as far as rows are concerned."""
 _DOTS: Final = r"(^|[/\\;]|%2f|%5c)(\.|%2e){1,2}([/\\;]|%2f|%5c|$)"
 """Dot segments, as any server may read them: they would climb out of the route's prefix."""
 
@@ -155,8 +159,8 @@ ring turnout
   timeout connect 1s
   timeout server 10s
   server agent "unix@${{{FILES}}}/{ROWS_SOCKET}" log-proto octet-count
-backend turnout-rows from turnout
-  stick-table type integer size 1 store gpc0"""
+backend {NUMBERS} from turnout
+  stick-table type integer size 1 store gpc0,gpt0"""
     yield from resolvers(document, routes)
     yield from _frontend(routes, entries, most)
     for name, route in routes.items():
@@ -165,24 +169,33 @@ backend turnout-rows from turnout
 
 
 def _frontend(routes: Mapping[str, RouteConfig], entries: Mapping[str, str], most: int) -> Iterator[str]:
+    """The listener. All rows go through the ring, which ends with the first signal to reload or stop.
+
+    So rows that may come later are sent as a datagram, too (level ``notice``). A datagram for each request costs an
+    eighth of HAProxy's CPU.
+    """
     yield f"""\
 frontend turnout from turnout
   bind "${{{BIND}[*]}}"
   log ring@turnout len {MAX_ROW_BYTES} format raw local0
-  log "unix@${{{FILES}}}/{DATAGRAM_SOCKET}" len {MAX_ROW_BYTES} format raw local0
+  log "unix@${{{FILES}}}/{DATAGRAM_SOCKET}" len {MAX_ROW_BYTES} format raw local0 notice
   log-format "{" ".join(ROW)}"
   acl routed var(txn.found) -m found
   acl sticky var(txn.unit) -m found
   acl inside var(txn.pick),field(1,|),sub(txn.part) gt 0
   acl sealed var(txn.key) -m len gt 0
+  acl quick res.hdr_val(content-length) lt {_QUICK_BYTES}
+  acl ending stopping
+  acl ending sc0_get_gpt0 gt 0
   acl dots path -m reg -i {word(_DOTS)}
-  http-request track-sc0 int(1) table turnout-rows
+  http-request track-sc0 int(1) table {NUMBERS}
   http-request set-var(txn.found) "path,concat(/),map_beg(${{{FILES}}}/{PATHS})" if !dots"""
     for name in reversed(list(routes)):
         if not _is_plain(routes[name].match):
             yield from _conditional(name, routes, entries)
     error = {"error": {"code": "unknown_route", "message": "No route matches this path and method."}}
     yield f"""\
+  http-request set-log-level notice
   http-request set-log-level silent unless routed
   http-request return status 404 content-type application/json string {word(json.dumps(error))} unless routed
   http-request set-var(txn.route) var(txn.found),field(1,|)"""
@@ -209,6 +222,7 @@ frontend turnout from turnout
   http-request set-var(txn.request_id) req.fhdr(x-request-id)
   http-request set-header x-decision-id %[var(txn.decision)]
   http-request del-header x-variant
+  http-response set-log-level info if quick !ending
   http-after-response set-header x-decision-id %[var(txn.decision)].%[var(txn.served)] if routed
   http-after-response set-header x-variant %[var(txn.served)] if routed
   http-after-response set-header x-request-id %[var(txn.request_id)] if routed

@@ -1,8 +1,8 @@
 """Takes the rows that HAProxy logs, and delivers each until a gateway accepts it.
 
-HAProxy logs each row twice. Its ring holds rows while this agent does not read, but ends with the first signal to stop
-or reload; datagrams bring those of the requests that an old worker still serves. While no gateway can be reached, rows
-wait here, then in the ring. What does not fit is lost, and counted.
+HAProxy's ring holds rows while this agent does not read, but ends with the first signal to stop or reload; datagrams
+bring those of the requests that an old worker still serves, and of all that may outlast a signal. While no gateway can
+be reached, rows wait here, then in the ring. What does not fit is lost, and counted.
 """
 
 from __future__ import annotations

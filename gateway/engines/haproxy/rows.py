@@ -95,7 +95,7 @@ def _text(hexadecimal: str) -> str:
 
 @dataclass(slots=True)
 class Worker:
-    """The rows of one process of a node. Each comes twice if all is well: by the ring and by a datagram."""
+    """The rows of one process of a node. Some come twice, by the ring and by a datagram."""
 
     delivered: int = 0
     """Rows that a gateway has accepted."""
