@@ -36,9 +36,9 @@ lock:            ## resolves the dependencies again: deploy/runtime.lock, deploy
 	$(PIP) uv
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python deploy/lock.py
 
-audit: setup     ## known holes in what is locked (asks the package index)
+audit: setup     ## known holes in what is locked (asks the package index; fails if it can't tell)
 	$(PIP) pip-audit
-	$(BIN)/python -m pip_audit -r deploy/runtime.lock --require-hashes --disable-pip
+	$(BIN)/python -m pip_audit -r deploy/runtime.lock --require-hashes --disable-pip --strict
 
 run:             ## the bundled model server, the gateway, and real data replayed through it
 	@$(MAKE) --no-print-directory -j2 setup .run/compiled.path

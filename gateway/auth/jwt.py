@@ -96,9 +96,9 @@ class Tokens:
     async def run(self) -> None:
         """Fetches the keys now, then every ``refresh`` seconds, and when a token names an unknown one."""
         while True:
+            self._wanted.clear()
             rest = self.settings.refresh if await self.fetch() else RETRY
             await asyncio.sleep(min(LEAST, rest))
-            self._wanted.clear()
             # Not `wait_for`: until Python 3.12 it loses a cancellation that comes in the moment of the waking.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, rest - LEAST)):

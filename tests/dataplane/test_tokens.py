@@ -135,6 +135,25 @@ async def test_a_new_key_of_the_provider_is_fetched_when_a_token_names_it(
     running.cancel()
 
 
+async def test_a_new_key_right_after_a_fetch_is_fetched_too(
+    tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was wanted within five seconds of a fetch was forgotten, until yet another token named the key."""
+    monkeypatch.setattr("gateway.auth.jwt.LEAST", 0.5)
+    tokens = Tokens(tokens.settings)  # that has not fetched yet
+    running = asyncio.create_task(tokens.run())
+    while not tokens._keys:
+        await asyncio.sleep(0.01)
+    new = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    Path(tokens.settings.jwks).write_text(json.dumps({"keys": [public(new, "two")]}))
+    with pytest.raises(TurnoutError, match="is unknown"):
+        tokens.verify(signed(new, "RS256", "two"), NOW - 100)
+    async with asyncio.timeout(20):
+        while "two" not in tokens._keys:
+            await asyncio.sleep(0.05)
+    running.cancel()
+
+
 async def test_keys_that_cannot_be_read_leave_the_old_ones(tokens: Tokens, ecdsa: Any) -> None:
     Path(tokens.settings.jwks).write_text("{")
     assert not await tokens.fetch()
