@@ -14,6 +14,8 @@ log = logging.getLogger("turnout.loops")
 
 MAX_READ_SHARE: Final = 0.05
 """Reading what grows with the history of a route takes at most this part of the time."""
+STORE_RETRY_S: Final = 5.0
+"""Seconds between two attempts while the store is unavailable, where ``interval`` is longer."""
 Step = Callable[[], Awaitable[object]]
 
 
@@ -27,19 +29,22 @@ async def periodically(
 ) -> None:
     """Runs ``step`` every ``interval()`` seconds until cancelled; with ``delay``, for the first time after one.
 
-    A store that can't be reached leaves everything as it is, and no failure ends the loop.
+    A store that can't be reached leaves everything as it is, and no failure ends the loop. It is tried again after
+    `STORE_RETRY_S` at most: pages say that the store is unavailable as long as one loop fails.
     """
     if delay:
         await asyncio.sleep(interval())
     while True:
+        rest = interval()
         try:
             await step()
             outage.worked(name)
         except StoreUnavailable as error:
             outage.failed(name, error)
+            rest = min(rest, STORE_RETRY_S)
         except Exception:
             log.exception("%s failed once; it will be repeated", name)
-        await asyncio.sleep(interval())
+        await asyncio.sleep(rest)
 
 
 async def each_route(work: str, names: Iterable[str], step: Callable[[str], Awaitable[object]]) -> None:

@@ -1,0 +1,30 @@
+"""Work that is repeated, and a store that goes away meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway.loops import periodic
+from gateway.state.base import StoreUnavailable
+from gateway.state.outage import StoreOutage
+
+
+async def test_what_is_done_rarely_does_not_keep_an_outage_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages said for a minute that the store was unavailable while it was back."""
+    monkeypatch.setattr(periodic, "STORE_RETRY_S", 0.01)
+    outage, tries = StoreOutage(), []
+
+    async def prune() -> None:
+        tries.append(outage.since)
+        if len(tries) < 3:
+            raise StoreUnavailable("away")
+
+    task = asyncio.create_task(periodic.periodically("pruning", prune, lambda: 3600.0, outage))
+    async with asyncio.timeout(20):
+        while len(tries) < 3 or outage.since is not None:
+            await asyncio.sleep(0.001)
+    task.cancel()
+    assert tries[0] is None
+    assert tries[1] == tries[2] is not None
