@@ -57,6 +57,7 @@ def start_loops(
 
     async def follow_replicas() -> None:
         gateway.events.wake()
+        await gateway.events.catch_up()
         in_force.sealer.renew(await store.secrets(SEALING_KEYS))
 
     start("allocations", before(allocations.step), allocation_s)

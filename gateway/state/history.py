@@ -31,7 +31,8 @@ async def keep(store: DocumentStore, event: Event) -> None:
     for _ in range(MAX_TRIES):
         found = await store.load(KIND, event.route)
         steps = json.loads(found[1]) if found is not None else []
-        text = json.dumps([*steps, step][-MAX_STEPS:])
+        kept = sorted([*steps, step], key=lambda one: one["time"])  # it may have waited for the store
+        text = json.dumps(kept[-MAX_STEPS:])
         if await store.save(KIND, event.route, text, expected=found[0] if found is not None else 0):
             return
 

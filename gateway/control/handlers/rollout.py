@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Final
 
 from starlette.responses import Response
@@ -11,7 +10,6 @@ from gateway.control.api_request import ApiRequest, json_response
 from gateway.control.endpoint import STORE, Endpoints
 from gateway.control.schemas.rollout import RolloutRequest, RolloutResponse
 from gateway.errors import TurnoutError
-from gateway.state.base import StoreUnavailable
 from policies.rollout.events import Command, Seen
 
 endpoints: Final = Endpoints()
@@ -34,6 +32,5 @@ async def steer(request: ApiRequest) -> Response:
     word = Command(step.action, request.author, step.weight, reason=reason, seen=seen)
     state = await request.gateway.rollout(name, word)
     trail = {"action": step.action, "weight": step.weight, "reason": reason} | request.caller
-    with contextlib.suppress(StoreUnavailable):  # the step is taken, even if its trail is not stored
-        await request.gateway.events.emit("steered", name, trail)
+    await request.gateway.events.emit_quietly("steered", name, trail)  # the step is taken
     return json_response(dict(state))
