@@ -14,7 +14,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from gateway.clock import Clock
@@ -25,7 +25,7 @@ from gateway.config.faults import ConfigError, Fault, render_faults
 from gateway.config.load import Examined, examine
 from gateway.config.permitted import permitted
 from gateway.errors import TurnoutError
-from gateway.state.base import Revision, RevisionEntry
+from gateway.state.base import Revision, RevisionEntry, StoreUnavailable, unconfirmed
 from gateway.state.store import DocumentStore, LeaseStore, RevisionSource
 
 log = logging.getLogger("turnout.config")
@@ -339,9 +339,10 @@ class Revisions(Generic[B]):
 
     async def _accept(self, text: str, author: str, origin: str, built: B) -> Revision:
         history = await self._store.revision_entries()
-        revision = await self._store.add_revision(
-            time=self._clock(), author=author, etag=etag(text), document=text, origin=origin
-        )
+        with unconfirmed():
+            revision = await self._store.add_revision(
+                time=self._clock(), author=author, etag=etag(text), document=text, origin=origin
+            )
         earlier = of_text(text, history)
         if earlier is not None:
             log.warning("revision %d returns to the text of revision %d", revision.revision, earlier.revision)
@@ -363,7 +364,8 @@ class Revisions(Generic[B]):
         try:
             yield
         finally:
-            await self._store.release(_LEASE, owner)
+            with suppress(StoreUnavailable):  # the lease ends by itself, and the edit is made
+                await self._store.release(_LEASE, owner)
 
     def _put_in_force(self, revision: Revision, built: B) -> Revision:
         self._commit(built, revision)

@@ -16,9 +16,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.config.faults import ConfigError, Fault
+from gateway.control.auth import FEEDBACK, SAFE
 from gateway.errors import TurnoutError, render
 from gateway.json_text import compact
-from gateway.state.base import StoreUnavailable
+from gateway.state.base import StoreUnavailable, Unconfirmed
 
 log = logging.getLogger("turnout.control")
 
@@ -106,8 +107,9 @@ def refusal(error: Exception, request_id: str, scope: Scope, outage: str) -> Res
                 request_id,
                 extra={"request_id": request_id},
             )
+            told = _told(error, scope, outage)
             return _error_response(
-                TurnoutError("store_unavailable", outage, retry_after=STORE_RETRY_AFTER_S), request_id
+                TurnoutError("store_unavailable", told, retry_after=STORE_RETRY_AFTER_S), request_id
             )
         case HTTPException(status_code=404):
             message = f"There is nothing at {scope['path']}; /-/openapi.json lists the endpoints."
@@ -125,6 +127,18 @@ def refusal(error: Exception, request_id: str, scope: Scope, outage: str) -> Res
         extra={"request_id": request_id},
     )
     return _error_response(TurnoutError("internal"), request_id)
+
+
+def _told(error: StoreUnavailable, scope: Scope, outage: str) -> str:
+    """The message of the response; to a change it says whether it was made."""
+    if isinstance(error, Unconfirmed):
+        return (
+            "The store became unavailable: whether the change was made is not known. "
+            "Look again before you repeat it."
+        )
+    if scope["method"] in SAFE or scope["path"] == FEEDBACK:
+        return outage
+    return f"Nothing was changed. {outage or 'The store is unavailable.'}"
 
 
 def _error_response(

@@ -34,7 +34,7 @@ from gateway.loops.periodic import each_route
 from gateway.loops.rollout_evidence import RolloutEvidence
 from gateway.loops.route_states import RouteStates, require_unchanged
 from gateway.loops.route_views import rollout_view, stop_view
-from gateway.state.base import StoreUnavailable
+from gateway.state.base import StoreUnavailable, unconfirmed
 from gateway.state.store import EvidenceStore, StartStore
 from policies.rollout import ejections, stop_rule
 from policies.rollout.ejections import Ejected
@@ -260,15 +260,19 @@ class Controller:
         _, effects = await self._routes.update(name, reducer)
         self._steer(name)
         reasons = [effect.reason for effect in effects if isinstance(effect, SetWeight)]
-        if reasons:
-            await self._allocations.reconsider(name, reasons[-1])
-        for effect in effects:
-            if isinstance(effect, Audit):
-                # A rollout that gives up by itself needs a person.
-                level = logging.WARNING if effect.target in _GIVEN_UP and not effect.actor else logging.INFO
-                said = (name, effect.source, effect.target, f"{effect.weight:.1%}", effect.reason)
-                log.log(level, "rollout of %s: %s → %s, candidate at %s (%s)", *said)
-                await self._emit("rollout", name, effect.as_dict())
+        try:
+            if reasons:
+                await self._allocations.reconsider(name, reasons[-1])
+        finally:  # the step is stored: if the store is gone since, the loop publishes it once it is back
+            for audit in (effect for effect in effects if isinstance(effect, Audit)):
+                await self._tell(name, audit)
+
+    async def _tell(self, name: str, effect: Audit) -> None:
+        # A rollout that gives up by itself needs a person.
+        level = logging.WARNING if effect.target in _GIVEN_UP and not effect.actor else logging.INFO
+        said = (name, effect.source, effect.target, f"{effect.weight:.1%}", effect.reason)
+        log.log(level, "rollout of %s: %s → %s, candidate at %s (%s)", *said)
+        await self._emit("rollout", name, effect.as_dict())
 
     # Stop rules -----------------------------------------------------------------------------------------
     async def _look_at_stop_rule(self, name: str, route: RouteConfig) -> None:
@@ -320,7 +324,7 @@ class Controller:
     async def command(self, name: str, word: Command) -> Mapping[str, Any]:
         """Steers a rollout or a stop rule; the state that follows, as the API shows it.
 
-        Raises TurnoutError (not_found, conflict).
+        Raises TurnoutError (not_found, conflict), StoreUnavailable.
         """
         route = self._document.routes.get(name) if self._document is not None else None
         section = route.policy if route is not None else None
@@ -337,15 +341,17 @@ class Controller:
                 require_unchanged(word.seen, state.state, self._allocations.held[name].epoch)
                 return stop_rule.command(state, name, word.action, who, self._clock())
 
-            await self._stop(name, route, change)
+            with unconfirmed():
+                await self._stop(name, route, change)
             return self.describe_stop_rule(name) or {}
         if not isinstance(section, CanaryConfig):
             raise TurnoutError("not_found", f"The route {name!r} has no rollout: its policy is not a canary.")
         await self._routes.read(name)
         await self._configure(name, section)  # or the command would move the rollout of the document before
         share = self._allocations.share(name, section.candidate)
-        await self._event(name, plan_of(section), replace(word, share=share))
-        return await self.describe_rollout(name) or {}
+        with unconfirmed():
+            await self._event(name, plan_of(section), replace(word, share=share))
+            return await self.describe_rollout(name) or {}
 
     async def describe_rollout(self, name: str) -> Mapping[str, Any] | None:
         """The rollout as the API shows it; None for a route without one."""
@@ -389,8 +395,5 @@ class Controller:
 
 def _controlled(route: RouteConfig) -> bool:
     """Whether anything but its configuration moves the allocation."""
-    return (
-        isinstance(route.policy, CanaryConfig)
-        or has_stop_rule(route)
-        or guarded(route.policy, None) is not None
-    )
+    steered = isinstance(route.policy, CanaryConfig) or has_stop_rule(route)
+    return steered or guarded(route.policy, None) is not None

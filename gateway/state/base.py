@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from math import inf
 from typing import Any, Final, Literal, TypeVar
@@ -33,6 +34,23 @@ def of_stored(kind: type[Stored], data: Mapping[str, Any]) -> Stored:
 
 class StoreUnavailable(Exception):
     """The store can't be reached or can't be written; the message says why and what to do."""
+
+
+class Unconfirmed(StoreUnavailable):
+    """The store became unavailable during a change: whether it was made is not known."""
+
+
+@contextmanager
+def unconfirmed() -> Iterator[None]:
+    """Within it a change is made.
+
+    Raises:
+        Unconfirmed: In place of StoreUnavailable.
+    """
+    try:
+        yield
+    except StoreUnavailable as error:
+        raise Unconfirmed(*error.args) from error
 
 
 @dataclass(slots=True)

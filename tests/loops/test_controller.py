@@ -10,7 +10,7 @@ from gateway.config.load import load
 from gateway.control.reports.verdict import of_rollout
 from gateway.errors import TurnoutError
 from gateway.loops.route_states import KIND
-from gateway.state.base import StoreUnavailable
+from gateway.state.base import StoreUnavailable, Unconfirmed
 from gateway.state.store import Store
 from policies.rollout.events import Command, Seen
 from tests.loops.test_rollout_bandit import Rollout
@@ -152,3 +152,40 @@ async def test_a_report_right_after_an_edit_is_of_the_rollout_that_begins(store:
         assert (found["state"], found["stage"], found["candidate"]) == ("running", 0, candidate)
         assert found["weight"] == pytest.approx(0.2)
         assert of_rollout(found, one.time)["verdict"] == "inconclusive"
+
+
+async def test_a_step_is_told_and_published_even_if_the_store_goes_away_right_after_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The response said that nothing was accepted, and the history did not have the step."""
+    one = await Rollout(store, "one", CONFIG).start()
+
+    async def away(*_: object) -> bool:
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(store, "publish", away)
+    with pytest.raises(Unconfirmed):
+        await one.controller.command("r", Command("rollback", "me"))
+    assert one.trail == [("rollback", "rolled_back")]
+    assert one.allocations.share("r", "v2") == pytest.approx(0.2)
+    monkeypatch.undo()
+    await one.pass_time(1)
+    assert one.allocations.share("r", "v2") == 0
+    assert one.trail == [("rollback", "rolled_back")]
+
+
+async def test_a_command_that_cannot_be_begun_changes_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await Rollout(store, "one", CONFIG).start()
+
+    async def away(*_: object) -> None:
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(store, "load", away)
+    with pytest.raises(StoreUnavailable) as refused:
+        await one.controller.command("r", Command("rollback", "me"))
+    assert not isinstance(refused.value, Unconfirmed)
+    monkeypatch.undo()
+    await one.pass_time(1)
+    assert (one.state, one.trail) == ("running", [])

@@ -27,6 +27,7 @@ from gateway.control.schemas.history import (
 from gateway.errors import TurnoutError
 from gateway.record.events import Shadowed
 from gateway.state import history
+from gateway.state.base import unconfirmed
 
 Json = dict[str, Any]
 
@@ -76,9 +77,11 @@ async def read_history(request: ApiRequest) -> Response:
 async def add_note(request: ApiRequest) -> Response:
     """Add a note to the history of a route."""
     name, note = request.route, await request.body(NoteRequest)
-    event = await request.gateway.events.emit(
-        "note", name, {"text": note.text.strip(), "author": request.author}
-    )
+    await request.gateway.store.changed()  # without the store, this fails before anything is written
+    with unconfirmed():
+        event = await request.gateway.events.emit(
+            "note", name, {"text": note.text.strip(), "author": request.author}
+        )
     return json_response({"id": event.id, "time": event.time})
 
 
