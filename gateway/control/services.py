@@ -21,7 +21,7 @@ from gateway.control.login_limit import LoginLimit
 from gateway.control.reports.observed import newest
 from gateway.control.reports.route import RECENT_S, Evidence, Json, recent, report, standing, summary
 from gateway.control.session import Sessions
-from gateway.control.views import Views
+from gateway.control.views import MAX_INTERVAL_S, Views
 from gateway.errors import TurnoutError
 from gateway.ingest.by_unit import OutcomesByUnit
 from gateway.ingest.comparable import units_of_all_time
@@ -97,6 +97,7 @@ class ControlServices:
             "alarms": alarms,
             "last_step": steps[-1] if steps else None,
             **standing,
+            "stop": self.gateway.stop_state(name),
         }
 
     async def _known_standing(self, name: str, deadline: float) -> Json:
@@ -105,18 +106,19 @@ class ControlServices:
         Raises not_found, StoreUnavailable.
         """
         revision, known = self.gateway.revision().revision, self._standings.get(name)
-        if known is not None and known.revision == revision and perf_counter() < known.due:
+        if known is not None and (known.revision != revision or perf_counter() > known.late):
+            known = None
+        if known is not None and perf_counter() < known.due:
             return known.found
         task = self._computing.get(name)
         if task is None:
             task = self._computing[name] = asyncio.create_task(self._compute_standing(name, revision))
             task.add_done_callback(partial(self._computed, name))
-        if known is None or known.revision != revision:
+        if known is None:
             await asyncio.wait((task,), timeout=max(deadline - perf_counter(), 0.0))
             if task.done():
                 return task.result()
-            document, nothing = self.gateway.document(), Evidence(stop=self.gateway.stop_state(name))
-            empty = standing(name, document, nothing, self.status(name), self.gateway.now())
+            empty = standing(name, self.gateway.document(), Evidence(), self.status(name), self.gateway.now())
             return {**empty, "standings": None}
         return known.found
 
@@ -129,7 +131,8 @@ class ControlServices:
     async def _compute_standing(self, name: str, revision: int) -> Json:
         async with self._one_at_a_time:
             found = await self._standing(name)
-        self._standings[name] = _Standing(revision, perf_counter() + self._standing_age(), found)
+        now, age = perf_counter(), self._standing_age()
+        self._standings[name] = _Standing(revision, now + age, now + 2 * age + MAX_INTERVAL_S, found)
         return found
 
     def _standing_age(self) -> float:
@@ -327,6 +330,8 @@ class _Standing(NamedTuple):
     revision: int
     due: float
     """When it is to be computed again."""
+    late: float
+    """When it is too old to be shown: no one has asked for a while."""
     found: Json
 
 

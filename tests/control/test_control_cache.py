@@ -163,3 +163,23 @@ async def test_a_standing_that_fails_in_the_background_is_told_unless_the_store_
     await asyncio.gather(*services._computing.values(), return_exceptions=True)
     assert caplog.text.count("could not be computed") == lines * len(routes)
     assert services._computing == {}
+
+
+async def test_a_list_that_no_one_watched_for_long_shows_nothing_of_then(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page opened in the morning said for a while what had been undecided the evening before."""
+    monkeypatch.setattr(services_module, "MAX_STANDING_WAIT_S", 0.0)
+    monkeypatch.setattr(services_module, "FRESH_S", 0.0)
+    services = ControlServices(harness)
+    await services.summaries()
+    await asyncio.gather(*services._computing.values())
+    known = services._standings["digits"]
+    assert known.late > known.due
+    services._standings = {n: one._replace(due=0.0, late=0.0) for n, one in services._standings.items()}
+    harness.stops["digits"] = {"state": "asking", "winner": "v2"}
+    opened = await services.summaries()
+    assert opened["digits"]["standings"] is None
+    assert opened["digits"]["stop"] == {"state": "asking", "winner": "v2"}, "what waits for a person, at once"
+    await asyncio.gather(*services._computing.values())
+    assert (await services.summaries())["digits"]["standings"] is not None
