@@ -86,15 +86,17 @@ class App extends Component {
       event: (event) => this.setState(({ events }) => ({ events: kept([...(events ?? []), event]) })),
       alive: () => {
         if (this.state.lost) this.look(); // another login has another token
-        this.setState({ alive: Date.now(), lost: null });
+        this.setState(({ alive, outage }) => ({ alive: outage ? alive : Date.now(), lost: null }));
       },
       ended: () => this.lookAtStore(),
       lost: (error) => this.setState(error instanceof Refused && error.status < 500 && error.status !== 401 ? { refused: error } : { lost: error })
     });
-    get(`events/recent?limit=${KEEP_EVENTS}&allocations=false${about}`).then(
-      ({ events }) => this.watched === watch && this.setState({ events }),
-      () => {}
-    );
+    const recent = () =>
+      get(`events/recent?limit=${KEEP_EVENTS}&allocations=false${about}`).then(
+        ({ events }) => this.watched === watch && this.setState({ events }),
+        () => this.watched === watch && setTimeout(recent, OUTAGE_LOOK_MS)
+      );
+    recent();
   }
 
   patch(changes, fresh) {
@@ -155,7 +157,7 @@ function titleOf(page, view) {
 }
 
 function content(state) {
-  const { page, known, refused, lost, outage } = state;
+  const { page, known, refused } = state;
   const needsView = ["overview", "route"].includes(page.name);
   if (page.name === "nowhere") return refusedPage("No such page", "Nothing of the dashboard is at this address.");
   if (refused)
@@ -164,10 +166,7 @@ function content(state) {
       refused.message,
       refused.status === 404 ? "warn" : "bad"
     );
-  if (needsView && !known)
-    return lost || outage
-      ? [html`<h1 key="h">Turnout</h1>`, banner(state)]
-      : [html`<h1 key="h">${page.route ?? "Routes"}</h1>`, html`<p class="empty" key="wait">Loading…</p>`];
+  if (needsView && !known) return [html`<h1 key="h">${page.route ?? "Routes"}</h1>`, banner(state) ?? html`<p class="empty" key="wait">Loading…</p>`];
   return [banner(state), pageOf(state)];
 }
 
@@ -176,22 +175,23 @@ function refusedPage(title, detail, tone = "bad") {
 }
 
 function banner({ lost, outage, alive }) {
-  if (outage && !(lost instanceof Unreachable)) return notice("bad", "The store is unavailable", outage.message);
+  const seen = Math.min(alive, (outage?.since ?? Infinity) * 1000);
+  const stale = alive ? ` What you see is from ${clockTime(seen / 1000)} ${zoneName()}.` : "";
+  if (outage && !(lost instanceof Unreachable)) return notice("bad", "The store is unavailable", outage.message + stale);
   if (!lost) return null;
   if (lost.status === 401)
     return notice("bad stale", "Your login has ended", "What you typed stays here.", html`<a href=${loginAddress()} target="_blank">Log in in another tab</a>`);
-  const stale = alive ? ` What you see is from ${new Date(alive).toLocaleTimeString()}.` : "";
   return notice("bad stale", "The gateway can't be reached", `${lost.message}${stale} Trying again…`);
 }
 
 function pageOf(state) {
-  const { page, view, events, now, session, lost } = state;
+  const { page, view, events, now, session, lost, outage } = state;
   const given = { page, now, session, events };
   switch (page.name) {
     case "overview":
       return html`<${Overview} key="overview" view=${view} now=${now} />`;
     case "route":
-      return html`<${RoutePage} key=${page.route} report=${view} stale=${Boolean(lost)} ...${given} />`;
+      return html`<${RoutePage} key=${page.route} report=${view} stale=${Boolean(lost)} away=${Boolean(outage)} ...${given} />`;
     case "shadow":
       return html`<${ShadowPage} key="shadow" ...${given} />`;
     case "outcomes":
@@ -205,7 +205,7 @@ function pageOf(state) {
   }
 }
 
-function TopBar({ page, session, lost, alive, now, onLeave }) {
+function TopBar({ page, session, lost, outage, alive, now, onLeave }) {
   const may = !session || session.scopes === undefined || session.scopes.includes("config") || session.scopes.includes("admin");
   const links = [
     ["", "Routes", ["overview", "route", "shadow"]],
@@ -213,7 +213,7 @@ function TopBar({ page, session, lost, alive, now, onLeave }) {
     ["events", "Events", ["events"]],
     ...(may ? [["config", "Configuration", ["config"]]] : [])
   ];
-  const [cls, text] = lost ? ["off", "Unreachable"] : alive ? ["on", "Live"] : ["", "Connecting"];
+  const [cls, text] = lost ? ["off", "Unreachable"] : outage ? ["off", "Not updated"] : alive ? ["on", "Live"] : ["", "Connecting"];
   return html`<header class="top">
     <a class="brand" href=${href()}>${mark()}<span>Turnout</span></a>
     <nav aria-label="Pages">${links.map(([path, title, names]) => html`<a key=${title} href=${path ? href(path) : href()} aria-current=${names.includes(page.name) ? "page" : null}>${title}</a>`)}</nav>

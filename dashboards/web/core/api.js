@@ -47,7 +47,7 @@ export async function post(path, body, headers = {}) {
 
 export async function send(method, path, body, headers = {}) {
   if (ended) authorise(await get("dashboard/session"));
-  const sent = call(path, { method, body, headers: token ? { ...headers, "x-turnout-csrf": token } : headers });
+  const sent = call(path, { method, body, timeout: 2 * TIMEOUT_MS, headers: token ? { ...headers, "x-turnout-csrf": token } : headers });
   const response = await sent.catch((error) => {
     if (error instanceof Unreachable) error.message = "The gateway does not respond: whether it made the change is not known. Look again before you repeat it.";
     throw error;

@@ -16,7 +16,7 @@ import { Steering } from "./steering.js";
 const HealthTab = later(() => import("./health.js"), "HealthTab");
 const TimeTab = later(() => import("./time.js"), "TimeTab");
 
-export function RoutePage({ page, report: live, events, now, session, stale }) {
+export function RoutePage({ page, report: live, events, now, session, stale, away }) {
   const { baseline } = page.query;
   const chosen = baseline && baseline !== live.compared_with && baseline in live.variants;
   const other = useGet(chosen ? `routes/${encodeURIComponent(live.route)}?baseline=${encodeURIComponent(baseline)}` : null, { every: 5 });
@@ -34,7 +34,7 @@ export function RoutePage({ page, report: live, events, now, session, stale }) {
     html`<div class="page-head" key="head">
       <h1>${report.route}</h1>
       <div class="badges">${policyBadge(report.policy)}<span class="note" title="The numbers of the allocation and of the configuration in force">epoch ${figure("epoch", report.epoch, count(report.epoch))} · revision ${figure("revision", report.revision, count(report.revision))}</span></div>
-      <${Steering} report=${report} session=${session} stale=${stale} />
+      <${Steering} report=${report} session=${session} stale=${stale} away=${away} />
     </div>`,
     html`<nav class="tabs" key="tabs" aria-label="Parts of this route">
       ${tabs.map(([tab, title]) => html`<a key=${title} href=${href("routes", report.route, ...(tab ? [tab] : []))} aria-current=${page.tab === tab ? "page" : null}>${title}</a>`)}

@@ -16,7 +16,7 @@ const EFFECTS = {
 };
 const SAFE = new Set(["rollback", "pause"]);
 
-export function Steering({ report, session, stale }) {
+export function Steering({ report, session, stale, away }) {
   const [ask, setAsk] = useState(null);
   const [error, setError] = useState(null);
   const may = session?.scopes?.includes("steer") && (session.routes === null || session.routes.includes(report.route));
@@ -39,7 +39,7 @@ export function Steering({ report, session, stale }) {
   }
 
   return html`<div class="steering">
-    ${(may ? possible : []).map((action) => html`<button key=${action} type="button" class=${action === "rollback" ? "danger" : "quiet"} disabled=${stale} onClick=${() => press(action)}>${(report.rollout ? NAMES : OF_WINNER)[action]}</button>`)}
+    ${(may ? possible : []).map((action) => html`<button key=${action} type="button" class=${action === "rollback" ? "danger" : "quiet"} disabled=${stale || (away && !SAFE.has(action))} onClick=${() => press(action)}>${(report.rollout ? NAMES : OF_WINNER)[action]}</button>`)}
     ${error && html`<p class="notice bad" role="alert">${error.message}</p>`}
     ${ask && html`<${Ask} ask=${ask} moved=${ask.seen !== stateOf(report)} onClose=${() => setAsk(null)} />`}
   </div>`;
