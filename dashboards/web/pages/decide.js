@@ -44,7 +44,9 @@ function Opened(given) {
 const total = (report) => Object.values(report.variants).reduce((sum, v) => sum + v.assigned, 0);
 
 function start(report) {
-  const command = `curl ${location.origin}${report.path ?? ""}/… -d '{…}'`;
+  const { protocol, hostname, host, origin } = location;
+  const own = report.example.startsWith("grpcurl") ? host : origin;
+  const command = report.example.replace(/ADDRESS(?=:)/, own === host ? hostname : `${protocol}//${hostname}`).replace("ADDRESS", own);
   return section("start", "No requests yet", null, emptyState("Send one through the gateway", "It appears here within a second.", command));
 }
 
@@ -52,15 +54,18 @@ function start(report) {
 function variants(report, colour) {
   const names = Object.keys(report.variants);
   const contested = names.some((name) => report.variants[name].probability_best !== null);
-  const head = ["Variant", "Share", "Requests", "Served", "Fallbacks", ...(contested ? ["P(best)", "Expected loss"] : [])];
-  const note = contested ? `P(best) and the expected loss are of ${report.metric}, under the policy's prior: not for deciding by themselves.` : null;
+  const head = [["Variant"], ["Share"], ["Requests", "Assigned to it"], ["Served", "Responses"], ["Fallbacks", "Assigned to it, served by another"]];
+  if (contested) head.push(["P(best)", "Probability that it is the best"], ["Expected loss", "Of choosing it now, on average"]);
+  const note = contested
+    ? `P(best) and the expected loss are of the means of ${report.metric}, under the policy's prior: not for deciding by themselves.`
+    : null;
   return section(
     "variants",
     "Variants",
     note,
     scroller(
       "Variants",
-      html`<table class="plain"><thead><tr>${head.map((text, k) => html`<th scope="col" class=${k ? "number" : null}>${text}</th>`)}</tr></thead>
+      html`<table class="plain"><thead><tr>${head.map(([text, title], k) => html`<th scope="col" class=${k ? "number" : null} title=${title}>${text}</th>`)}</tr></thead>
       <tbody>${names.map((name) => variant(report, name, colour(name), contested))}</tbody></table>`
     )
   );

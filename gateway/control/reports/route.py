@@ -17,6 +17,7 @@ from gateway.config.route import RouteConfig
 from gateway.config.service import MetricConfig
 from gateway.control.gateway_api import RouteStatus
 from gateway.control.reports.estimates import LEVEL, Standings, estimate, reward_estimate, standings
+from gateway.control.reports.example import example
 from gateway.control.reports.lift import HEALTH, Comparisons
 from gateway.control.reports.observed import Observed, comparable, of_newest
 from gateway.control.reports.segments import segmented
@@ -99,7 +100,6 @@ def standing(name: str, document: Document, evidence: Evidence, status: RouteSta
         "metrics": {metric: described(m) for metric, m in declared.items()},
         "standings": {} if status.contextual is not None else _standings(compared, declared),
         "agreement": _agreement(evidence, status),
-        "stop": dict(evidence.stop) if evidence.stop is not None else None,
         "features": None if status.contextual is None else list(status.contextual["features"]),
         "trend": trend(evidence.buckets, tuple(document.routes[name].variants), now),
     }
@@ -153,6 +153,7 @@ def report(
     against = baseline or default_baseline(document.routes[name])
     return {
         **summary(name, document, status, rollout, now),
+        "example": example(document, name),
         "unit": "requests" if document.routes[name].unit is None else "units",
         "since": since,
         **_roles(document.routes[name].policy),

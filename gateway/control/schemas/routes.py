@@ -190,6 +190,9 @@ class ContextualModel(ApiModel):
 
 
 class RouteReport(RouteHead):
+    example: Annotated[
+        str, Field(description="A shell command whose request the route matches; ADDRESS: the gateway's.")
+    ]
     unit: Annotated[
         Literal["requests", "units"],
         Field(description="What is assigned; a unit keeps its variant while the shares stay."),

@@ -1,0 +1,31 @@
+"""A shell command that sends a request which a route matches, for a route that has had none yet."""
+
+from __future__ import annotations
+
+import json
+from shlex import quote
+from typing import Final
+
+from gateway.config.document import Document
+
+ADDRESS: Final = "ADDRESS"
+"""Stands for the address at which the reader reaches the gateway: a gateway does not know its names."""
+
+
+def example(document: Document, name: str) -> str:
+    """Return the command, with `ADDRESS` (followed by a port if clients have another than the control API)."""
+    match = document.routes[name].match
+    key = [] if document.auth is None else ['-H "x-api-key: $KEY"']
+    if not match.path:  # nothing is proxied
+        return " ".join([f"curl {ADDRESS}/-/decide", *key, "--json", quote(json.dumps({"route": name}))])
+    address = ADDRESS if document.control is None else f"{ADDRESS}:{document.listen.rpartition(':')[2]}"
+    if match.grpc is not None:
+        return " ".join(["grpcurl -plaintext", *key, address, match.grpc])
+    headers = {"host": match.host[0].replace("*", "www")} if match.host else {}
+    fields = [f"-H {quote(f'{field}: {value}')}" for field, value in {**headers, **match.headers}.items()]
+    body = {"model": match.model[0]} if match.model else {}
+    if match.methods and "POST" not in match.methods:
+        fields.append(f"-X {match.methods[0]}")
+    else:
+        fields.append(f"--json {quote(json.dumps(body))}")
+    return " ".join(["curl", quote(address + match.path), *key, *fields])
