@@ -163,7 +163,7 @@ function oneMetric(report, metric) {
   const found = report.standings[metric];
   const { leader, against, leads } = found;
   const said = difference(found.difference.absolute, found.difference.interval, kind(metric, report.metrics));
-  const detail = `${leader} − ${against}: ${said.text}${said.interval ? ` (${said.interval}, always valid)` : ""}.`;
+  const detail = `${leader} − ${against}: ${said.text} (${said.interval ? `${said.interval}, always valid` : "no interval yet"}).`;
   const few = thinOnes(report, metric);
   if (leads) return { tone: "good", title: `${leader} is ${goal(report, metric)} in ${metric}`, detail };
   if (few.length) return thin("Too few rewards to tell", `Each variant needs about ${FEW}; ${few.map(([name, n]) => `${name} has ${count(n)}`).join(", ")}.`);

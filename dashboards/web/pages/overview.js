@@ -98,7 +98,8 @@ export function problems(route, now = Date.now() / 1000) {
     found.push(`${variant}: ${down.length} of ${addresses.length} address${addresses.length > 1 ? "es" : ""} ${down[0].state}${last}.`);
   }
   const state = route.rollout?.state;
-  if (state === "rolled_back" || state === "halted" || state === "waiting") found.push(ended(route));
+  const stopped = state === "paused" && !route.rollout.decided?.actor; // not by a person
+  if (stopped || ["rolled_back", "halted", "waiting"].includes(state)) found.push(ended(route));
   if (route.stop?.state === "asking") found.push(`${route.stop.winner} has won by its stop rule; a person decides.`);
   return found;
 }
@@ -107,7 +108,7 @@ function ended(route) {
   const { verdicts, frozen } = verdictsOf(route.rollout);
   const failed = verdicts.filter((one) => one.verdict === "fail");
   const why = failed.length ? failed.map((one) => failure(one, route)).join("; ") : (frozen?.reason ?? route.rollout.reason ?? "");
-  const next = route.rollout.state === "waiting" ? " Promote it or roll it back." : "";
+  const next = { waiting: " Promote it or roll it back.", paused: " Resume it or roll it back." }[route.rollout.state] ?? "";
   return `${STATES[route.rollout.state]}${why ? `: ${why}` : ""}.${next}`;
 }
 
@@ -167,8 +168,9 @@ function doing(route, now) {
   if (rollout) return html`<p>${badge(STATES[rollout.state] ?? rollout.state, rollout.state === "promoted" ? "good" : "")} ${canary(route, rollout, now)}</p>`;
   if (route.policy === "shadow") return html`<p>${shadows(route)}</p>`;
   if (route.features) return html`<p>Which variant is best depends on ${route.features.join(", ")}.</p>`;
-  const idle = Object.keys(route.allocation).length > 1 ? "No rewards to compare by." : "One variant serves everything.";
-  return html`<p>${leads(route) || (route.recent.assigned ? idle : "No traffic.")}</p>`;
+  const several = Object.keys(route.allocation).length > 1;
+  const idle = several ? "No rewards to compare by." : "One variant serves everything.";
+  return html`<p>${(several && leads(route)) || (route.recent.assigned ? idle : "No traffic.")}</p>`;
 }
 
 function leads(route) {
@@ -182,7 +184,7 @@ function leads(route) {
 function canary(route, rollout, now) {
   const told = (verdict) => (rollout.verdicts ?? []).filter((one) => one.verdict === verdict);
   if (rollout.state === "promoted") return rollout.bake_until > now ? `${share(rollout.weight)}, watched for ${seconds(rollout.bake_until - now)} more` : "";
-  if (rollout.phase === "bandit") return `as a bandit${leads(route) && `, ${leads(route)}`}`;
+  if (rollout.phase === "bandit") return `as a bandit${leads(route) && ` · ${leads(route)}`}`;
   const gate = rollout.phase === "shadow" && (rollout.verdicts ?? []).find((one) => one.metric === "agreement");
   if (gate) return `as a shadow: ${agreed(route, rollout.candidate)}, the gate wants ${bounded(gate, "fraction")}`;
   const stage = rollout.stages ? `stage ${rollout.stage + 1} of ${rollout.stages}` : rollout.phase;
@@ -191,6 +193,7 @@ function canary(route, rollout, now) {
   const open = told("inconclusive").map((one) => one.metric);
   const minutes = Math.max(0, ...told("inconclusive").map((one) => one.minutes ?? 0));
   return [
+    rollout.state === "paused" && rollout.decided && `by ${rollout.decided.actor}`,
     stage,
     share(rollout.weight),
     left,

@@ -7,7 +7,7 @@ import { choose, here } from "../core/router.js";
 import { verdictsOf } from "../core/words.js";
 import { html } from "../vendor/preact.js";
 import { choices, figure, swatch } from "./basics.js";
-import { limitOf } from "./scorecard.js";
+import { limitOf, ofMeans } from "./scorecard.js";
 
 const [WIDTH, HEIGHT] = [600, 150];
 const EVERY_S = 30;
@@ -57,7 +57,7 @@ function overTime(report, { metric, variants }, limits, colour, now) {
   const ends = [...late.flatMap((p) => [p.absolute, ...(p.interval ?? [])]).filter((value) => value !== null), 0, ...limits];
   const [low, high] = [Math.min(...ends), Math.max(...ends)];
   const x = (p) => ((p.time - begin) / (end - begin || 1)) * WIDTH;
-  const y = (value) => HEIGHT - 4 - ((Math.min(high, Math.max(low, value)) - low) / (high - low || 1)) * (HEIGHT - 8);
+  const y = (value) => HEIGHT - 4 - ((value - low) / (high - low || 1)) * (HEIGHT - 8);
   const drawn = names.flatMap((name) => {
     const known = variants[name].filter((p) => p.absolute !== null);
     const edge = (k, far) => known.map((p) => `${x(p).toFixed(1)} ${y(p.interval?.[k] ?? far).toFixed(1)}`);
@@ -88,8 +88,9 @@ function overTime(report, { metric, variants }, limits, colour, now) {
   });
 }
 
+// Not where the difference is of other times, or otherwise weighted, than the means: two figures for one thing.
 function density(report, found, metric, limits, colour) {
-  if (!found[metric]) return null;
+  if (!found[metric] || !ofMeans(report, metric)) return null;
   const what = kind(metric, report.metrics);
   return curves(found[metric], colour, {
     label: (value, step) => signedTick(value, step, what),
@@ -100,7 +101,7 @@ function density(report, found, metric, limits, colour) {
 }
 
 function means(report, found, metric, colour) {
-  if (!found[metric]) return null;
+  if (!found[metric] || report.contextual) return null; // each variant got other requests
   const label = (value, step) => tick(value, step, report.metrics[metric]?.type);
   return curves(found[metric], colour, { label, id: `density-${metric}`, title: `${metric}: posterior of each mean`, marks: [] });
 }
@@ -148,6 +149,14 @@ function line(d, look, filled) {
   return html`<path d=${d} fill=${filled ? look.hue : "none"} fill-opacity="0.15" stroke=${look.hue} stroke-width="2" stroke-dasharray=${look.dash.join(" ")} vector-effect="non-scaling-stroke" />`;
 }
 
+const MIN_APART = 0.19; // of the width: labels of a logarithmic axis would lie on each other on a phone
+
+function legible(ticks) {
+  const kept = [];
+  for (const one of ticks) if (one[0] - (kept.at(-1)?.[0] ?? -1) >= MIN_APART) kept.push(one);
+  return kept;
+}
+
 // heights, ticks: labels of both axes, [part of its length, text]; said(name): what the legend adds.
 function picture({ id, title, names, colour, paths, ticks, heights = [], said = () => null }) {
   return html`<figure class="picture" key=${id} data-picture=${id} aria-label=${title}>
@@ -155,7 +164,7 @@ function picture({ id, title, names, colour, paths, ticks, heights = [], said = 
     <div class="picture-plot">
       <div class="heights" aria-hidden="true">${heights.map(([at, text]) => html`<span key=${text} style=${{ top: `${at * 100}%` }}>${text}</span>`)}</div>
       <svg viewBox=${`0 0 ${WIDTH} ${HEIGHT}`} preserveAspectRatio="none" aria-hidden="true">${paths}</svg>
-      <div class="ticks" aria-hidden="true">${ticks.map(([at, text]) => html`<span key=${at} style=${{ left: `${at * 100}%`, transform: `translateX(-${at * 100}%)` }}>${text}</span>`)}</div>
+      <div class="ticks" aria-hidden="true">${legible(ticks).map(([at, text]) => html`<span key=${at} style=${{ left: `${at * 100}%`, transform: `translateX(-${at * 100}%)` }}>${text}</span>`)}</div>
     </div>
   </figure>`;
 }

@@ -23,7 +23,7 @@ export function scorecard(report, colour) {
         html`<label class="note">Baseline <select value=${report.compared_with} onChange=${(e) => choose({ baseline: e.target.value })}>
         ${names.map((name) => html`<option key=${name} value=${name}>${name}</option>`)}</select></label>`
       }
-      <p class="note">${report.contextual ? "Variants got different requests: their means are not for comparing; differences are over all requests and hold however often you look (95%)." : names.length > 1 ? "Differences hold however often you look (95%)." : ""}</p>
+      <p class="note">${apart(report)} ${names.length > 1 && "Differences hold however often you look (95%)."}</p>
       ${frozen && html`<p class="note frozen">Guardrails as they stood when the rollout ended: ${frozen.reason}</p>`}
     </div>
     ${metricsOf(report).map(([metric, m]) => block(page, metric, m.goal, rewardCell))}
@@ -31,6 +31,25 @@ export function scorecard(report, colour) {
     ${["latency_p50", "latency_p99"].map((metric) => block(page, metric, "minimize", latencyCell))}
     ${guarded.map((one) => html`<div class="metric" key=${one.metric} data-guardrail=${one.metric}><h3>${one.metric}</h3>${guardrail(report, one)}</div>`)}
   </section>`;
+}
+
+// How the differences come about, where they are not those of the means next to them.
+function apart({ contextual, variants }) {
+  if (contextual) return "Variants got different requests: their means are not for comparing; differences are over all requests.";
+  const lifts = Object.values(variants).flatMap((v) => Object.values(v.lift));
+  const said = [
+    lifts.some((one) => one.method !== "pooled") && "Shares moved: differences compare the same times, and need not be those of the means.",
+    lifts.some((one) => one.adjusted_by) && "Differences are adjusted by what users did before."
+  ];
+  return said.filter(Boolean).join(" ");
+}
+
+// Whether each difference in a metric is that of the means.
+export function ofMeans({ variants, compared_with }, metric) {
+  const mean = (v) => v.rewards[metric].mean;
+  return Object.values(variants).every(
+    ({ lift, ...v }) => !lift[metric] || Math.abs(lift[metric].absolute - mean(v) + mean(variants[compared_with])) <= 1e-9 * (1 + Math.abs(mean(v)))
+  );
 }
 
 function block(page, metric, goal, cell) {
@@ -122,12 +141,8 @@ function lift(report, name, metric, scale, limit, guarded) {
       : found.better
         ? badge("✓ better", "good")
         : badge("✕ worse", "bad");
-  const ratio =
-    found.relative === null
-      ? ""
-      : found.relative >= 2
-        ? `×${significant(1 + found.relative, 2)}`
-        : `${found.relative >= 0 ? "+" : "−"}${significant(Math.abs(found.relative) * 100, 2)}%`;
+  const part = (x) => (x === null ? "…" : found.relative >= 2 ? `×${significant(1 + x, 2)}` : `${x >= 0 ? "+" : "−"}${significant(Math.abs(x) * 100, 2)}%`);
+  const ratio = found.relative_interval && found.relative !== null ? `${part(found.relative)} (${found.relative_interval.map(part).join(" to ")})` : "";
   return [
     html`<div class="estimate-text">${figure(`variants.${name}.lift.${metric}.absolute`, found.absolute, said.text)}<small>${said.interval || "not known yet"}</small><small>${ratio}</small>${verdict}</div>`,
     forest({ mean: found.absolute, interval: found.interval, scale, zero: 0, limit, label: `${name} less ${found.baseline}: ${said.text}, ${said.interval}` })

@@ -43,7 +43,7 @@ function stages({ stages: all, candidate, metrics }, found) {
   const ended = ["rolled_back", "halted"].includes(found.state);
   const place = (k) => (over || bandit || k < found.stage ? "done" : k > found.stage ? "ahead" : ended ? "failed" : "now");
   return html`<ol class="stages" aria-label="Stages">
-    ${gate && html`<li class="now" key="gate" aria-current="step"><b>shadow</b><small>${candidate} agrees in ${bounded(gate, kind(gate.metric, metrics))}</small></li>`}
+    ${gate && html`<li class=${ended ? "failed" : "now"} key="gate" aria-current=${ended ? null : "step"}><b>shadow</b><small>${candidate} agrees in ${bounded(gate, kind(gate.metric, metrics))}${ended && ", ended here"}</small></li>`}
     ${all.map((stage, k) => {
       const says = [stage.for > 0 && seconds(stage.for), stage.min_samples > 0 && `${count(stage.min_samples)} requests`, place(k) === "failed" && "ended here"]
         .filter(Boolean)
