@@ -17,7 +17,7 @@ const OutcomesPage = later(() => import("./pages/outcomes.js"), "OutcomesPage");
 const ShadowPage = later(() => import("./pages/shadow.js"), "ShadowPage");
 const KEEP_EVENTS = 200;
 const KEEP_ALLOCATIONS = 20; // a bandit adds one each second
-const LOOK_MS = 30_000; // between two looks whether we are still logged in and the store is available
+const LOOK_MS = 60_000; // between two looks whether we are still logged in and the store is available
 const OUTAGE_LOOK_MS = 3000; // the same for a store that is away
 const TITLES = { overview: "Turnout", outcomes: "Outcomes", decision: "Decision", config: "Configuration", events: "Events" };
 

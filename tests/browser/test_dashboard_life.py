@@ -159,7 +159,7 @@ def test_an_ended_login_leads_to_the_form_and_back_to_the_page(locked: Served, t
         tab.page.wait_for_url("**refused**" if key == "wrong" else wanted)
     tab.page.get_by_role("heading", name="digits").wait_for()
     tab.page.context.clear_cookies()
-    tab.page.clock.run_for(30_000)
+    tab.page.clock.run_for(60_000)
     tab.page.get_by_label("API key").wait_for(timeout=45_000)
     tab.page.get_by_label("API key").fill("reader")
     tab.page.get_by_label("API key").press("Enter")

@@ -41,10 +41,15 @@ routes:
             ],
         ),
         ("{grpc: shop.Search/Find}", ["grpcurl", "-plaintext", "ADDRESS", "shop.Search/Find"]),
+        (
+            "{grpc: a.Inference, model: resnet}",
+            ["grpcurl", "-plaintext", "-d", '{"model_name": "resnet"}', "ADDRESS", "a.Inference/METHOD"],
+        ),
     ],
 )
 def test_a_command_is_one_that_a_shell_reads(match: str, command: list[str]) -> None:
-    assert shlex.split(example(load(CONFIG.replace("MATCH", match)), "r")) == command
+    text = CONFIG.replace("MATCH", match).replace("http:", "h2c:" if "grpc" in match else "http:")
+    assert shlex.split(example(load(text, source="t", env={}), "r")) == command
 
 
 def test_a_key_is_asked_for_and_clients_may_have_another_port() -> None:

@@ -20,7 +20,9 @@ def example(document: Document, name: str) -> str:
         return " ".join([f"curl {ADDRESS}/-/decide", *key, "--json", quote(json.dumps({"route": name}))])
     address = ADDRESS if document.control is None else f"{ADDRESS}:{document.listen.rpartition(':')[2]}"
     if match.grpc is not None:
-        return " ".join(["grpcurl -plaintext", *key, address, match.grpc])
+        model = ["-d", quote(json.dumps({"model_name": match.model[0]}))] if match.model else []
+        method = match.grpc if "/" in match.grpc else f"{match.grpc}/METHOD"
+        return " ".join(["grpcurl -plaintext", *key, *model, address, method])
     headers = {"host": match.host[0].replace("*", "www")} if match.host else {}
     fields = [f"-H {quote(f'{field}: {value}')}" for field, value in {**headers, **match.headers}.items()]
     body = {"model": match.model[0]} if match.model else {}
