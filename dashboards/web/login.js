@@ -3,7 +3,8 @@
 const REASONS = {
   unauthenticated: "The key is unknown. Check it, or generate one with 'turnout keys new'.",
   forbidden: "This key may not read. Use one with the scope 'read'.",
-  rate_limited: "Too many logins failed. Wait a minute, then try again."
+  rate_limited: "Too many logins failed. Wait a minute, then try again.",
+  store_unavailable: "The store is unavailable. Log in once it is back."
 };
 
 const query = new URLSearchParams(location.search);

@@ -70,3 +70,16 @@ async def test_an_edit_in_force_is_not_refused_because_its_lease_cannot_be_given
     answer = await client("ops").put("/-/config", content=text, headers={"if-match": "*"})
     assert answer.status_code == 200, answer.text
     assert harness.revision().revision == answer.json()["revision"] == 2
+
+
+async def test_a_form_leads_back_to_itself_while_the_store_is_away(
+    harness: Harness, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A browser showed the error as JSON."""
+    monkeypatch.setattr(harness.store, "load", away(StoreUnavailable))
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    answer = await client().post("/-/dashboard/login?next=events", content="key=reader", headers=form)
+    assert answer.status_code == 303, answer.text
+    assert answer.headers["location"] == "login?refused=store_unavailable&next=events"
+    answer = await client().post("/-/dashboard/login", json={"key": "reader"})
+    assert answer.status_code == 503

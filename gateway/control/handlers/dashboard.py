@@ -16,6 +16,7 @@ from gateway.control.endpoint import HTML, OPEN, STORE, Endpoints
 from gateway.control.login_limit import client_of
 from gateway.control.schemas.dashboard import LoginRequest, SessionResponse
 from gateway.errors import TurnoutError
+from gateway.state.base import StoreUnavailable
 
 log = logging.getLogger("turnout.control")
 endpoints: Final = Endpoints()
@@ -118,7 +119,15 @@ async def login(request: ApiRequest) -> Response:
             raise
         if not _by_form(request):
             raise
-        return RedirectResponse(_form_address(_next_page(request), error.code), 303, HEADERS)
+        return _form_again(request, error.code)
+    except StoreUnavailable:
+        if not _by_form(request):
+            raise
+        return _form_again(request, "store_unavailable")
+
+
+def _form_again(request: ApiRequest, refused: str) -> Response:
+    return RedirectResponse(_form_address(_next_page(request), refused), 303, HEADERS)
 
 
 def _tell_failure(request: ApiRequest, client: str, code: str) -> None:
