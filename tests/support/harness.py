@@ -22,6 +22,7 @@ from gateway.engines.fleet import Fleet
 from gateway.errors import TurnoutError
 from gateway.ingest.rewards import RewardIngest
 from gateway.loops.allocation import Allocations
+from gateway.loops.route_states import require_unchanged
 from gateway.record.decision_id import Sealer
 from gateway.state.base import Event, Revision
 from gateway.state.events import Events
@@ -216,6 +217,7 @@ class Harness:
         state = self.rollouts.get(route)
         if state is None:
             raise TurnoutError("not_found", f"The route {route!r} has no rollout; its policy is no canary.")
+        require_unchanged(word.seen, state["state"], self.allocations.held[route].epoch)
         if action == "promote" and state["state"] == "rolled_back":
             raise TurnoutError("conflict", "The rollout was rolled back; resume it first.")
         state["state"] = {
