@@ -12,7 +12,7 @@ from gateway.config.advice import warnings_of
 from gateway.config.document import Document
 from gateway.config.faults import MAX_FAULTS, ConfigError, Fault, render_faults
 from gateway.config.pending import pending_options
-from gateway.config.permitted import refused_files
+from gateway.config.permitted import refused_places
 from gateway.config.references import Finding
 from gateway.config.validate import fault_at, validate
 from gateway.config.yaml_text import MAX_CHARACTERS, Tree, read
@@ -86,7 +86,7 @@ def examine(text: str, *, env: Mapping[str, str], allowed: Collection[str] | Non
     if tree is None:
         return Examined(None, _reported(faults))
     if allowed is not None:
-        faults += [fault_at(tree, finding) for finding in refused_files(tree.data, allowed)]
+        faults += [fault_at(tree, finding) for finding in refused_places(tree.data, allowed)]
     document, wrong = validate(tree)
     unset = {fault.path for fault in faults if fault.path}
     faults += [fault for fault in wrong if fault.path not in unset]

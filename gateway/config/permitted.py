@@ -1,6 +1,7 @@
 """What a text that did not come from the configuration file may name: what the file names too.
 
-Its author could read the values of other variables and files out, and run programs by writing to other files.
+Its author could read the values of other variables and files out, run programs by writing to other files, and write
+to other buckets with the gateway's credentials.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from gateway.config.references import Finding
 from gateway.config.yaml_text import read
 
 _WRITTEN: Final = (("telemetry", "access_log"), ("record", "archive"))
-"""Keys of files and folders that the gateway writes to as soon as a text is in force."""
+"""Keys of what the gateway writes to, with its own rights and credentials, as soon as a text is in force."""
 _WRITE: Final = "write:"
 _STANDARD_OUTPUT: Final = "-"
 
@@ -31,8 +32,8 @@ def permitted(text: str, env: Mapping[str, str]) -> frozenset[str]:
     return frozenset(tree.variables) | {_WRITE + place for _, place in _written(tree.data)}
 
 
-def refused_files(data: Any, allowed: Collection[str]) -> Iterator[Finding]:
-    """The files that parsed ``data`` has the gateway write to although they are not ``allowed``."""
+def refused_places(data: Any, allowed: Collection[str]) -> Iterator[Finding]:
+    """The files and archives that parsed ``data`` has the gateway write to although they are not ``allowed``."""
     for path, place in _written(data):
         if _WRITE + place not in allowed:
             message = f"the file does not name {place!r} here, so other texts may not have it written"
@@ -44,6 +45,5 @@ def _written(data: Any) -> Iterator[tuple[KeyPath, str]]:
         value = data
         for key in path:
             value = value[key] if holds(value, key) else None
-        remote = isinstance(value, str) and "://" in value and not value.startswith("file:")
-        if isinstance(value, str) and value != _STANDARD_OUTPUT and not remote:
+        if isinstance(value, str) and value != _STANDARD_OUTPUT:
             yield path, value

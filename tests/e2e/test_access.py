@@ -104,6 +104,7 @@ def test_no_file_is_written_that_the_file_does_not_name(gateway: GatewayProcess,
         f'telemetry: {{access_log: "{gateway.folder}\\x2fbashrc"}}',
         f"record: {{archive: {folder}}}",
         f"record: {{archive: 'file://{folder}'}}",
+        "record: {archive: 's3://others/prefix?endpoint_override=evil.example'}",
     ):
         refused = ask(gateway, "PUT", "/-/config", author, content=f"{text}\n{section}\n")
         assert refused.status_code == 422, section
