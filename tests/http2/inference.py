@@ -68,7 +68,8 @@ class InferenceServer(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def response(self, request: Any) -> Any:
         (tensor,) = request.inputs
-        values = [2.0 * value + self.offset for value in tensor.contents.fp32_contents]
+        given = tensor.contents.fp32_contents or _unpacked(b"".join(request.raw_input_contents))
+        values = [2.0 * value + self.offset for value in given]
         found = MESSAGES["ModelInferResponse"](model_name=request.model_name, id=request.id)
         output = found.outputs.add(name="y", datatype="FP32", shape=[len(values)])
         if self.binary:
@@ -90,6 +91,10 @@ def _packed(values: list[float]) -> bytes:
     return struct.pack(f"<{len(values)}f", *values)
 
 
+def _unpacked(contents: bytes) -> list[float]:
+    return list(struct.unpack(f"<{len(contents) // 4}f", contents))
+
+
 def infer_request(model: str, *values: float) -> Any:
     found = MESSAGES["ModelInferRequest"](model_name=model)
     tensor = found.inputs.add(name="x", datatype="FP32", shape=[len(values)])
@@ -105,5 +110,4 @@ def infer(channel: grpc.Channel, model: str, *values: float) -> tuple[list[float
         response_deserializer=MESSAGES["ModelInferResponse"].FromString,
     )
     response, call = method.with_call(infer_request(model, *values or (1.0,)), timeout=20)
-    contents = b"".join(response.raw_output_contents)
-    return list(struct.unpack(f"<{len(contents) // 4}f", contents)), call
+    return _unpacked(b"".join(response.raw_output_contents)), call
