@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs Biome, the formatter and linter of the dashboard's JavaScript, and for tests the published schema of
-# HTTPRoutes, into .venv/javascript with npm. Where there is no npm, PyPI's build of it is used. Without either registry
+# Installs Biome, the formatter and linter of the dashboard's JavaScript, and for tests the published schemas of
+# custom resources of Kubernetes, into .venv/javascript with npm. Where there is no npm, PyPI's build of it is used. Without either registry
 # both stay unchecked.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -14,6 +14,7 @@ from referencing.jsonschema import DRAFT7
 
 from gateway.config.load import load
 from tests.deploy.helm import BINARY, CHART, TOOLS, HelmError, call, render
+from tests.support.custom_resources import NEEDS_SCHEMAS, said
 
 pytestmark = pytest.mark.skipif(not BINARY.exists(), reason="'make tools' has no Helm for this machine")
 
@@ -100,7 +101,7 @@ def test_objects_are_valid(name: str) -> None:
     documents = render(**VARIANTS[name])
     for document in documents:
         if document["apiVersion"].startswith("monitoring.coreos.com"):
-            continue  # a custom resource: see below
+            continue  # of the Prometheus operator: see below
         validate(document)
     pod = of_kind(documents, "Deployment", "StatefulSet")["spec"]["template"]
     assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
@@ -157,6 +158,14 @@ def test_pods_may_write_the_httproutes_of_their_routes_and_no_others() -> None:
 def test_one_pod_needs_no_disruption_budget_and_several_do() -> None:
     assert "PodDisruptionBudget" not in {d["kind"] for d in render(**SQLITE)}
     assert of_kind(render(), "PodDisruptionBudget")["spec"]["minAvailable"] == 1
+
+
+@NEEDS_SCHEMAS
+def test_the_objects_of_the_prometheus_operator_are_valid() -> None:
+    documents = render(**EVERYTHING)
+    rule, monitor = of_kind(documents, "PrometheusRule"), of_kind(documents, "ServiceMonitor")
+    wrong = {**monitor, "spec": {**monitor["spec"], "selector": []}}
+    assert [bool(errors) for errors in said(rule, monitor, wrong)] == [False, False, True]
 
 
 def test_alert_rules_are_those_that_promtool_tests() -> None:

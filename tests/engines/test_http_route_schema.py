@@ -1,44 +1,21 @@
-"""The HTTPRoutes that Turnout leaves behind are valid by the published schema of the Gateway API (an npm package)."""
+"""The HTTPRoutes that Turnout leaves behind are valid by the published schema of the Gateway API."""
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
-import pytest
 import yaml
 
 from tests.engines.cluster import http_route, world
+from tests.support.custom_resources import NEEDS_SCHEMAS, said
 
-Json = dict[str, Any]
-ROOT = Path(__file__).parents[2]
-MODULES = Path(sys.prefix, "javascript")
-NODE = shutil.which("node") or ""
+EXAMPLE = Path(__file__).parents[2] / "examples/kubernetes_canary"
 
-pytestmark = pytest.mark.skipif(
-    not NODE or not (MODULES / "node_modules/@kubernetes-models").exists(),
-    reason="'make lint' installs it from npm",
-)
-
-
-def said(*found: Json) -> list[list[Json]]:
-    """What the schema says against each object."""
-    done = subprocess.run(
-        [NODE, str(Path(__file__).with_name("http_route_schema.mjs")), str(MODULES)],
-        input="".join(json.dumps(one) + "\n" for one in found),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [json.loads(line) for line in done.stdout.splitlines()]
+pytestmark = NEEDS_SCHEMAS
 
 
 async def test_what_is_written_is_valid() -> None:
-    example = yaml.safe_load((ROOT / "examples/kubernetes_canary/httproute.yaml").read_text())
+    example = yaml.safe_load((EXAMPLE / "httproute.yaml").read_text())
     gamma = http_route(parent={"group": "", "kind": "Service", "name": "digits", "port": 8080})
     written = []
     for found in (example, gamma):
@@ -48,6 +25,10 @@ async def test_what_is_written_is_valid() -> None:
             written.append(it.found)
             assert written[-1]["spec"]["rules"][0]["backendRefs"][0]["weight"] == 333_333
     assert said(example, *written) == [[], [], []]
+
+
+def test_the_example_of_envoy_gateway_is_valid() -> None:
+    assert said(*yaml.safe_load_all((EXAMPLE / "envoyproxy.yaml").read_text())) == [[], []]
 
 
 def test_the_schema_can_refuse() -> None:
