@@ -54,7 +54,7 @@ def call(tool: str, **arguments: Any) -> str:
     return text
 
 
-def render(**values: Any) -> list[dict[str, Any]]:
-    """The Kubernetes objects of the chart. Raises HelmError."""
-    text = call("helm_template", release_name="demo", chart=str(CHART), values=values)
+def render(name: str = "demo", **values: Any) -> list[dict[str, Any]]:
+    """The Kubernetes objects of the release ``name`` of the chart. Raises HelmError."""
+    text = call("helm_template", release_name=name, chart=str(CHART), values=values)
     return [document for document in yaml.safe_load_all(text) if document]

@@ -19,11 +19,23 @@ from tests.support.custom_resources import NEEDS_SCHEMAS, said
 pytestmark = pytest.mark.skipif(not BINARY.exists(), reason="'make tools' has no Helm for this machine")
 
 SCHEMAS = TOOLS / "kubernetes_validate/kubernetes-json-schema/v1.37.0-local-strict"
-SQLITE = {
+SERVED: dict[str, Any] = {
+    "backends": {"models": {"url": "http://models:8000"}},
+    "routes": {
+        "digits": {
+            "match": {"path": "/v2/models/digits"},
+            "variants": {"v1": {"backend": "models"}},
+            "policy": {"type": "single", "variant": "v1"},
+        }
+    },
+}
+DEFAULTS: dict[str, Any] = {"config": SERVED}
+SQLITE: dict[str, Any] = {
     "replicas": 1,
-    "config": {"listen": "0.0.0.0:9000", "store": "sqlite:////var/lib/turnout/turnout.db"},
+    "config": {**SERVED, "listen": "0.0.0.0:9000", "store": "sqlite:////var/lib/turnout/turnout.db"},
 }
 EVERYTHING: dict[str, Any] = {
+    **DEFAULTS,
     "secrets": ["redis"],
     "workers": 2,
     "imagePullSecrets": [{"name": "registry"}],
@@ -68,7 +80,7 @@ WEIGHTS: dict[str, Any] = {
         },
     }
 }
-VARIANTS = {"defaults": {}, "sqlite": SQLITE, "everything": EVERYTHING, "weights": WEIGHTS}
+VARIANTS = {"defaults": DEFAULTS, "sqlite": SQLITE, "everything": EVERYTHING, "weights": WEIGHTS}
 
 
 def schema(name: str) -> Resource[Any]:
@@ -110,7 +122,7 @@ def test_objects_are_valid(name: str) -> None:
 
 
 def test_the_validation_can_fail() -> None:
-    service = of_kind(render(), "Service")
+    service = of_kind(render(**DEFAULTS), "Service")
     service["spec"]["prots"] = []
     with pytest.raises(jsonschema.ValidationError, match="prots"):
         validate(service)
@@ -125,9 +137,18 @@ def test_the_configuration_is_one_that_the_gateway_takes(name: str) -> None:
     assert document.listen.endswith(f":{container['ports'][0]['containerPort']}")
 
 
+def test_the_configuration_is_that_of_the_values_and_no_example() -> None:
+    text = of_kind(render(**DEFAULTS), "ConfigMap")["data"]["turnout.yaml"]
+    assert {key: yaml.safe_load(text)[key] for key in SERVED} == SERVED
+
+
 @pytest.mark.parametrize(
     ("values", "kind"),
-    [({}, "Deployment"), (SQLITE, "StatefulSet"), ({"persistence": {"enabled": True}}, "StatefulSet")],
+    [
+        (DEFAULTS, "Deployment"),
+        (SQLITE, "StatefulSet"),
+        ({**DEFAULTS, "persistence": {"enabled": True}}, "StatefulSet"),
+    ],
     ids=["redis", "sqlite", "persistent spool"],
 )
 def test_what_must_not_be_lost_has_a_volume(values: dict[str, Any], kind: str) -> None:
@@ -152,12 +173,12 @@ def test_pods_may_write_the_httproutes_of_their_routes_and_no_others() -> None:
     assert all(d["subjects"][0]["name"] == account for d in bound)
     pod = of_kind(documents, "Deployment")["spec"]["template"]
     assert pod["spec"]["serviceAccountName"] == account
-    assert not {d["kind"] for d in render()} & {"ServiceAccount", "Role", "RoleBinding"}
+    assert not {d["kind"] for d in render(**DEFAULTS)} & {"ServiceAccount", "Role", "RoleBinding"}
 
 
 def test_one_pod_needs_no_disruption_budget_and_several_do() -> None:
     assert "PodDisruptionBudget" not in {d["kind"] for d in render(**SQLITE)}
-    assert of_kind(render(), "PodDisruptionBudget")["spec"]["minAvailable"] == 1
+    assert of_kind(render(**DEFAULTS), "PodDisruptionBudget")["spec"]["minAvailable"] == 1
 
 
 @NEEDS_SCHEMAS
@@ -184,9 +205,13 @@ def test_alert_rules_are_those_that_promtool_tests() -> None:
     ("values", "said"),
     [
         ({**SQLITE, "replicas": 2}, "an SQLite store belongs to one pod"),
-        ({"replicas": 1, "config": {"store": "sqlite:///turnout.db"}}, "the volume is at /var/lib/turnout"),
-        ({"config": {"shutdown": {"grace": "2m"}}}, r"\(45\) must be above shutdown.grace \(2m\)"),
-        ({"terminationGracePeriodSeconds": 30}, r"\(30\) must be above shutdown.grace \(30s\)"),
+        ({}, "the gateway would serve nothing: write config.backends"),
+        (
+            {"replicas": 1, "config": {**SERVED, "store": "sqlite:///turnout.db"}},
+            "the volume is at /var/lib/turnout",
+        ),
+        ({"config": {**SERVED, "shutdown": {"grace": "2m"}}}, r"\(45\) must be above shutdown.grace \(2m\)"),
+        ({**DEFAULTS, "terminationGracePeriodSeconds": 30}, r"\(30\) must be above shutdown.grace \(30s\)"),
         ({"replicass": 1}, "replicass"),
         ({"service": {"type": "Ingress"}}, "type"),
     ],

@@ -40,6 +40,9 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 
 {{/* Refuses what would start and then lose something. */}}
 {{- define "turnout.validate" -}}
+{{- if not .Values.config.routes }}
+{{- fail "the gateway would serve nothing: write config.backends and config.routes, as in values.yaml" }}
+{{- end }}
 {{- if and (hasPrefix "sqlite:" .Values.config.store) (gt (int .Values.replicas) 1) }}
 {{- fail "an SQLite store belongs to one pod: set replicas to 1, or store to redis://…" }}
 {{- end }}
