@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs Biome, the formatter and linter of the dashboard's JavaScript, and for tests the published schemas of
-# custom resources of Kubernetes, into .venv/javascript with npm. Where there is no npm, PyPI's build of it is used. Without either registry
-# both stay unchecked.
+# Installs into .venv/javascript with npm: Biome, the formatter and linter of the dashboard's JavaScript, and for tests
+# pyright and the published schemas of custom resources of Kubernetes. Where there is no npm, PyPI's build of it is used.
+# Without either registry they stay unchecked.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 target=.venv/javascript

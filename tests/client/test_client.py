@@ -332,7 +332,7 @@ def test_a_value_of_numpy_is_a_value_and_what_is_none_is_refused_immediately(gat
         with pytest.raises(TypeError):
             decision.reward("rating", 0.5, tags={"image": b"x"})  # type: ignore[dict-item]
         decision.reward("correct", np.array([1]) == np.array([1]))
-        decision.reward("rating", np.float32(0.5))  # type: ignore[arg-type]
+        decision.reward("rating", np.float32(0.5))
         client.flush()
     assert recorded(gateway, decision) == {"correct": 1.0, "rating": 0.5}
 

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 import httpx
 
 from turnout.decision import Decision
 from turnout.errors import FlushTimeout, Rejection, TurnoutError
+from turnout.options import ClientOptions, RequestOptions
 from turnout.outbox import Item, Outbox, batches, log, reported
 from turnout.response import AsyncTransport, Response, decide_call, infer_body, transport_options
 from turnout.sync import CLOSED, DECIDE, FEEDBACK
@@ -32,7 +33,7 @@ class AsyncClient(httpx.AsyncClient):
         on_rejected: Callable[[Rejection], None] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         verify: Any = True,
-        **options: Any,
+        **options: Unpack[ClientOptions],
     ) -> None:
         inner = transport or httpx.AsyncHTTPTransport(verify=verify, **transport_options(options))
         super().__init__(base_url=url, transport=AsyncTransport(inner, self._put), **options)
@@ -43,26 +44,57 @@ class AsyncClient(httpx.AsyncClient):
         self._emptied = asyncio.Event()
 
     # Requests -------------------------------------------------------------------------------------------
-    async def request(self, method: str, url: httpx.URL | str, **options: Any) -> Response:
+    async def request(self, method: str, url: httpx.URL | str, **options: Unpack[RequestOptions]) -> Response:
         """As ``httpx.AsyncClient.request``."""
         return cast("Response", await super().request(method, url, **options))
 
-    async def get(self, url: httpx.URL | str, **options: Any) -> Response:
+    async def get(self, url: httpx.URL | str, **options: Unpack[RequestOptions]) -> Response:
         """As ``httpx.AsyncClient.get``."""
         return await self.request("GET", url, **options)
 
-    async def post(self, url: httpx.URL | str, **options: Any) -> Response:
+    async def post(self, url: httpx.URL | str, **options: Unpack[RequestOptions]) -> Response:
         """As ``httpx.AsyncClient.post``."""
         return await self.request("POST", url, **options)
 
+    async def put(self, url: httpx.URL | str, **options: Unpack[RequestOptions]) -> Response:
+        """As ``httpx.AsyncClient.put``."""
+        return await self.request("PUT", url, **options)
+
+    async def patch(self, url: httpx.URL | str, **options: Unpack[RequestOptions]) -> Response:
+        """As ``httpx.AsyncClient.patch``."""
+        return await self.request("PATCH", url, **options)
+
+    async def delete(self, url: httpx.URL | str, **options: Unpack[RequestOptions]) -> Response:
+        """As ``httpx.AsyncClient.delete``."""
+        return await self.request("DELETE", url, **options)
+
+    async def head(self, url: httpx.URL | str, **options: Unpack[RequestOptions]) -> Response:
+        """As ``httpx.AsyncClient.head``."""
+        return await self.request("HEAD", url, **options)
+
+    async def options(self, url: httpx.URL | str, **options: Unpack[RequestOptions]) -> Response:
+        """As ``httpx.AsyncClient.options``."""
+        return await self.request("OPTIONS", url, **options)
+
+    async def send(self, request: httpx.Request, **options: Any) -> Response:
+        """As ``httpx.AsyncClient.send``."""
+        return cast("Response", await super().send(request, **options))
+
     @contextlib.asynccontextmanager
-    async def stream(self, method: str, url: httpx.URL | str, **options: Any) -> AsyncIterator[Response]:
+    async def stream(
+        self, method: str, url: httpx.URL | str, **options: Unpack[RequestOptions]
+    ) -> AsyncIterator[Response]:
         """As ``httpx.AsyncClient.stream``."""
         async with super().stream(method, url, **options) as response:
             yield cast("Response", response)
 
     async def infer(
-        self, model: str, inputs: dict[str, Any], *, version: str | None = None, **options: Any
+        self,
+        model: str,
+        inputs: dict[str, Any],
+        *,
+        version: str | None = None,
+        **options: Unpack[RequestOptions],
     ) -> Response:
         """As `turnout.Client.infer`."""
         place = f"/versions/{version}" if version is not None else ""

@@ -7,11 +7,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from turnout.errors import NoDecision
 
-Value = bool | int | float | None
+
+class Scalar(Protocol):
+    """A number of numpy or torch."""
+
+    def item(self) -> Any: ...
+
+
+Value = bool | int | float | Scalar | None
 """A metric's value; None retracts an earlier one."""
 
 
@@ -77,7 +84,7 @@ class Decision:
         )
 
 
-def _plain(value: Any) -> Value:
+def _plain(value: Any) -> bool | int | float | None:
     """``value`` without the type of an array's element (numpy, torch). Raises ValueError."""
     plain = value.item() if hasattr(value, "item") else value
     if plain is None or (isinstance(plain, int | float) and -math.inf < plain < math.inf):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
@@ -67,10 +67,12 @@ class Outbox:
             return self._delay(retry_after)
         self._failures = 0
         batch = [self._waiting.popleft() for _ in range(count)]
-        for rejection in _rejections(batch, status, body):
+        rejections = _rejections(batch, status, body)
+        for (code, message), number in Counter((r.code, r.message) for r in rejections).items():
+            log.warning("rewards refused: %d: %s: %s", number, code, message)
+        for rejection in rejections:
             self.rejected.append(rejection)
             del self.rejected[: -self.capacity]
-            log.warning("reward refused: %s: %s", rejection.code, rejection.message)
             if self._on_rejected is not None:
                 try:
                     self._on_rejected(rejection)

@@ -10,6 +10,7 @@ import httpx
 
 from turnout.decision import Decision, remember
 from turnout.errors import NoDecision
+from turnout.options import ClientOptions
 
 Put = Callable[[dict[str, Any]], None]
 
@@ -102,7 +103,7 @@ class AsyncTransport(httpx.AsyncBaseTransport):
         await self._inner.aclose()
 
 
-def transport_options(options: dict[str, Any]) -> dict[str, Any]:
+def transport_options(options: ClientOptions) -> dict[str, Any]:
     """Those of a client's ``options`` that httpx ignores if it is given a transport; a proxy is removed from them."""
     names = ("cert", "trust_env", "http1", "http2", "limits")
     proxy = {"proxy": options.pop("proxy")} if "proxy" in options else {}

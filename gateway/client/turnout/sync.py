@@ -10,12 +10,13 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 import httpx
 
 from turnout.decision import Decision
 from turnout.errors import FlushTimeout, Rejection, TurnoutError
+from turnout.options import ClientOptions, RequestOptions
 from turnout.outbox import Item, Outbox, batches, log, reported
 from turnout.response import Response, Transport, decide_call, infer_body, transport_options
 
@@ -46,7 +47,7 @@ class Client(httpx.Client):
         on_rejected: Callable[[Rejection], None] | None = None,
         transport: httpx.BaseTransport | None = None,
         verify: Any = True,
-        **options: Any,
+        **options: Unpack[ClientOptions],
     ) -> None:
         network = transport_options(options)
 
@@ -61,26 +62,57 @@ class Client(httpx.Client):
         atexit.register(_last_flush, weakref.ref(self))
 
     # Requests -------------------------------------------------------------------------------------------
-    def request(self, method: str, url: httpx.URL | str, **options: Any) -> Response:
+    def request(self, method: str, url: httpx.URL | str, **options: Unpack[RequestOptions]) -> Response:
         """As ``httpx.Client.request``."""
         return cast("Response", super().request(method, url, **options))
 
-    def get(self, url: httpx.URL | str, **options: Any) -> Response:
+    def get(self, url: httpx.URL | str, **options: Unpack[RequestOptions]) -> Response:
         """As ``httpx.Client.get``."""
         return self.request("GET", url, **options)
 
-    def post(self, url: httpx.URL | str, **options: Any) -> Response:
+    def post(self, url: httpx.URL | str, **options: Unpack[RequestOptions]) -> Response:
         """As ``httpx.Client.post``."""
         return self.request("POST", url, **options)
 
+    def put(self, url: httpx.URL | str, **options: Unpack[RequestOptions]) -> Response:
+        """As ``httpx.Client.put``."""
+        return self.request("PUT", url, **options)
+
+    def patch(self, url: httpx.URL | str, **options: Unpack[RequestOptions]) -> Response:
+        """As ``httpx.Client.patch``."""
+        return self.request("PATCH", url, **options)
+
+    def delete(self, url: httpx.URL | str, **options: Unpack[RequestOptions]) -> Response:
+        """As ``httpx.Client.delete``."""
+        return self.request("DELETE", url, **options)
+
+    def head(self, url: httpx.URL | str, **options: Unpack[RequestOptions]) -> Response:
+        """As ``httpx.Client.head``."""
+        return self.request("HEAD", url, **options)
+
+    def options(self, url: httpx.URL | str, **options: Unpack[RequestOptions]) -> Response:
+        """As ``httpx.Client.options``."""
+        return self.request("OPTIONS", url, **options)
+
+    def send(self, request: httpx.Request, **options: Any) -> Response:
+        """As ``httpx.Client.send``."""
+        return cast("Response", super().send(request, **options))
+
     @contextlib.contextmanager
-    def stream(self, method: str, url: httpx.URL | str, **options: Any) -> Iterator[Response]:
+    def stream(
+        self, method: str, url: httpx.URL | str, **options: Unpack[RequestOptions]
+    ) -> Iterator[Response]:
         """As ``httpx.Client.stream``."""
         with super().stream(method, url, **options) as response:
             yield cast("Response", response)
 
     def infer(
-        self, model: str, inputs: dict[str, Any], *, version: str | None = None, **options: Any
+        self,
+        model: str,
+        inputs: dict[str, Any],
+        *,
+        version: str | None = None,
+        **options: Unpack[RequestOptions],
     ) -> Response:
         """Ask a model of the Open Inference Protocol (Triton, MLServer, KServe, the bundled server).
 
