@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Final, cast
+from typing import Final, NoReturn, cast
 
 from gateway import build
 
@@ -59,9 +59,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     _open_output()
     words = [_utf8(word) for word in (sys.argv[1:] if argv is None else argv)]
-    parser = argparse.ArgumentParser(
-        prog="turnout", description="The experimentation and rollout gateway for model servers."
-    )
+    if "--json" not in words:
+        return _run(words)
+    # Imported only here: plain commands need not wait for it.
+    from gateway.commands.output import ERRORS_AS_JSON
+
+    before = ERRORS_AS_JSON.set(True)
+    try:
+        return _run(words)
+    finally:
+        ERRORS_AS_JSON.reset(before)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are reported as those of the commands."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(_complain(message, 2))
+
+
+def _run(words: list[str]) -> int:
+    parser = _Parser(prog="turnout", description="The experimentation and rollout gateway for model servers.")
     parser.add_argument(
         "--version", action="version", version=build.described() if "--version" in words else ""
     )
@@ -72,8 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if wanted is not None and wanted not in COMMANDS:
         near = difflib.get_close_matches(wanted, COMMANDS, n=1)
         hint = f"; did you mean 'turnout {near[0]}'?" if near else "; 'turnout --help' lists them"
-        print(f"turnout: there is no command '{wanted}'{hint}", file=sys.stderr)  # noqa: T201
-        return 2
+        return _complain(f"there is no command '{wanted}'{hint}", 2)
     run: Callable[[argparse.Namespace], int] | None = None
     try:
         for name, (module, summary) in COMMANDS.items():
@@ -96,16 +114,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         )  # the interpreter flushes it at its end
         return 128 + signal.SIGPIPE
     except OSError as error:
-        from gateway.commands.output import complain
-
-        return complain(error)
+        return _complain(error, 1)
     except ModuleNotFoundError as error:
         extra = EXTRAS.get(wanted or "")
         if extra is None or (error.name or "").partition(".")[0] in OURS:
             raise
         needs = f"'turnout {wanted}' needs {error.name}, which is in the extra '{extra}'"
-        print(f"turnout: {needs}; install it with: pip install 'turnout[{extra}]'", file=sys.stderr)  # noqa: T201
-        return 1
+        return _complain(f"{needs}; install it with: pip install 'turnout[{extra}]'", 1)
+
+
+def _complain(error: object, code: int) -> int:
+    from gateway.commands.output import complain
+
+    return complain(error, code)
 
 
 def _open_output() -> None:

@@ -35,11 +35,11 @@ def main(args: argparse.Namespace) -> int:
     try:
         KeyConfig.model_validate(entry, context={"file": True})
     except ValidationError as error:
+        faults = []
         for detail in single_errors(error):
             message, hint = explain(detail)
-            tail = f" ({hint})" if hint else ""
-            complain(f"--{detail['loc'][0]}: {message}{tail}")
-        return MISUSED
+            faults.append(f"--{detail['loc'][0]}: {message}" + (f" ({hint})" if hint else ""))
+        return complain("; ".join(faults), MISUSED)
     line = yaml_line(entry)
     if args.json:
         print_json({"secret": secret, **entry, "yaml": line})

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
 from typing import Any, Final
 
 from gateway.config.faults import ConfigError
@@ -16,6 +17,8 @@ FAILURES: Final = (ConfigError, ValueError, OSError)
 REFUSED: Final = 1
 MISUSED: Final = 2
 """Exit codes: the command could not do it; its words have no meaning (as argparse exits)."""
+ERRORS_AS_JSON: Final = ContextVar("ERRORS_AS_JSON", default=False)
+"""Whether `complain` also prints a document, for scripts that read the report with ``--json``."""
 _CLEAR: Final = "\r\x1b[K"
 
 
@@ -53,6 +56,9 @@ def complain(error: object, code: int = REFUSED) -> int:
     """Report why the command failed; return the exit code."""
     # The faults of a file begin with its name, as a compiler's do: editors and CI find the line.
     note(error if isinstance(error, ConfigError) else f"turnout: {_plain(error)}")
+    if ERRORS_AS_JSON.get():
+        name = "invalid_arguments" if code == MISUSED else "failed"
+        print_json({"error": {"code": name, "message": str(_plain(error))}})
     return code
 
 

@@ -106,6 +106,34 @@ def test_words_that_mean_nothing_are_told_with_what_to_write(words: str, advice:
 
 
 @pytest.mark.parametrize(
+    ("words", "code", "name"),
+    [
+        ("status --url http://127.0.0.1:1", 1, "failed"),
+        ("rollout r promote 5%", 2, "invalid_arguments"),
+        ("rollout r promote --url http://127.0.0.1:1", 1, "failed"),
+        ("explain --config nowhere.yaml --route r", 1, "failed"),
+        ("export --config nowhere.yaml --out -", 1, "failed"),
+        ("evaluate", 2, "invalid_arguments"),
+        ("plan nonsense", 2, "invalid_arguments"),
+        ("keys new --id x --scopes nope --rate fast", 2, "invalid_arguments"),
+        ("init --current nonsense://", 1, "failed"),
+        ("simulate --seed -1", 2, "invalid_arguments"),
+        ("stauts", 2, "invalid_arguments"),
+    ],
+)
+def test_an_error_is_one_document_too(
+    words: str, code: int, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = turnout(*words.split(), "--json")
+    assert said.returncode == code, said.stderr
+    error = json.loads(said.stdout)["error"]
+    assert error["code"] == name
+    assert error["message"] in said.stderr
+    assert turnout(*words.split()).stdout == ""
+
+
+@pytest.mark.parametrize(
     ("words", "env", "advice"),
     [
         ("status", {"TURNOUT_KEY": "é"}, "TURNOUT_KEY has a character that no key has"),
