@@ -48,7 +48,7 @@ def test_rewards_of_a_revoked_key_can_be_sent_again_with_another(
                 decision.reward("correct", True)
             with pytest.raises(turnout.RewardsRejected, match="unauthenticated") as refused:
                 client.flush()
-        assert sum(record.args[0] for record in caplog.records) == 30  # type: ignore[index, misc, operator]
+        assert sum(record.args[0] for record in caplog.records) == 30  # type: ignore[index, misc]
         assert len(caplog.records) < 5, "a line for each batch"
         client.headers["x-api-key"] = NEW
         again = [rejection.item for rejection in refused.value.rejections]
