@@ -142,10 +142,7 @@ async def _demo(
     finally:
         _stop(processes)
     _summary(report, tally, as_json=arguments.json)
-    note(
-        f"next: copy {arguments.config}, name your own servers in it, then\n"
-        "  turnout check turnout.yaml && turnout run --config turnout.yaml"
-    )
+    note("next: a configuration for your own servers\n  turnout init --current HOST:PORT --candidate HOST:PORT")
     return 0 if not tally.lost else 1
 
 
