@@ -142,7 +142,9 @@ async def _demo(
     finally:
         _stop(processes)
     _summary(report, tally, as_json=arguments.json)
-    note("next: a configuration for your own servers\n  turnout init --current HOST:PORT --candidate HOST:PORT")
+    note(
+        "next: a configuration for your own servers\n  turnout init --current HOST:PORT --candidate HOST:PORT"
+    )
     return 0 if not tally.lost else 1
 
 

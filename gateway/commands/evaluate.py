@@ -34,6 +34,8 @@ from policies.contextual.regression import LinearSums
 from policies.offpolicy.evaluation import Estimate, Evaluation, Report
 from policies.offpolicy.evaluation import Target as Wanted
 
+POLICY_FORM: Final = "write shares by variant, such as {v1: 20%, v2: 80%}, or a configuration with the route"
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -99,9 +101,12 @@ def _target(arguments: argparse.Namespace) -> Target:
         if arguments.route not in document.routes:
             raise ValueError(f"{arguments.policy} has no route {arguments.route!r}")
         return _begins_with(document, arguments.route)
-    if not isinstance(content, dict) or not content:
-        raise ValueError(f"{arguments.policy}: write shares by variant, such as {{v1: 20%, v2: 80%}}")
-    shares = {str(name): float(share(value)) for name, value in content.items()}
+    if not isinstance(content, dict) or not content or "type" in content:
+        raise ValueError(f"{arguments.policy}: {POLICY_FORM}")
+    try:
+        shares = {str(name): float(share(value)) for name, value in content.items()}
+    except ValueError as error:
+        raise ValueError(f"{arguments.policy}: {error}; {POLICY_FORM}") from None
     total = sum(shares.values())
     if abs(total - 1.0) > 1e-9:
         raise ValueError(f"{arguments.policy}: the shares sum to {total:g}, not to 1")

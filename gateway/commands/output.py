@@ -53,7 +53,9 @@ def note(text: object) -> None:
 
 
 def complain(error: object, code: int = REFUSED) -> int:
-    """Report why the command failed; return the exit code."""
+    """Report why the command failed; return the exit code. A reader that left is no failure: raises its error."""
+    if isinstance(error, BrokenPipeError):
+        raise error
     # The faults of a file begin with its name, as a compiler's do: editors and CI find the line.
     note(error if isinstance(error, ConfigError) else f"turnout: {_plain(error)}")
     if ERRORS_AS_JSON.get():

@@ -262,6 +262,13 @@ def test_export_to_standard_output_and_of_a_route_that_is_not_there(
         httpx.get(f"{gateway.url}/predict")
     said = turnout("export", "--config", "turnout.yaml", "--out", "-", cwd=tmp_path)
     assert json.loads(said.stdout)["route"] == "predict"
+    words = [sys.executable, "-m", "gateway.cli", "export", "--config", "turnout.yaml", "--out", "-"]
+    env = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as gone:  # `turnout export --out - | head`
+        piped = subprocess.run(words, cwd=tmp_path, env=env, stdout=gone, stderr=subprocess.PIPE, text=True)
+    assert (piped.returncode, piped.stderr) == (128 + signal.SIGPIPE, "")
     (tmp_path / "x.jsonl").write_text("kept")
     said = turnout("export", "--config", "turnout.yaml", "--route", "nope", "--out", "x.jsonl", cwd=tmp_path)
     assert said.returncode == 1

@@ -164,6 +164,10 @@ def test_evaluate_refuses_what_the_record_cannot_tell(gateway: GatewayProcess, t
     assert found["estimates"] == []
     policy.write_text("{v1: 50%}")
     assert "sum to 0.5" in turnout(*base, "--metric", "correct", code=1)
+    for wrong in ("{type: split, weights: {v1: 1, v2: 3}}", "{v1: lots}", "[v1]"):
+        policy.write_text(wrong)
+        assert f"{policy}: " in (said := turnout(*base, "--metric", "correct", code=1))
+        assert "write shares by variant, such as" in said
     policy.write_text("{v1: 100%}")
     assert "(there: correct)" in turnout(*base, "--metric", "unheard-of", code=1)
     nowhen = (*base, "--metric", "correct", "--until", "2020-01-01T00:00:00Z")
