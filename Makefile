@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest -n $(shell expr $$(nproc) + 4) --dist loadfile
 # Tests that failed beside others run once more alone; those that then pass are named.
 RERUN := $(BIN)/python tests/rerun.py
 
-.PHONY: run test quick coverage servers compat hooks soak bench lint format typecheck setup lock audit tools docs compiled interpreted clean help
+.PHONY: run test quick coverage servers compat hooks soak bench lint format typecheck setup lock audit tools docs site compiled interpreted clean help
 
 help:            ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -106,6 +106,12 @@ bench: setup     ## side by side with nginx, HAProxy, Envoy and a Starlette prox
 
 docs: setup      ## the documentation site in .run/site, with strict links
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -f deploy/mkdocs.yml
+
+site: setup      ## publishes the documentation of a release in the branch gh-pages: make site VERSION=0.1
+	$(if $(VERSION),,$(error name the release: make site VERSION=0.1))
+	$(PIP) mike
+	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 mike deploy -F deploy/mkdocs.yml --update-aliases $(VERSION) latest
+	PATH="$(CURDIR)/$(BIN):$$PATH" mike set-default -F deploy/mkdocs.yml latest
 
 compiled: setup  ## compiles what every request passes through, in place (needs a C compiler and Python's headers)
 	$(BIN)/python deploy/compiled.py
