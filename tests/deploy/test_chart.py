@@ -13,10 +13,10 @@ from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT7
 
 from gateway.config.load import load
-from tests.deploy.helm import BINARY, CHART, TOOLS, HelmError, call, render
+from tests.deploy.helm import CHART, NEEDS_HELM, TOOLS, HelmError, call, render
 from tests.support.custom_resources import NEEDS_SCHEMAS, said
 
-pytestmark = pytest.mark.skipif(not BINARY.exists(), reason="'make tools' has no Helm for this machine")
+pytestmark = NEEDS_HELM
 
 SCHEMAS = TOOLS / "kubernetes_validate/kubernetes-json-schema/v1.37.0-local-strict"
 SERVED: dict[str, Any] = {

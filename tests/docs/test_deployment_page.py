@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from gateway.config.load import load
-from tests.deploy.helm import BINARY, CHART, render
+from tests.deploy.helm import CHART, NEEDS_HELM, render
 from tests.deploy.test_chart import of_kind, validate
 from tests.docs.reader import ROOT, Reader, blocks
 
@@ -46,7 +46,7 @@ def test_the_compose_file_gets_every_variable_that_it_wants(tmp_path: Path) -> N
     assert re.search(r'hash: "sha256:\w{64}"', printed)
 
 
-@pytest.mark.skipif(not BINARY.exists(), reason="'make tools' has no Helm for this machine")
+@NEEDS_HELM
 def test_the_values_are_those_of_the_chart() -> None:
     values = yaml.safe_load(blocks(PAGE, "yaml")[0])
     documents = render(**values)

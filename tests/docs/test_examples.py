@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import yaml
 from gateway.config.load import load
 from gateway.engines.kubernetes.http_route import read
 from gateway.engines.kubernetes.rows import FORMAT
+from tests.deploy.helm import CHART, NEEDS_HELM, render
+from tests.deploy.test_chart import of_kind, validate
 from tests.docs.reader import ROOT, Reader, blocks, wait_for
 
 pytestmark = pytest.mark.slow
@@ -63,6 +66,25 @@ def test_the_example_does_what_its_readme_says(name: str, tmp_path: Path) -> Non
         reader.wait_ready()
         outcome(reader, reader.shell(client))
         assert shown in reader.shell(status)
+
+
+@NEEDS_HELM
+def test_the_commands_of_the_kubernetes_example_make_valid_objects(tmp_path: Path) -> None:
+    check, install = blocks("examples/kubernetes_canary/README.md", "sh")
+    (written,) = [line for line in install.splitlines() if "values.yaml" in line and "helm" not in line]
+    with Reader(tmp_path) as reader:
+        reader.save("turnout.yaml", (CLUSTER / "turnout.yaml").read_text())
+        assert "valid, 1 route" in reader.shell(check)
+        reader.shell(written)
+    (chart,) = re.findall(r"--install turnout (\S+)", install)
+    assert (CLUSTER / chart).resolve() == CHART
+    documents = render(
+        "turnout", **yaml.safe_load((tmp_path / "values.yaml").read_text()), secrets=["turnout"]
+    )
+    for document in documents:
+        validate(document)
+    assert of_kind(documents, "Role")["metadata"]["namespace"] == "prod"
+    assert of_kind(documents, "Deployment")["metadata"]["name"] == "turnout"
 
 
 def test_the_files_of_the_kubernetes_example_fit_together() -> None:

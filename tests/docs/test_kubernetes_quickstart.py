@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deploy.helm import BINARY, render
+from tests.deploy.helm import NEEDS_HELM, render
 from tests.deploy.test_chart import of_kind, validate
 from tests.docs.reader import ROOT, Reader, blocks, wait_for
 
@@ -17,7 +17,6 @@ EXAMPLE = ROOT / "examples/kubernetes_quickstart"
 MODELS = list(yaml.safe_load_all((EXAMPLE / "models.yaml").read_text()))
 GATEWAY = list(yaml.safe_load_all((EXAMPLE / "gateway.yaml").read_text()))
 VALUES = yaml.safe_load((EXAMPLE / "values.yaml").read_text())
-NEEDS_HELM = pytest.mark.skipif(not BINARY.exists(), reason="'make tools' has no Helm for this machine")
 
 
 @NEEDS_HELM
