@@ -26,6 +26,10 @@ def connect_failure(error: httpx.HTTPError | OSError) -> str:
     if isinstance(error, OSError):
         return "the file that SSL_CERT_FILE names can't be read"
     reason = str(error).rstrip(".") or type(error).__name__
+    if "CERTIFICATE_VERIFY_FAILED" in reason and "mismatch" in reason:
+        return "its certificate is for another name: call it by a name that is in the certificate"
+    if "CERTIFICATE_VERIFY_FAILED" in reason and "expired" in reason:
+        return "its certificate has expired"
     if "CERTIFICATE_VERIFY_FAILED" in reason:
         return "its certificate is not trusted: name the file with its CA in SSL_CERT_FILE"
     if "[SSL:" in reason:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -19,6 +21,7 @@ import pytest
 from benchmarks.children import free_port
 from gateway.commands import remote
 from tests.e2e.common import wait_for
+from tests.e2e.test_tls import Issuer
 from tests.support.command import turnout
 from tests.support.processes import GatewayProcess
 
@@ -153,6 +156,33 @@ def test_what_the_shell_or_disk_lacks_is_one_line(
     said = turnout(*words.split(), env=env)
     assert (said.returncode, said.stderr.count("\n")) == (1, 1)
     assert advice in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("host", "ca", "advice"),
+    [("127.0.0.2", "ca.pem", "is for another name"), ("127.0.0.1", "other.pem", "is not trusted")],
+)
+def test_what_is_wrong_with_a_certificate_is_named(
+    host: str, ca: str, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        vars(httpx._transports.default), "create_ssl_context", httpx.create_ssl_context
+    )  # uncached
+    Issuer(tmp_path).issue("server")
+    Issuer(tmp_path, "other")
+    with socket.create_server((host, 0)) as listener:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
+
+        def refused() -> None:
+            with contextlib.suppress(OSError):
+                context.wrap_socket(listener.accept()[0], server_side=True).close()
+
+        threading.Thread(target=refused, daemon=True).start()
+        url = f"https://{host}:{listener.getsockname()[1]}"
+        said = turnout("status", "--url", url, env={"SSL_CERT_FILE": str(tmp_path / ca)})
+    assert (said.returncode, said.stderr.count("\n")) == (1, 1)
+    assert f"its certificate {advice}" in said.stderr
 
 
 def test_help_of_a_command_and_an_output_that_is_closed() -> None:
