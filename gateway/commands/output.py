@@ -53,7 +53,7 @@ def note(text: object) -> None:
 
 
 def complain(error: object, code: int = REFUSED) -> int:
-    """Report why the command failed; return the exit code. A reader that left is no failure: raises its error."""
+    """Report why the command failed; return the exit code. Raises BrokenPipeError again."""
     if isinstance(error, BrokenPipeError):
         raise error
     # The faults of a file begin with its name, as a compiler's do: editors and CI find the line.
