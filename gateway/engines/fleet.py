@@ -24,7 +24,7 @@ from gateway.engines.haproxy.offers import HaproxyOffers
 from gateway.engines.kubernetes.clusters import Clusters
 from gateway.engines.kubernetes.writer import NODE
 from gateway.engines.nodes import LOSS_WINDOW_S, Nodes, NodeState, named
-from gateway.engines.offers import InEffect, Json, Kind, Offer, Offers
+from gateway.engines.offers import InEffect, Json, Kind, Offer, Offers, is_newer
 from gateway.engines.rows import rows
 from gateway.record.decision_id import Sealer
 from gateway.state.store import DocumentStore
@@ -124,6 +124,8 @@ class Fleet:
         refused = node.offered.get(poll.kind) if poll.refused else None
         if offer.version in (poll.version, refused):
             return inf
+        if poll.version and not poll.refused and not is_newer(offer.version, poll.version):
+            return began + HOLD_S  # another replica knows more than this one, or words it differently
         if poll.kind == "routes" and node.clusters not in ("", self.offer(poll.engine, "clusters").version):
             return began + CLUSTERS_FIRST_S
         return began

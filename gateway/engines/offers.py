@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -49,6 +50,24 @@ class Offer:
     """The response to a poll, as JSON."""
     epochs: Mapping[str, int]
     """By route; empty for clusters."""
+
+
+def version_of(revision: int, epochs: Mapping[str, int], content: bytes) -> str:
+    """The version of an offer: the same on every replica, and `is_newer` than what it replaces."""
+    return f"{revision}.{sum(epochs.values())}.{hashlib.sha256(content).hexdigest()[:16]}"
+
+
+def is_newer(version: str, other: str) -> bool:
+    """Whether a version replaces ``other``, which a node has from this replica or from another one.
+
+    A replica may be behind, or be another build that words the same revision differently.
+    """
+    return _order(version) > _order(other)
+
+
+def _order(version: str) -> list[int]:
+    parts = version.split(".")[:-1]
+    return [int(part) for part in parts] if all(part.isdecimal() for part in parts) else []
 
 
 class Offers(Protocol):

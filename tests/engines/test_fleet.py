@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gateway.config.load import load
-from gateway.engines.fleet import Fleet, Poll
+from gateway.engines.fleet import HOLD_S, Fleet, Poll
 from gateway.engines.nodes import LOSS_WINDOW_S, MAX_NODES, SILENT_S, Nodes
 from gateway.engines.offers import InEffect, Kind, Offer
 from gateway.engines.otlp import export
@@ -103,6 +103,37 @@ async def test_replicas_offer_the_same_under_the_same_version() -> None:
     other = world.replica()
     for kind in ("clusters", "routes"):
         assert world.fleet.offer("edge", kind).body == other.offer("edge", kind).body
+
+
+@pytest.mark.parametrize("kind", ["clusters", "routes"])
+async def test_a_node_between_replicas_is_not_sent_back_and_forth(kind: Kind) -> None:
+    """One of them has not heard of an edit yet, or is of another build."""
+    ahead, behind = World(), World()
+    old = ahead.fleet.offer("edge", kind).version
+    ahead.edit("http://127.0.0.1:2", "http://127.0.0.1:3")
+    ahead.publish(0.2)
+    new = (await ahead.ask(kind, old)).version
+    waiting = behind.ask(kind, new)
+    assert await held(waiting), "what is older is not sent"
+    behind.edit("http://127.0.0.1:2", "http://127.0.0.1:3")
+    behind.publish(0.2)
+    assert await held(waiting), "it has what the other has"
+    behind.edit("http://127.0.0.1:2", "http://127.0.0.1:4")
+    behind.publish(0.3)
+    assert (await waiting).version not in (old, new)
+
+
+async def test_a_difference_that_stays_reaches_the_node_once_in_each_hold() -> None:
+    """As where a gateway was upgraded, or its store was lost: what nodes have must not stay for ever."""
+    one, other = World(), World()
+    one.edit("http://127.0.0.1:2", "http://127.0.0.1:3")
+    other.edit("http://127.0.0.1:2", "http://127.0.0.1:4")
+    for ahead, behind in ((one, other), (other, one)):
+        waiting = behind.ask("clusters", ahead.fleet.offer("edge", "clusters").version)
+        assert await held(waiting)
+        behind.now += HOLD_S
+        behind.fleet.wake()
+        assert (await waiting).version == behind.fleet.offer("edge", "clusters").version
 
 
 async def test_routes_wait_for_the_clusters_that_they_name() -> None:

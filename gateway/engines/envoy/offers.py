@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 
 from gateway.compile.plans import salt
 from gateway.config.document import Document
 from gateway.engines.envoy.clusters import clusters
 from gateway.engines.envoy.routes import entries, route_table
-from gateway.engines.offers import InEffect, Json, Kind, Offer, assigned, ordered
+from gateway.engines.offers import InEffect, Json, Kind, Offer, assigned, ordered, version_of
 from gateway.json_text import compact
 from gateway.record.decision_id import Sealer
 
@@ -32,9 +31,9 @@ class EnvoyOffers:
     ) -> Offer:
         """The newest resources of ``kind``. Raises OSError if a CA cannot be read."""
         if kind == "clusters":
-            return self._offer_clusters(document, engine)
+            return self._offer_clusters(document, revision, engine)
         epochs = {name: effect.epoch for name, effect in served.items()}
-        return _offer([self._route_table(document, revision, engine, served)], epochs)
+        return _offer([self._route_table(document, revision, engine, served)], revision, epochs)
 
     def _route_table(
         self, document: Document, revision: int, engine: str, served: Mapping[str, InEffect]
@@ -52,17 +51,19 @@ class EnvoyOffers:
         head, routes, rest = compact(route_table(document, engine, {})).partition(b'"routes":[')
         return b"".join([head, routes, *(text + b"," for _, text in texts.values()), rest])
 
-    def _offer_clusters(self, document: Document, engine: str) -> Offer:
+    def _offer_clusters(self, document: Document, revision: int, engine: str) -> Offer:
         """The clusters of the document, and those of the version before: nodes may still route to them."""
         wanted = {cluster["name"]: cluster for cluster in clusters(document, engine)}
         last, before = self._clusters.get(engine, ({}, {}))
         if wanted != last:
             before = {name: cluster for name, cluster in last.items() if name not in wanted}
             self._clusters[engine] = wanted, before
-        return _offer([*map(compact, wanted.values())], {}, [*map(compact, before.values())])
+        return _offer([*map(compact, wanted.values())], revision, {}, [*map(compact, before.values())])
 
 
-def _offer(resources: list[bytes], epochs: Mapping[str, int], unversioned: Sequence[bytes] = ()) -> Offer:
-    version = hashlib.sha256(b",".join(resources)).hexdigest()[:16]
+def _offer(
+    resources: list[bytes], revision: int, epochs: Mapping[str, int], unversioned: Sequence[bytes] = ()
+) -> Offer:
+    version = version_of(revision, epochs, b",".join(resources))
     body = b'{"version_info":"%b","resources":[%b]}'
     return Offer(version, body % (version.encode(), b",".join([*resources, *unversioned])), epochs)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 
 from gateway.compile.plans import salt
 from gateway.config.document import Document
 from gateway.engines.haproxy.config import Config, config, ranges
-from gateway.engines.offers import InEffect, Kind, Offer, assigned
+from gateway.engines.offers import InEffect, Kind, Offer, assigned, version_of
 from gateway.json_text import compact
 from gateway.record.decision_id import Sealer
 
@@ -48,8 +47,8 @@ class HaproxyOffers:
             "files": made.files,
         }
         body = compact(resource)
-        version = hashlib.sha256(body).hexdigest()[:16]
         epochs = {name: effect.epoch for name, effect in served.items()}
+        version = version_of(revision, epochs, body)
         return Offer(version, b'{"version_info":"%b","resources":[%b]}' % (version.encode(), body), epochs)
 
     def _ranges(
