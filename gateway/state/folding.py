@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from math import log
 from typing import Final
 
 LADDER: Final = ((2 * 3600, 60), (2 * 86_400, 3600), (90 * 86_400, 86_400))
@@ -13,12 +15,44 @@ PAGE_AGE_S: Final = 3600
 """Pages of hours that ended this many seconds ago are merged into full, compressed ones."""
 
 
-def merged_epochs(inside: Iterable[int], before: int | None, after: int | None) -> dict[int, int]:
+SHARE_STEPS: Final = 2.0
+"""Steps per unit of the logarithm of the odds: shares in one step differ by a factor below 1.65."""
+MIN_SHARE: Final = 1e-3
+"""Shares closer to 0 or 1 are in the last step."""
+Steps = frozenset[tuple[str, int]]
+"""By variant, the step of its share."""
+_NO_STEPS: Final[Mapping[int, Steps]] = {}
+
+
+def share_steps(cells: Iterable[tuple[int, str, float, float]]) -> dict[int, Steps]:
+    """Return the steps of each epoch's shares, from (epoch, variant, decisions assigned, decisions expected)."""
+    decided: dict[int, float] = defaultdict(float)
+    expected: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for epoch, variant, assigned, called_for in cells:
+        decided[epoch] += assigned
+        expected[epoch][variant] += called_for
+    return {
+        epoch: frozenset((v, _step(e / decided[epoch])) for v, e in each.items() if e > 0)
+        for epoch, each in expected.items()
+        if decided[epoch] > 0
+    }
+
+
+def _step(share: float) -> int:
+    share = min(max(share, MIN_SHARE), 1 - MIN_SHARE)
+    return round(SHARE_STEPS * log(share / (1 - share)))
+
+
+def merged_epochs(
+    inside: Iterable[int], before: int | None, after: int | None, steps: Mapping[int, Steps] = _NO_STEPS
+) -> dict[int, int]:
     """From each epoch inside a coarse bucket to the one that it is counted under.
 
     ``before`` is the last epoch of the bucket before, ``after`` the first of the one behind. Epochs
     follow one another, so only the first and the last inside can reach beyond: these stay (the last one
-    also while nothing follows, for it may go on); the others become the last of them.
+    also while nothing follows, for it may go on). The others become the last of those with shares as theirs: values of
+    a bandit are compared by the shares of their epoch (`policies.sequential.design_based`), and a mean of shares that
+    moved far would confound them with whatever else moved meanwhile. ``steps``: `share_steps`.
     """
     all_inside = set(inside)
     kept = {
@@ -26,5 +60,5 @@ def merged_epochs(inside: Iterable[int], before: int | None, after: int | None) 
         for epoch in all_inside
         if (before is not None and epoch <= before) or after is None or epoch >= after
     }
-    short = all_inside - kept
-    return {epoch: epoch if epoch in kept else max(short) for epoch in all_inside}
+    last = {steps.get(epoch): epoch for epoch in sorted(all_inside - kept)}
+    return {epoch: epoch if epoch in kept else last[steps.get(epoch)] for epoch in all_inside}

@@ -394,3 +394,26 @@ async def test_disagreements_of_a_shadow_newest_first(store: Store) -> None:
     everything = [s for s in shadows if s.shadow == "v3"][::-1]
     assert await store.shadow_responses("digits", "v3", since=T0 - 1) == everything
     assert await store.shadow_responses("digits", "v3", since=T0 - 1, limit=5) == everything[:5]
+
+
+async def test_old_aggregates_keep_epochs_apart_whose_shares_are(store: Store) -> None:
+    """Or a bandit's variants were compared by the mean share of an hour in which it moved from 50 to 10 %."""
+    minute = T0 // 60 * 60 + 60
+    times = {1: -30, 2: 5, 3: 15, 4: 25, 5: 35, 6: 90}
+    shares = {1: 0.5, 2: 0.5, 3: 0.1, 4: 0.48, 5: 0.11, 6: 0.1}
+    rows = [
+        outcome(minute + at, epoch=epoch, assigned=v, served=v, propensity=p)
+        for epoch, at in times.items()
+        for v, p in (("v1", shares[epoch]), ("v2", 1 - shares[epoch]))
+        for _ in range(5)
+    ]
+    await store.append(rows)
+    await store.reward([reward(1.0, of=row) for row in rows])
+    while await store.prune(Retention(), now=minute + 3 * 3600):
+        pass
+    buckets = await store.series("digits", since=minute, until=minute + 60, step=60)
+    found = {(b.epoch, b.variant): b for b in buckets}
+    assert found.keys() == {(4, "v1"), (4, "v2"), (5, "v1"), (5, "v2")}
+    assert found[4, "v1"].counts.expected == pytest.approx(20 * 0.49)
+    assert found[5, "v1"].counts.expected == pytest.approx(20 * 0.105)
+    assert {b.rewards["correct"].count for b in buckets} == {10}

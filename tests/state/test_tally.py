@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.record.events import Outcome, columns
 from gateway.record.histogram import index
-from gateway.state.folding import merged_epochs
+from gateway.state.folding import merged_epochs, share_steps
 from gateway.state.paging import (
     MARK_BYTES,
     MAX_PAGE_ROWS,
@@ -103,3 +103,13 @@ def test_which_epochs_are_merged() -> None:
     assert merged_epochs([3], before=3, after=3) == {3: 3}
     assert merged_epochs([3, 4], before=None, after=None) == {3: 3, 4: 4}
     assert merged_epochs([], before=None, after=None) == {}
+
+
+def test_epochs_whose_shares_are_far_apart_are_not_merged() -> None:
+    shares = {4: 0.5, 5: 0.05, 6: 0.45, 7: 0.06, 8: 0.9999, 9: 1.0}
+    cells = [
+        (epoch, v, n, 100 * p) for epoch, p in shares.items() for v, n, p in (("a", 60, 1 - p), ("b", 40, p))
+    ]
+    steps = share_steps(cells)
+    found = merged_epochs([3, *shares], before=3, after=10, steps=steps)
+    assert found == {3: 3, 4: 6, 6: 6, 5: 7, 7: 7, 8: 8, 9: 9}, "in 9 the other variant could not be drawn"

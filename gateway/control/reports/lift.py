@@ -88,10 +88,12 @@ class Comparisons:
 
     @cached_property
     def _strata(self) -> list[Mapping[str, Stratum]]:
-        """By bucket of time, what each variant did, whatever the epoch; on sticky routes without health."""
-        times: dict[float, dict[str, list[RewardedBucket]]] = defaultdict(lambda: defaultdict(list))
+        """By bucket of time and epoch, what each variant did; on sticky routes without health."""
+        times: dict[tuple[float, int], dict[str, list[RewardedBucket]]] = defaultdict(
+            lambda: defaultdict(list)
+        )
         for bucket in self._observed.buckets:
-            times[bucket.start][bucket.variant].append(bucket)
+            times[bucket.start, bucket.epoch][bucket.variant].append(bucket)
         return [
             {v: _stratum(each, sticky=self._observed.sticky) for v, each in found.items()}
             for found in times.values()

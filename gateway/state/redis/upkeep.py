@@ -9,10 +9,10 @@ from typing import Any, Final
 from gateway.record.events import Outcome, columns
 from gateway.record.page import decode, encode_columns
 from gateway.state.base import ALLOCATION, Retention
-from gateway.state.folding import LADDER, PAGE_AGE_S, merged_epochs
+from gateway.state.folding import LADDER, PAGE_AGE_S, merged_epochs, share_steps
 from gateway.state.paging import MAX_PAGE_ROWS, milliseconds, parts
 from gateway.state.redis import linear
-from gateway.state.redis.codec import cell_parts, unpack_published
+from gateway.state.redis.codec import cell_parts, unpack_counts, unpack_published
 from gateway.state.redis.link import Link
 from gateway.state.redis.pages import REPLACE_PAGES
 from gateway.state.redis.script import Script
@@ -186,6 +186,7 @@ async def _fold(link: Link, base: str, now: float) -> bool:
         await _epochs(link, base, inside),
         max(await _epochs(link, base, before), default=None),
         min(await _epochs(link, base, [int(start) for start in after]), default=None),
+        share_steps(await _shares(link, base, inside)),
     )
     pairs = [str(number) for item in under.items() for number in item]
     await link.run(_FOLD, base, coarse, len(inside), *inside, *pairs)
@@ -204,6 +205,17 @@ def _next(starts: Sequence[int], now: float) -> tuple[int, int] | None:
 async def _epochs(link: Link, base: str, starts: Sequence[int]) -> set[int]:
     keys = [("HKEYS", f"{base}:{letter}:{start}") for start in starts for letter in "cs"]
     return {cell_parts(field)[0] for fields in await link.commands(keys) for field in fields}
+
+
+async def _shares(link: Link, base: str, starts: Sequence[int]) -> list[tuple[int, str, float, float]]:
+    """Epoch, variant, decisions assigned and decisions expected of each cell."""
+    found = []
+    for cells in await link.commands([("HGETALL", f"{base}:c:{start}") for start in starts]):
+        given = cells if isinstance(cells, dict) else dict(zip(cells[::2], cells[1::2], strict=True))
+        for field, cell in given.items():
+            (epoch, variant, _), counts = cell_parts(field), unpack_counts([cell])
+            found.append((epoch, variant, float(counts.assigned), counts.expected))
+    return found
 
 
 async def _fold_shadows(link: Link, base: str, now: float) -> bool:

@@ -10,7 +10,7 @@ from gateway.record.events import Outcome, columns
 from gateway.record.page import decode
 from gateway.state.base import ALLOCATION, Counts, Retention
 from gateway.state.exact import ExactSums
-from gateway.state.folding import LADDER, LINEAR_LADDER, PAGE_AGE_S, merged_epochs
+from gateway.state.folding import LADDER, LINEAR_LADDER, PAGE_AGE_S, merged_epochs, share_steps
 from gateway.state.paging import COARSE_BYTES, MAX_PAGE_ROWS, parts
 from gateway.state.sqlite import linear, pages, totals
 from gateway.state.sqlite.control import ROUTES
@@ -196,7 +196,12 @@ def _merged_epochs(connection: sqlite3.Connection, coarse: _Coarse) -> dict[int,
         "SELECT epoch FROM outcome_cells WHERE route = ? AND start >= ? ORDER BY start, epoch LIMIT 1",
         (coarse.route, coarse.end),
     ).fetchone()
-    return merged_epochs(inside, before and before[0], after and after[0])
+    shares = connection.execute(
+        "SELECT epoch, variant, SUM(assigned), SUM(expected) FROM outcome_cells "
+        "WHERE route = ? AND start >= ? AND start < ? GROUP BY epoch, variant",
+        coarse,
+    )
+    return merged_epochs(inside, before and before[0], after and after[0], share_steps(shares))
 
 
 _INSIDE: Final = "route = ? AND start >= ? AND start < ?"
