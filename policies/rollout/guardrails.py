@@ -55,12 +55,13 @@ def judge_all(
     edges: Edges | None = None,
     sick_above: float = MAX_BASELINE_ERROR_RATE,
     forecast: bool = True,
+    shown: bool = True,
 ) -> Judgement:
     """Every guardrail, and whether the baseline itself is sick.
 
     A number ``alpha`` is split evenly over the guardrails and the check of the baseline (Bonferroni), so the
     probability that anything at all is said wrongly in this epoch, over all looks, is at most ``alpha``. With
-    ``bets``, metrics of yes and no are decided by them.
+    ``bets``, metrics of yes and no are decided by them. ``forecast``, ``shown``: as in `judge`.
     """
     levels = alpha if isinstance(alpha, Levels) else Levels.split(alpha, len(guardrails))
 
@@ -70,7 +71,15 @@ def judge_all(
         bet = None if bets is None or block is None else bets.look(rail.key, limit, block)
         level = levels.fail if bet is None else levels.bet
         return judge(
-            rail, baseline, candidate, level, levels.passing, bet=bet, edges=edges, forecast=forecast
+            rail,
+            baseline,
+            candidate,
+            level,
+            levels.passing,
+            bet=bet,
+            edges=edges,
+            forecast=forecast,
+            shown=shown,
         )
 
     verdicts = tuple(map(verdict, guardrails))
@@ -147,13 +156,15 @@ def judge(
     bet: Bets | None = None,
     edges: Edges | None = None,
     forecast: bool = True,
+    shown: bool = True,
 ) -> Verdict:
     """One guardrail's verdict: ``fail`` at level ``alpha``, ``pass`` at level ``alpha_pass`` (None: the same); for
     several guardrails see `judge_all`. Where there is a ``bet`` on the limit, it decides.
 
     ``edges`` gives the ends of a latency bucket in milliseconds; a latency guardrail needs it. ``forecast``:
-    whether to work out how much more data an undecided verdict needs, which is most of the cost. Never
-    raises: what can't be looked at is the verdict ``error`` with a reason.
+    whether to work out how much more data an undecided verdict needs, which is most of the cost. ``shown``:
+    whether the interval of what a bet has decided is computed, on which nothing depends. Never raises: what
+    can't be looked at is the verdict ``error`` with a reason.
     """
     try:
         measured = measure(guardrail.metric, baseline, candidate, ratio=guardrail.relative, edges=edges)
@@ -162,7 +173,7 @@ def judge(
     unit: Literal["requests", "units"] = "requests" if candidate.units is None else "units"
     passing = alpha if alpha_pass is None else alpha_pass
     verdict = replace(
-        _decide(guardrail, measured, alpha, passing, bet, spare=not forecast),
+        _decide(guardrail, measured, alpha, passing, bet, spare=not forecast, shown=shown),
         unit=unit,
         adjusted_by="past" if guardrail.metric in candidate.pasts else None,
     )
@@ -250,10 +261,12 @@ def _decide(
     bet: Bets | None,
     *,
     spare: bool,
+    shown: bool,
 ) -> Verdict:
-    """``spare``: an interval that nothing depends on is left out."""
+    """``spare``: the interval of what a bet has not decided is left out; not ``shown``: also of what it has."""
     seen = measured.samples and measured.baseline_samples
-    needed = seen and not (spare and bet is not None and _by_bet(bet, alpha, alpha_pass) == "inconclusive")
+    decided = bet is not None and _by_bet(bet, alpha, alpha_pass) != "inconclusive"
+    needed = seen and (bet is None or (shown if decided else not spare))
     interval = measured.ends(alpha_pass) if needed else None
     outcome = _outcome(guardrail, measured, interval, alpha, alpha_pass, bet)
     reason = _reason(guardrail, measured, interval, bet)

@@ -249,6 +249,7 @@ class _Trial:
             bets=self.bets,
             edges=edges,
             forecast=False,
+            shown=False,
         )
 
 

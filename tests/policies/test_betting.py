@@ -218,3 +218,21 @@ def test_billions_of_requests_can_be_bet_on() -> None:
     bets.look(Block((3e9, 2e9), (3e7, 2e7)))
     assert bets.below > 100
     assert bets.above < 3
+
+
+@pytest.mark.parametrize(("errors", "verdict"), [(300, "fail"), (0, "pass"), (58, "inconclusive")])
+def test_the_interval_of_what_a_bet_decided_can_be_left_out(errors: int, verdict: str) -> None:
+    """It takes most of the time of a simulated rollout, and decides nothing."""
+    rail, pair = (
+        Guardrail("error_rate", max_increase=0.01),
+        (evidence(3000, 30, 0), evidence(3000, errors, 0)),
+    )
+    found = [
+        judge_all(
+            [rail], *pair, Levels.split(0.05, 1), bets=WindowBets(), forecast=False, shown=shown
+        ).verdicts[0]
+        for shown in (True, False)
+    ]
+    assert [one.verdict for one in found] == [verdict] * 2
+    assert [one.interval is not None for one in found] == [verdict != "inconclusive", False]
+    assert found[0] == replace(found[1], interval=found[0].interval)
