@@ -110,15 +110,15 @@ async def test_a_node_between_replicas_is_not_sent_back_and_forth(kind: Kind) ->
     """One of them has not heard of an edit yet, or is of another build."""
     ahead, behind = World(), World()
     old = ahead.fleet.offer("edge", kind).version
-    ahead.edit("http://127.0.0.1:2", "http://127.0.0.1:3")
+    ahead.edit("http://127.0.0.1:1", "http://127.0.0.1:3")
     ahead.publish(0.2)
     new = (await ahead.ask(kind, old)).version
     waiting = behind.ask(kind, new)
     assert await held(waiting), "what is older is not sent"
-    behind.edit("http://127.0.0.1:2", "http://127.0.0.1:3")
+    behind.edit("http://127.0.0.1:1", "http://127.0.0.1:3")
     behind.publish(0.2)
     assert await held(waiting), "it has what the other has"
-    behind.edit("http://127.0.0.1:2", "http://127.0.0.1:4")
+    behind.edit("http://127.0.0.1:1", "http://127.0.0.1:4")
     behind.publish(0.3)
     assert (await waiting).version not in (old, new)
 
@@ -126,8 +126,8 @@ async def test_a_node_between_replicas_is_not_sent_back_and_forth(kind: Kind) ->
 async def test_a_difference_that_stays_reaches_the_node_once_in_each_hold() -> None:
     """As where a gateway was upgraded, or its store was lost: what nodes have must not stay for ever."""
     one, other = World(), World()
-    one.edit("http://127.0.0.1:2", "http://127.0.0.1:3")
-    other.edit("http://127.0.0.1:2", "http://127.0.0.1:4")
+    one.edit("http://127.0.0.1:1", "http://127.0.0.1:3")
+    other.edit("http://127.0.0.1:1", "http://127.0.0.1:4")
     for ahead, behind in ((one, other), (other, one)):
         waiting = behind.ask("clusters", ahead.fleet.offer("edge", "clusters").version)
         assert await held(waiting)
