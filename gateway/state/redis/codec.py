@@ -76,6 +76,12 @@ def unpack_counts(cells: Sequence[bytes]) -> Counts:
     return total
 
 
+def unpack_shares(cell: bytes) -> tuple[int, float]:
+    """Assigned and expected of a cell of counts."""
+    assigned, _, _, _, expected, *_ = _head(cell)
+    return assigned, expected
+
+
 def unpack_decided(cell: bytes) -> tuple[int, int]:
     """Assigned, as far as the response was seen, and errors of a cell of counts."""
     assigned, _, errors, _, _, _, _, unseen = _head(cell)

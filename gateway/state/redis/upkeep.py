@@ -12,7 +12,7 @@ from gateway.state.base import ALLOCATION, Retention
 from gateway.state.folding import LADDER, PAGE_AGE_S, merged_epochs, share_steps
 from gateway.state.paging import MAX_PAGE_ROWS, milliseconds, parts
 from gateway.state.redis import linear
-from gateway.state.redis.codec import cell_parts, unpack_counts, unpack_published
+from gateway.state.redis.codec import cell_parts, unpack_published, unpack_shares
 from gateway.state.redis.link import Link
 from gateway.state.redis.pages import REPLACE_PAGES
 from gateway.state.redis.script import Script
@@ -209,12 +209,12 @@ async def _epochs(link: Link, base: str, starts: Sequence[int]) -> set[int]:
 
 async def _shares(link: Link, base: str, starts: Sequence[int]) -> list[tuple[int, str, float, float]]:
     """Epoch, variant, decisions assigned and decisions expected of each cell."""
-    found = []
+    found: list[tuple[int, str, float, float]] = []
     for cells in await link.commands([("HGETALL", f"{base}:c:{start}") for start in starts]):
         given = cells if isinstance(cells, dict) else dict(zip(cells[::2], cells[1::2], strict=True))
         for field, cell in given.items():
-            (epoch, variant, _), counts = cell_parts(field), unpack_counts([cell])
-            found.append((epoch, variant, float(counts.assigned), counts.expected))
+            epoch, variant, _ = cell_parts(field)
+            found.append((epoch, variant, *unpack_shares(cell)))
     return found
 
 
