@@ -21,7 +21,7 @@ export function OutcomesPage({ routes, now }) {
   const { query } = here();
   const given = FILTERS.filter((name) => query[name]).map((name) => [name, query[name]]);
   const paged = [...given, ...(query.cursor ? [["cursor", query.cursor]] : []), ["limit", "50"]];
-  const found = useGet(`outcomes?${new URLSearchParams(paged)}`, { every: query.cursor ? 0 : 10 });
+  const found = useGet(`outcomes?${new URLSearchParams(paged)}`, { every: query.cursor ? 0 : 15 });
   const set = (name, value) => choose({ [name]: value, cursor: null });
   const text = (name, label, more = SHORT) =>
     html`<${Typed} label=${label} more=${more} value=${query[name] ?? ""} onEnter=${(value) => set(name, value.trim())} />`;

@@ -15,7 +15,7 @@ export function ShadowPage({ page, now }) {
     ...(query.kind ? { kind: query.kind } : {}),
     ...(query.cursor ? { cursor: query.cursor } : {})
   });
-  const found = useGet(`routes/${encodeURIComponent(page.route)}/disagreements?${path}`, { every: query.cursor ? 0 : 10 });
+  const found = useGet(`routes/${encodeURIComponent(page.route)}/disagreements?${path}`, { every: query.cursor ? 0 : 15 });
   const head = html`<div class="page-head" key="head"><h1>Disagreements of ${page.shadow}</h1><span class="note">on <a href=${href("routes", page.route)}>${page.route}</a></span></div>`;
   if (!found.data) return [head, html`<p class="empty">${found.error?.message ?? "Loading…"}</p>`];
   const { kinds, disagreements, next, seen } = found.data;
