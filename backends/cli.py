@@ -76,6 +76,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--allow-load", action="store_true", help="let the API load and unload models")
     parser.add_argument(
+        "--max-pending-bytes",
+        type=int,
+        default=1 << 30,
+        metavar="N",
+        help="of requests that wait or run; further ones are refused (default: %(default)s)",
+    )
+    parser.add_argument(
         "--train", action="store_true", help="train the reference models first if they are missing"
     )
     parser.add_argument(
@@ -106,6 +113,8 @@ def main(args: argparse.Namespace) -> int:
             models = Path(scratch if source is not None else args.models)
             if source is None:
                 _check(models, args.train)
+            if args.max_pending_bytes < 1:
+                raise LoadError("--max-pending-bytes is below 1; write a number of bytes, such as 1073741824")
             if not 1 <= args.api_server_count <= MAX_API_SERVERS:
                 raise LoadError(
                     f"--api-server-count is not from 1 to {MAX_API_SERVERS}; write one per spare core"
@@ -123,6 +132,7 @@ def main(args: argparse.Namespace) -> int:
             args.device,
             threads=args.threads,
             control=args.allow_load,
+            max_pending=args.max_pending_bytes,
             drain_delay=args.drain_delay,
             drain_limit=args.drain_limit,
             mlflow=source,

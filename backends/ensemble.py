@@ -55,13 +55,20 @@ class EnsembleServed(Served):
         if len(self._running) >= self.config.dynamic_batching.default_queue_policy.max_queue_size:
             self.stats.rejected += 1
             raise Unavailable(f"{len(self._running)} requests run already; try again as Retry-After says")
+        try:
+            entry.hold(self.pending)
+        except Unavailable:
+            self.stats.rejected += 1
+            raise
         task = asyncio.get_running_loop().create_task(self._respond(entry, timeout))
         self._running[entry] = task
         task.add_done_callback(lambda _: self._running.pop(entry, None))
 
     def abandon(self, entry: Entry) -> None:
         """See `Served`."""
-        entry.done = True
+        if entry.done:
+            return
+        entry.end()
         task = self._running.get(entry)
         if task is not None:
             task.cancel()

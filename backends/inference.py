@@ -110,6 +110,7 @@ def _submit(served: Served, request: Request, body: bytes) -> None:
     except (InvalidInput, TooLarge):
         served.stats.invalid += 1
         raise
+    request.body = b""  # tensors in binary form are views of it, those out of JSON need it no longer
     call = InferenceCall(served.identity, request, parsed)
     request.abandon = partial(served.abandon, call)
     served.submit(call, parsed.plan.timeout)

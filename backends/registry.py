@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Final
 
 from backends import memory
+from backends.batching.pending import PendingBytes
 from backends.config import NAME, ModelConfig
 from backends.errors import LoadError, NotFound, Unavailable
 from backends.repository import FoundModel, scan, scan_model
@@ -74,8 +75,12 @@ class Registry:
         device: str = "auto",
         threads: int = 0,
         kinds: Mapping[str, type[Served]] = MappingProxyType({}),
+        pending: PendingBytes | None = None,
     ) -> None:
-        """``kinds``: by platform, how a version is served if not in batches of rows."""
+        """``kinds``: by platform, how a version is served if not in batches of rows.
+
+        ``pending``: of the requests for all models.
+        """
         self.models: dict[str, Model] = {}
         self.loading = True
         """Until the first look at the repository is done."""
@@ -85,6 +90,7 @@ class Registry:
         self._kinds = kinds
         self.request_log: RequestLog | None = None
         """Where versions loaded from now on write their requests."""
+        self.pending = PendingBytes() if pending is None else pending
         self._turns = asyncio.Lock()
         self._ending: set[Served] = set()
         self._watcher: asyncio.Task[None] | None = None
@@ -297,7 +303,7 @@ class Registry:
                 if old is not None and not old.fault and old.found.fingerprint == version.fingerprint:
                     continue
                 served = self._kinds.get(config.platform, Served)(config, version, self.find)
-                served.request_log = self.request_log
+                served.request_log, served.pending = self.request_log, self.pending
                 model.loading = {str(number): time.monotonic()}
                 try:
                     await served.start(self._device, self._threads)

@@ -15,6 +15,7 @@ from backends.batching.entry import Entry, Outcome, Report
 from backends.batching.execution import Executable
 from backends.batching.instance import Instance
 from backends.batching.loop import GUARD, MAX_BATCH_S, LoopInstance
+from backends.batching.pending import PendingBytes
 from backends.batching.queue import Queue
 from backends.config import ModelConfig
 from backends.errors import LoadError, ModelFailed, NotFound, ServerError, Unavailable
@@ -65,6 +66,7 @@ class Served:
             batching.default_queue_policy.max_queue_size,
         )
         self.find = find or _nothing
+        self.pending = PendingBytes()
         self.request_log: RequestLog | None = None
         self.fault = ""
         """Why the loaded version can't be used any more."""
@@ -121,8 +123,10 @@ class Served:
         Raises Unavailable.
         """
         try:
+            entry.hold(self.pending)
             self.queue.put(entry)
         except Unavailable:
+            entry.end()
             self.stats.rejected += 1
             raise
         timeout = timeout or self._timeout
@@ -149,7 +153,7 @@ class Served:
     def abandon(self, entry: Entry) -> None:
         """The client of ``entry`` has left: it leaves the queue, or its outcome is dropped."""
         if not entry.done:
-            entry.done = True
+            entry.end()
             self.queue.discard(entry)
 
     def watch(self, now: int) -> None:

@@ -15,6 +15,7 @@ import uvloop
 
 from backends.api_servers.processes import ApiServers
 from backends.app import MAX_BODY, App
+from backends.batching.pending import MAX_PENDING_BYTES, PendingBytes
 from backends.ensemble import EnsembleServed
 from backends.errors import LoadError
 from backends.http.listener import Listener
@@ -52,6 +53,8 @@ class Settings:
     control: bool = False
     """Whether the API may load and unload models."""
     max_body: int = MAX_BODY
+    max_pending: int = MAX_PENDING_BYTES
+    """Bytes of the requests that wait or run."""
     drain_delay: float = 0.5
     """From not ready to not listening."""
     drain_limit: float = 30.0
@@ -65,12 +68,13 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.registry = Registry(settings.models, settings.device, settings.threads, KINDS)
+        pending = PendingBytes(settings.max_pending)
+        self.registry = Registry(settings.models, settings.device, settings.threads, KINDS, pending)
         self.app = App(self.registry, control=settings.control, max_body=settings.max_body)
         self.listener = (
             Listener(self.app)
             if settings.api_servers == 1
-            else ApiServers(self.app, settings.api_servers, settings.max_body)
+            else ApiServers(self.app, settings.api_servers, settings.max_body, settings.max_pending)
         )
         self._stop = asyncio.Event()
         self._hurry = False

@@ -1,4 +1,4 @@
-"""An API server: `python -m backends.api_servers.child SOCKET CHANNEL MAX_BODY`.
+"""An API server: `python -m backends.api_servers.child SOCKET CHANNEL MAX_BODY MAX_PENDING`.
 
 ``SOCKET`` listens for clients. ``CHANNEL`` leads to the main process; its end is the end of this one.
 """
@@ -19,12 +19,13 @@ import uvloop
 
 from backends.api_servers.forwarding import Forwarder
 from backends.api_servers.messages import FromMain, Message, MessageSocket
+from backends.batching.pending import PendingBytes
 from backends.http.listener import Listener
 
 PR_SET_PDEATHSIG: Final = 1
 
 
-async def serve(listening: socket.socket, channel: socket.socket, max_body: int) -> None:
+async def serve(listening: socket.socket, channel: socket.socket, max_body: int, max_pending: int) -> None:
     """Serves until the main process says stop, or is gone."""
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[float] = loop.create_future()
@@ -38,7 +39,7 @@ async def serve(listening: socket.socket, channel: socket.socket, max_body: int)
             forwarder.received(message)
 
     messages = MessageSocket(received)
-    forwarder = Forwarder(max_body, messages.send)
+    forwarder = Forwarder(max_body, PendingBytes(max_pending), messages.send)
     listener = Listener(forwarder)
     messages.lost.add_done_callback(_end)
     await loop.create_unix_connection(lambda: messages, sock=channel)
@@ -67,7 +68,7 @@ def main() -> None:
     listening, channel = (socket.socket(fileno=int(word)) for word in sys.argv[1:3])
     for one in (listening, channel):
         one.setblocking(False)
-    uvloop.run(serve(listening, channel, int(sys.argv[3])))
+    uvloop.run(serve(listening, channel, *map(int, sys.argv[3:])))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from itertools import count
 from typing import Any
 
 from backends.api_servers.messages import FromApiServer, FromMain, Message, array_of, values_of
+from backends.batching.pending import PendingBytes
 from backends.config import ModelConfig
 from backends.errors import InvalidInput, TooLarge
 from backends.http.message import Request, Response, error_response
@@ -46,8 +47,9 @@ class Inference:
 class Forwarder(BodyLimits):
     """See `backends.http.host.Application`."""
 
-    def __init__(self, max_body: int, send: Callable[..., None]) -> None:
+    def __init__(self, max_body: int, pending: PendingBytes, send: Callable[..., None]) -> None:
         super().__init__(max_body)
+        self._pending = pending
         self._send = send
         self._versions: dict[tuple[str, str], KnownVersion] = {}
         """By what requests name: the main process finds the version of each request, and says if this is old."""
@@ -84,13 +86,15 @@ class Forwarder(BodyLimits):
         elif kind == FromMain.PIECE:
             call.send(*rest)
         else:
-            self._remove(number, call)
+            self._remove(number)
+            call.abandon = None
             if kind == FromMain.END:
                 call.end()
             else:
                 call.respond(_response(*rest))
 
     def _infer(self, request: Request, body: bytes) -> None:
+        self._pending.add(len(body))
         inference = Inference(request, body)
         self._attempt(self._add(request, inference), inference)
 
@@ -121,7 +125,8 @@ class Forwarder(BodyLimits):
             self._versions[request.head.model] = known
             self._attempt(number, inference)
             return
-        self._remove(number, request)
+        self._remove(number)
+        request.abandon = None
         if kind == FromMain.OUTPUTS:
             assert inference.entry is not None
             assert inference.version is not None
@@ -139,12 +144,14 @@ class Forwarder(BodyLimits):
         request.abandon = partial(self._abandon, number)
         return number
 
-    def _remove(self, number: int, request: Request) -> None:
-        del self._open[number]
-        request.abandon = None
+    def _remove(self, number: int) -> Inference | Request | None:
+        call = self._open.pop(number, None)
+        if isinstance(call, Inference):
+            self._pending.used -= len(call.body)
+        return call
 
     def _abandon(self, number: int) -> None:
-        if self._open.pop(number, None) is not None:
+        if self._remove(number) is not None:
             self._send(FromApiServer.ABANDON, number)
 
 

@@ -31,10 +31,10 @@ class ApiServers:
     The listening sockets are open here, too: connections that wait for a process that ends wait for the next one.
     """
 
-    def __init__(self, app: App, count: int, max_body: int) -> None:
+    def __init__(self, app: App, count: int, max_body: int, max_pending: int) -> None:
         self._app = app
         self._count = count
-        self._max_body = max_body
+        self._limits = max_body, max_pending
         self._sockets: list[socket.socket] = []
         self._channels: set[MessageSocket] = set()
         self._processes: set[subprocess.Popen[bytes]] = set()
@@ -83,7 +83,7 @@ class ApiServers:
         """One process from its start to its end; its exit code."""
         ours, theirs = socket.socketpair()
         files = listening.fileno(), theirs.fileno()
-        words = [sys.executable, "-m", "backends.api_servers.child", *map(str, (*files, self._max_body))]
+        words = [sys.executable, "-m", "backends.api_servers.child", *map(str, (*files, *self._limits))]
         with theirs:
             # In this thread, because the process ends with the thread that has started it.
             process = subprocess.Popen(words, pass_fds=files)  # noqa: ASYNC220

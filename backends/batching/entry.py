@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from backends.batching.pending import PendingBytes, size_of
 from backends.errors import ServerError
 
 Outcome = list[np.ndarray] | ServerError
@@ -19,7 +20,7 @@ Part = memoryview | np.ndarray
 class Entry:
     """A request between its arrival and its response; subclasses define `finish`."""
 
-    __slots__ = ("arrived", "deadline", "done", "inputs", "key", "rows", "taken")
+    __slots__ = ("_pending", "arrived", "deadline", "done", "inputs", "key", "rows", "size", "taken")
 
     def __init__(
         self,
@@ -40,6 +41,21 @@ class Entry:
         """Whether it has been responded to, or its client has left."""
         self.taken = False
         """Whether it has left the queue."""
+        self.size = sum(map(size_of, inputs))
+        """Bytes of `inputs`."""
+        self._pending: PendingBytes | None = None
+
+    def hold(self, pending: PendingBytes) -> None:
+        """Counts its bytes in ``pending`` until its end. Raises Unavailable."""
+        pending.add(self.size)
+        self._pending = pending
+
+    def end(self) -> None:
+        """No response is needed any more."""
+        self.done = True
+        if self._pending is not None:
+            self._pending.used -= self.size
+            self._pending = None
 
     def finish(self, outcome: Outcome) -> None:
         """Responds. Called at most once, on the event loop."""
@@ -49,7 +65,7 @@ class Entry:
         """Calls `finish`, unless the entry is done already."""
         if self.done:
             return False
-        self.done = True
+        self.end()
         self.finish(outcome)
         return True
 

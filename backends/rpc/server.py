@@ -15,7 +15,7 @@ from google.protobuf.json_format import ParseDict
 from backends.batching.entry import FutureEntry
 from backends.config import ModelConfig
 from backends.datatypes import DATATYPES
-from backends.errors import InvalidInput, ServerError, TooLarge, Unavailable
+from backends.errors import InvalidInput, ServerError, TooLarge
 from backends.forks import FORKS
 from backends.http.message import Response
 from backends.pages import NO_SETTINGS, NO_SHARED_MEMORY, Pages
@@ -67,8 +67,6 @@ _NAMES: Final = (
 )
 DATA_TYPES: Final = {name: number for number, name in enumerate(_NAMES, start=1)}
 """Numbers of Triton's enum ``DataType``, by the protocol's name."""
-MAX_HELD_BYTES: Final = 1 << 30
-"""Of the inference requests of all calls in progress."""
 KINDS: Final = {"KIND_AUTO": 0, "KIND_GPU": 1, "KIND_CPU": 2}
 """Numbers of Triton's enum ``ModelInstanceGroup.Kind``."""
 
@@ -91,7 +89,6 @@ class GrpcServer:
         self._registry = registry
         self._pages = pages
         self._draining = draining
-        self._held = 0
         options = [("grpc.max_receive_message_length", max_body), ("grpc.max_send_message_length", -1)]
         self._server = grpc.aio.server(options=options)
         health = Health(lambda: not pages.unready(draining()), registry.ready)
@@ -153,16 +150,6 @@ class GrpcServer:
                 yield response(error_message=error.message)
 
     async def _infer(self, request: Any) -> Any:
-        size = request.ByteSize()
-        if self._held + size > MAX_HELD_BYTES:
-            raise Unavailable("the server holds too many unfinished requests; try again later")
-        self._held += size
-        try:
-            return await self._respond(request)
-        finally:
-            self._held -= size
-
-    async def _respond(self, request: Any) -> Any:
         served = self._registry.find(request.model_name, request.model_version)
         try:
             head, raw = as_http(request)

@@ -8,12 +8,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
-import pytest
 from tritonclient.grpc import service_pb2
 
 from backends.pages import Pages
 from backends.registry import Registry
-from backends.rpc import server as server_module
 from backends.rpc.server import GrpcServer
 from tests.backends.repositories import ECHO, write_model
 
@@ -69,29 +67,3 @@ async def test_a_load_is_not_undone_by_its_client(tmp_path: Path) -> None:
             (tmp_path / "gate").touch()
             while not registry.ready("slow"):
                 await asyncio.sleep(0.01)
-
-
-async def test_requests_of_all_calls_together_are_limited(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server_module, "MAX_HELD_BYTES", 10_000)
-    write_model(tmp_path / "models", "m", GATED, X, Y, parameters={"gate": str(tmp_path / "gate")})
-    async with serving(tmp_path / "models") as (registry, channel):
-        infer = channel.unary_unary(
-            "/inference.GRPCInferenceService/ModelInfer",
-            request_serializer=service_pb2.ModelInferRequest.SerializeToString,
-        )
-        request = service_pb2.ModelInferRequest(model_name="m", raw_input_contents=[b"1" * 8000])
-        request.inputs.add(name="x", datatype="FP32", shape=[1, 2000])
-        first = infer(request)
-        async with asyncio.timeout(LIMIT_S):
-            served = registry.find("m")
-            while not any(instance.started for instance in served._instances):
-                await asyncio.sleep(0.01)
-            for _ in range(2):
-                with pytest.raises(grpc.aio.AioRpcError, match="too many unfinished requests") as refused:
-                    await infer(request)
-                assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
-            (tmp_path / "gate").touch()
-            await first
-            await infer(request)
