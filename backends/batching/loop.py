@@ -8,6 +8,7 @@ import logging
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
@@ -24,7 +25,11 @@ log = logging.getLogger("turnout.backend")
 MAX_BATCH_S: Final = 0.005
 """Maximum duration of a full batch, measured at warm-up, of a model that runs on the loop."""
 DEMOTION_S: Final = 0.05
-"""A batch that takes longer moves its model to a thread."""
+"""A batch that computes for longer moves its model to a thread."""
+MAX_STRIKES: Final = 3
+STRIKE_WINDOW_S: Final = 60.0
+"""`MAX_STRIKES` batches in this time that take longer without computing (a model that sleeps, or a machine that is
+busy) do as well."""
 INTERRUPT_S: Final = 1.0
 """A batch that takes longer is interrupted."""
 GUARDED_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGURG)
@@ -47,6 +52,8 @@ class LoopInstance:
         self._deliver = deliver
         self._demote = demote
         self._turns = Turns(queue, self._turn)
+        self._strikes: deque[float] = deque(maxlen=MAX_STRIKES)
+        """When batches took too long without computing."""
         self._ended = False
         executable.enter()
 
@@ -72,13 +79,21 @@ class LoopInstance:
         batch = self._queue.take_now()
         if not batch:
             return
-        start = time.perf_counter()
-        self._deliver(self._run(batch))
-        if time.perf_counter() - start > DEMOTION_S:
+        start, computed = time.perf_counter(), time.thread_time()
+        report = self._run(batch)
+        now, computed = time.perf_counter(), time.thread_time() - computed
+        self._deliver(report)
+        if now - start > DEMOTION_S and self._is_slow(now, now - start, computed):
             log.warning("%s took too long on the event loop; it moves to a thread", self._name)
             self._demote()
         elif len(self._queue):
             self.wake()
+
+    def _is_slow(self, now: float, took: float, computed: float) -> bool:
+        """Whether a batch over `DEMOTION_S` was the model's doing rather than a slow moment of the machine."""
+        self._strikes.append(now)
+        repeated = len(self._strikes) == MAX_STRIKES and now - self._strikes[0] < STRIKE_WINDOW_S
+        return repeated or computed > DEMOTION_S or took > INTERRUPT_S
 
     def _run(self, batch: list[Entry]) -> Report:
         try:

@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backends.batching import loop
 from backends.batching.entry import Entry, FutureEntry, Report, Spans
 from backends.batching.instance import Instance
+from backends.batching.loop import DEMOTION_S, MAX_STRIKES, LoopInstance
 from backends.batching.queue import Queue
 from backends.errors import InvalidInput, LoadError, ModelFailed, ServerError, Unavailable
 from backends.served import _guarded
@@ -213,6 +215,50 @@ class Bench:
         self.gate.set()
         self.queue.close()
         await asyncio.wrap_future(self.instance.ended)
+
+
+class Slow(Doubler):
+    """Takes longer than `DEMOTION_S` for every batch, computing or asleep."""
+
+    def __init__(self, *, computing: bool) -> None:
+        super().__init__(threading.Event())
+        self.gate.set()
+        self.clock = time.thread_time if computing else time.perf_counter
+
+    def run(
+        self, parts: Sequence[tuple[Any, ...]], rows: int, key: tuple[tuple[int, ...], ...], spans: Spans
+    ) -> list[np.ndarray]:
+        end = self.clock() + 1.2 * DEMOTION_S
+        while (left := end - self.clock()) > 0:
+            if self.clock is time.perf_counter:
+                time.sleep(left)
+        return super().run(parts, rows, key, spans)
+
+
+@pytest.mark.parametrize(("computing", "batches"), [(True, 1), (False, MAX_STRIKES)])
+async def test_a_model_leaves_the_event_loop_for_what_it_does(computing: bool, batches: int) -> None:
+    """One slow moment of a busy machine moved it to a thread, where it stayed."""
+    queue, left = queue_of([]), asyncio.Event()
+    instance = LoopInstance("m version 1", queue, Slow(computing=computing), lambda report: None, left.set)
+    for number in range(batches):
+        assert not left.is_set(), f"{number} of {batches}"
+        queue.put(entry())
+        instance.wake()
+        while len(queue):
+            await asyncio.sleep(0)
+    assert left.is_set()
+
+
+async def test_slow_moments_that_are_far_apart_are_forgiven(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "STRIKE_WINDOW_S", 0.0)
+    queue, left = queue_of([]), asyncio.Event()
+    instance = LoopInstance("m version 1", queue, Slow(computing=False), lambda report: None, left.set)
+    for _ in range(2 * MAX_STRIKES):
+        queue.put(entry())
+        instance.wake()
+        while len(queue):
+            await asyncio.sleep(0)
+    assert not left.is_set()
 
 
 async def test_each_gets_its_own_rows_out_of_a_shared_batch() -> None:
