@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,6 +64,41 @@ class Model:
     @property
     def newest(self) -> Served | None:
         return next(reversed(self.versions.values()), None)
+
+
+class Update:
+    """The change of one model: its versions take over together, or one by one once one of them is slow."""
+
+    def __init__(self, model: Model, retired: list[Served]) -> None:
+        self.model = model
+        self.fresh: dict[str, Served] = {}
+        """Loaded, and not served yet."""
+        self.faults: dict[str, str] = {}
+        self._retired = retired
+        self._overtaking = False
+
+    def add(self, served: Served) -> None:
+        """``served`` is loaded."""
+        self.fresh[served.version] = served
+        if self._overtaking:
+            self.publish()
+
+    def overtake(self) -> None:
+        """One version takes long; the others are served without it."""
+        self._overtaking = True
+        self.publish()
+
+    def publish(self) -> None:
+        """Serves what is loaded."""
+        versions = self.model.versions
+        self._retired += [versions[version] for version in self.fresh if version in versions]
+        self.model.versions = dict(sorted((versions | self.fresh).items(), key=lambda item: int(item[0])))
+        self.fresh = {}
+
+    def keep(self, wanted: Iterable[str]) -> None:
+        """Retires the versions that are not ``wanted``."""
+        for version in self.model.versions.keys() - set(wanted):
+            self._retired.append(self.model.versions.pop(version))
 
 
 class Registry:
@@ -230,6 +265,7 @@ class Registry:
         """Brings a model to what was found, once the tasks ``before`` are done."""
         model = self.models[found.name]
         unloads = model.unloads
+        retired: list[Served] = []
         async with model.changing:
             model.loading = {"": time.monotonic()}
             model.loader = loader = asyncio.current_task()
@@ -238,20 +274,67 @@ class Registry:
                     raise asyncio.CancelledError  # given up while it waited
                 for task in before:
                     await asyncio.wait([task])
-                async with self._turn(found.name):
-                    retired = await self._replace(found, model)
+                await self._replace(found, model, retired)
             except asyncio.CancelledError:
                 if model.unloads == unloads or loader is None:
                     raise
                 loader.uncancel()
-                retired, model.faults = [], {"": f"model {found.name} was unloaded while it was loaded"}
+                model.faults = {"": f"model {found.name} was unloaded while it was loaded"}
             finally:
                 model.loader, model.loading = None, {}
         await self._end(retired)
 
+    async def _replace(self, found: FoundModel, model: Model, retired: list[Served]) -> None:
+        """Loads what is new or changed, and adds the versions that it replaces to ``retired``."""
+        if found.config is None:
+            log.error("model %s: %s", found.name, found.fault)
+            model.faults = {"": found.fault}
+            return
+        update = Update(model, retired)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number, version in found.versions.items():
+                    old = model.versions.get(str(number))
+                    if old is not None and not old.fault and old.found.fingerprint == version.fingerprint:
+                        continue
+                    served = self._kinds.get(found.config.platform, Served)(found.config, version, self.find)
+                    served.request_log, served.pending = self.request_log, self.pending
+                    group.create_task(self._start(served, update))
+        except asyncio.CancelledError:
+            await self._end(list(update.fresh.values()))
+            raise
+        update.publish()
+        if not update.faults:  # else the versions that the faulty ones were to replace stay
+            update.keep(map(str, found.versions))
+        model.config = found.config
+        model.faults = update.faults | {str(number): fault for number, fault in found.missing.items()}
+
+    async def _start(self, served: Served, update: Update) -> None:
+        """Loads one version in its turn."""
+        loading = update.model.loading
+        async with self._turn(served.title(), update.overtake):
+            loading.pop("", None)
+            loading[served.version] = time.monotonic()
+            try:
+                await served.start(self._device, self._threads)
+            except Exception as error:  # a fault of one model, whatever it is, is no fault of the others
+                expected = isinstance(error, LoadError)
+                log.error("model %s: %s", served.title(), error, exc_info=not expected and error)
+                update.faults[served.version] = str(error) if expected else f"{type(error).__name__}: {error}"
+            else:
+                log.info("model %s is ready", served.title())
+                update.add(served)
+            finally:
+                del loading[served.version]
+                if not loading:
+                    loading[""] = time.monotonic()
+
     @asynccontextmanager
-    async def _turn(self, name: str) -> AsyncIterator[None]:
-        """One load at a time, in the order of their begin, apart from those that exceed `SLOW_LOAD_S`."""
+    async def _turn(self, title: str, overtake: Callable[[], None]) -> AsyncIterator[None]:
+        """One load at a time, in the order of their begin, apart from those that exceed `SLOW_LOAD_S`.
+
+        ``overtake`` is called when the others no longer wait.
+        """
         await self._turns.acquire()
         holding = True
 
@@ -262,8 +345,9 @@ class Registry:
                 self._turns.release()
 
         def overdue() -> None:
-            log.warning("model %s is still being loaded; the others no longer wait for it", name)
+            log.warning("model %s is still being loaded; the others no longer wait for it", title)
             release()
+            overtake()
 
         timer = asyncio.get_running_loop().call_later(SLOW_LOAD_S, overdue)
         try:
@@ -271,55 +355,6 @@ class Registry:
         finally:
             timer.cancel()
             release()
-
-    async def _replace(self, found: FoundModel, model: Model) -> list[Served]:
-        """Loads what is new or changed; the versions that it replaces."""
-        if found.config is None:
-            log.error("model %s: %s", found.name, found.fault)
-            model.faults = {"": found.fault}
-            return []
-        fresh, faults = await self._start(found, found.config, model)
-        kept = {
-            version: served
-            for version, served in model.versions.items()
-            # Where a version could not be loaded, those that it was to replace stay.
-            if version not in fresh and (faults or int(version) in found.versions)
-        }
-        retired = [served for version, served in model.versions.items() if kept.get(version) is not served]
-        model.config = found.config
-        model.faults = faults | {str(number): fault for number, fault in found.missing.items()}
-        model.versions = dict(sorted((kept | fresh).items(), key=lambda item: int(item[0])))
-        return retired
-
-    async def _start(
-        self, found: FoundModel, config: ModelConfig, model: Model
-    ) -> tuple[dict[str, Served], dict[str, str]]:
-        """The versions of ``found`` that are new or changed, running; and why others are not."""
-        fresh: dict[str, Served] = {}
-        faults: dict[str, str] = {}
-        try:
-            for number, version in found.versions.items():
-                old = model.versions.get(str(number))
-                if old is not None and not old.fault and old.found.fingerprint == version.fingerprint:
-                    continue
-                served = self._kinds.get(config.platform, Served)(config, version, self.find)
-                served.request_log, served.pending = self.request_log, self.pending
-                model.loading = {str(number): time.monotonic()}
-                try:
-                    await served.start(self._device, self._threads)
-                except Exception as error:  # a fault of one model, whatever it is, is no fault of the others
-                    expected = isinstance(error, LoadError)
-                    log.error(
-                        "model %s version %d: %s", found.name, number, error, exc_info=not expected and error
-                    )
-                    faults[str(number)] = str(error) if expected else f"{type(error).__name__}: {error}"
-                else:
-                    log.info("model %s version %d is ready", found.name, number)
-                    fresh[str(number)] = served
-        except asyncio.CancelledError:
-            await self._end(list(fresh.values()))
-            raise
-        return fresh, faults
 
 
 def _is_ensemble(found: FoundModel) -> bool:

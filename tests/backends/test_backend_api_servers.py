@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -109,12 +110,11 @@ class Client:
 
     def served_by(self) -> int:
         """The process that has the connection: it is the one whose file it is."""
-        host, port = self.socket.getsockname()
-        local = f":{port:04X}"
+        ends = [_hexadecimal(*self.socket.getpeername()), _hexadecimal(*self.socket.getsockname())]
         (inode,) = (
             fields[9]
             for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
-            if (fields := line.split())[2].endswith(local) and fields[3] == "01"
+            if (fields := line.split())[1:3] == ends
         )
         for folder in Path("/proc").iterdir():
             if folder.name.isdigit():
@@ -124,11 +124,22 @@ class Client:
                     continue
                 if f"socket:[{inode}]" in files:
                     return int(folder.name)
-        raise AssertionError(f"no process has the connection from {host}:{port}")
+        raise AssertionError(f"no process has the connection {ends}")
+
+
+def _hexadecimal(host: str, port: int) -> str:
+    """An end of a connection as the kernel lists it."""
+    return f"{int.from_bytes(socket.inet_aton(host), sys.byteorder):08X}:{port:04X}"
 
 
 @pytest.fixture
 def connect(server: ModelServerProcess) -> Iterator[Callable[[], Client]]:
+    with connecting(server) as connect:
+        yield connect
+
+
+@contextmanager
+def connecting(server: ModelServerProcess) -> Iterator[Callable[[], Client]]:
     """Makes connections, and closes them."""
     clients: list[Client] = []
 
@@ -298,8 +309,9 @@ def test_a_port_with_api_servers_is_taken(server: ModelServerProcess, root: Path
 def test_api_servers_end_with_a_killed_server(root: Path) -> None:
     with ModelServerProcess(root, "--api-server-count", "2") as server:
         server.wait_ready()
+        with connecting(server) as connect:
+            one_of_each(server, connect)  # both serve
         processes = api_servers(server)
-        assert len(processes) == 2
         os.kill(processes[0], signal.SIGTERM)  # as to a whole process group: the server says when to end
         assert httpx.get(f"{server.url}/v2/health/live").status_code == 200
         assert api_servers(server) == processes

@@ -105,6 +105,63 @@ async def test_a_model_that_hangs_while_it_loads_is_named_and_holds_up_no_other(
     await registry.close()
 
 
+async def test_a_version_that_hangs_while_it_loads_holds_up_no_other_of_its_model(
+    repository: Repository,
+) -> None:
+    """Versions of one model were loaded in sequence, and served when the last one was done."""
+    registry = repository.registry
+    policy: dict[str, dict[str, int]] = {"all": {}}
+    gate = {"gate": str(repository.gate)}
+    fast = SLOW.replace("while not", "while False and not")
+    for version, code in ((1, fast), (2, SLOW), (3, fast)):
+        write_model(
+            repository.root, "a_slow", code, X, Y, version=version, parameters=gate, version_policy=policy
+        )
+    loading = asyncio.create_task(registry.load_all())
+    await until(
+        lambda: registry.ready("a_slow") is True and list(registry.models["a_slow"].versions) == ["1", "3"]
+    )
+    assert registry.find("a_slow").version == "3"
+    with pytest.raises(ServerError, match="a_slow"):
+        registry.find("a_slow", "2")
+    assert registry.progress()[0].startswith("a_slow version 2 (loading for ")
+    repository.gate.touch()
+    await asyncio.wait_for(loading, LIMIT_S)
+    assert list(registry.models["a_slow"].versions) == ["1", "2", "3"]
+
+    # A changed version 2 hangs: 3 is replaced, the old 2 serves until the new one can.
+    old = registry.models["a_slow"].versions
+    repository.gate.unlink()
+    for version, code in ((2, SLOW + "# new"), (3, fast + "# new")):
+        write_model(
+            repository.root, "a_slow", code, X, Y, version=version, parameters=gate, version_policy=policy
+        )
+    load = asyncio.create_task(registry.load("a_slow"))
+    await until(lambda: registry.find("a_slow", "3") is not old["3"])
+    assert [registry.find("a_slow", version) is old[version] for version in "12"] == [True, True]
+    repository.gate.touch()
+    await asyncio.wait_for(load, LIMIT_S)
+    assert registry.find("a_slow", "2") is not old["2"]
+    assert all(old[version].queue.closed for version in "23"), "what was replaced has ended"
+    await registry.close()
+
+
+async def test_an_unload_ends_versions_that_are_served_and_those_that_hang(repository: Repository) -> None:
+    gate = {"gate": str(repository.gate)}
+    fast = SLOW.replace("while not", "while False and not")
+    write_model(repository.root, "a_slow", fast, X, Y, version=2, parameters=gate, version_policy={"all": {}})
+    registry = repository.registry
+    loading = asyncio.create_task(registry.load_all())
+    await until(lambda: registry.ready("a_slow") is True)
+    served = registry.find("a_slow")
+    await asyncio.wait_for(registry.unload("a_slow"), LIMIT_S)
+    await asyncio.wait_for(loading, LIMIT_S)
+    assert served.queue.closed
+    assert repository.index()["a_slow"] == ("UNAVAILABLE", "unloaded")
+    await until(lambda: "a_slow version 1" not in {thread.name for thread in threading.enumerate()})
+    await registry.close()
+
+
 async def test_an_ensemble_waits_for_a_slow_step_and_nothing_else_does(repository: Repository) -> None:
     step = {"model_name": "a_slow", "input_map": {"x": "x"}, "output_map": {"y": "y"}}
     write_model(
