@@ -10,12 +10,8 @@ from gateway.transport.address import MAX_IDLE_CONNECTIONS, Address
 from gateway.transport.base import Connection, ResponseHandler
 from gateway.transport.connection import BackendConnection
 from gateway.transport.endpoint import Endpoint
-from gateway.transport.http2_connection import (
-    Http2Connection,
-    Http2Session,
-    SessionOwner,
-    StreamConnection,
-)
+from gateway.transport.http2_connection import Http2Connection
+from gateway.transport.http2_session import Http2Session, SessionOwner, StreamConnection
 
 OPENING_TIMEOUT_S: Final = 10.0
 """Until the backend's settings have come; those who wait have shorter limits of their own."""

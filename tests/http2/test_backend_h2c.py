@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from gateway.transport.http2_connection import Http2Connection
-from tests.http2.backend import Http2Backend, Request, free_port
+from tests.http2.backend import Http2Backend, Plan, Request, free_port
 from tests.http2.client import PATIENCE, Client
 from tests.http2.raw import AUTHORITY, SCHEME, WINDOW_UPDATE, Pair, Reader, block, data, frame, headers, word
 from tests.wire.rig import Rig
@@ -49,6 +49,12 @@ RIG = {
   multi-fall:
     match: {path: /mf}
     variants: {v1: {backend: multi}, v2: {backend: b}}
+    policy: {type: single, variant: v1}
+    retry: {attempts: 1}
+    fallback: [v2]
+  twice:
+    match: {path: /twice}
+    variants: {v1: {backend: multi}, v2: {backend: multi}}
     policy: {type: single, variant: v1}
     retry: {attempts: 1}
     fallback: [v2]
@@ -404,6 +410,29 @@ def test_a_grpc_call_that_breaks_off_ends_with_a_status(rig: Rig, backend: Http2
     assert failed.value.code() == grpc.StatusCode.UNAVAILABLE
     assert failed.value.details().startswith("backend_truncated: ")
     assert dict(failed.value.trailing_metadata())["x-variant"] == "v1"
+
+
+def test_a_grpc_status_right_behind_leading_metadata_falls_back(rig: Rig, backend: Http2Backend) -> None:
+    """As servers fail that send their leading metadata in a frame of its own."""
+
+    def respond(status: bytes, message: bytes) -> Plan:
+        def plan(request: Request) -> None:
+            h2 = request.connection.h2
+            head = [(b":status", b"200"), (b"content-type", b"application/grpc"), (b"x-began", status)]
+            h2.send_headers(request.stream, head)
+            if message:
+                h2.send_data(request.stream, message)
+            h2.send_headers(request.stream, [(b"grpc-status", status)], end_stream=True)
+
+        return plan
+
+    backend.plans.extend([respond(b"14", b""), respond(b"0", b"\0\0\0\0\2ok")])
+    with grpc.insecure_channel(f"127.0.0.1:{rig.port}") as channel:
+        method = channel.unary_unary("/twice/Unary", None, None, _registered_method=True)
+        response, call = method.with_call(b"", timeout=20)
+    metadata = dict(call.initial_metadata())
+    assert (response, metadata["x-variant"], metadata["x-began"]) == (b"ok", "v2", "0")
+    assert len(backend.requests) == 2
 
 
 @pytest.mark.parametrize("ends", [False, True], ids=["stays", "leaves at once"])
