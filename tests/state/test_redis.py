@@ -20,7 +20,7 @@ from benchmarks.children import free_port
 from gateway.state.base import Counts, OutcomeFilter, Retention, StoreUnavailable
 from gateway.state.redis import RedisStore, codec, sums
 from gateway.state.units import UNIT_REST_S
-from tests.support.made import T0, outcome, reward
+from tests.support.made import T0, outcome, published, reward, shadowed
 from tests.support.servers import RedisServer, redis_server
 
 pytestmark = pytest.mark.redis
@@ -238,3 +238,33 @@ async def test_no_step_of_reading_cells_holds_the_server_for_long(
     assert len(found) == buckets * epochs
     assert max(read) == sums.MAX_CELLS_PER_CALL / epochs
     assert sum(read) == buckets
+
+
+async def test_upkeep_without_work_is_one_short_call_for_each_route(
+    server: RedisServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve calls each, one of which returned the buckets of 90 days: five thousand of each route, each minute."""
+    store, routes, hours, now = await connect(address(server)), 12, 300, T0 + 3 * 86_400
+    cells = [f"{T0 - 3600 * hour:.0f}" for hour in range(hours)]
+    for route in (f"r{number}" for number in range(routes)):
+        await store.append([outcome(route=route)], [shadowed(of=outcome(route=route))])
+        await store.reward([reward(of=outcome(route=route))])
+        for epoch in range(1, 40):
+            await store.publish(published(epoch, route=route, time=now))
+        base = store._link.of_route(route)
+        for index in ("cells", "shadow_cells"):
+            await store._link.command("ZADD", f"{base}:{index}", *[part for c in cells for part in (c, c)])
+    while await store.prune(Retention(), now=now):
+        pass
+    replies: list[object] = []
+    for name in ("run", "command", "commands"):
+        real = getattr(store._link, name)
+
+        async def spied(*arguments: Any, real: Any = real, **more: Any) -> Any:
+            replies.append(found := await real(*arguments, **more))
+            return found
+
+        monkeypatch.setattr(store._link, name, spied)
+    assert not await store.prune(Retention(), now=now + 60)
+    assert len(replies) <= routes + 4
+    assert max(len(str(found)) for found in replies) < 1000

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from gateway.record.events import Outcome, columns
 from gateway.record.page import decode, encode_columns
 from gateway.state.base import ALLOCATION, Retention
-from gateway.state.folding import LADDER, PAGE_AGE_S, merged_epochs, share_steps
+from gateway.state.folding import LADDER, LINEAR_LADDER, PAGE_AGE_S, merged_epochs, share_steps
 from gateway.state.paging import MAX_PAGE_ROWS, milliseconds, parts
 from gateway.state.redis import linear
 from gateway.state.redis.codec import cell_parts, unpack_published, unpack_shares
@@ -17,6 +17,7 @@ from gateway.state.redis.link import Link
 from gateway.state.redis.pages import REPLACE_PAGES
 from gateway.state.redis.script import Script
 
+_DUE: Final = Script.load("due")
 _FOLD: Final = Script.load("fold")
 _FOLD_SHADOWS: Final = Script.load("fold_shadows")
 _FORGET_CELLS: Final = Script.load("forget_cells")
@@ -35,15 +36,60 @@ async def step(link: Link, routes: Sequence[str], retention: Retention, now: flo
     more = await _forget_allocation_events(link, retention.events_with_allocations) or more
     for route in routes:
         base = link.of_route(route)
+        due = _Due._make(await link.run(_DUE, base, *_limits(retention, now)))
         more = (
-            await _forget(link, base, retention, now)
-            or await _fold(link, base, now)
-            or await _fold_shadows(link, base, now)
-            or await linear.fold(link, base, now)
-            or await _merge_pages(link, route, now)
+            (due.forget and await _forget(link, base, retention, now))
+            or (due.width and await _fold(link, base, due.cells, due.width))
+            or (due.shadow_width and await _fold_shadows(link, base, due.shadows, due.shadow_width))
+            or (due.linear and await linear.fold(link, base, now))
+            or (due.pages and await _merge_pages(link, route, now))
             or more
         )
-    return more
+    return bool(more)
+
+
+class _Due(NamedTuple):
+    """What `due.lua` returns."""
+
+    forget: int
+    cells: int
+    """The start of the next coarse bucket of cells, if it has a width; of shadows likewise."""
+    width: int
+    shadows: int
+    shadow_width: int
+    linear: int
+    pages: int
+
+
+def _limits(retention: Retention, now: float) -> list[float]:
+    found = [
+        (now - retention.outcomes) * 1000,
+        _hours_before(now - retention.rewards),
+        _hours_before(now - retention.outcomes),
+        now - retention.aggregates,
+        now - retention.allocations,
+        _merged_before(now),
+        retention.allocations_per_route,
+    ]
+    for ladder in (LADDER, LINEAR_LADDER):
+        found += [
+            len(ladder),
+            *(limit for age, width in ladder for limit in (_edge(now - age, width), width)),
+        ]
+    return found
+
+
+def _hours_before(limit: float) -> float:
+    return limit / 3600 - 1
+
+
+def _merged_before(now: float) -> int:
+    """In milliseconds."""
+    return int(max(now - PAGE_AGE_S, 0) // 3600) * 3_600_000
+
+
+def _edge(before: float, width: int) -> int:
+    return int(before // width) * width
 
 
 async def size(link: Link, routes: Sequence[str]) -> int:
@@ -90,7 +136,7 @@ async def _forget(link: Link, base: str, retention: Retention, now: float) -> bo
     more = await _forget_pages(link, base, (now - retention.outcomes) * 1000)
     for name, age in (("reward", retention.rewards), ("shadowed", retention.outcomes)):
         key = "rewards" if name == "reward" else name
-        hours = await _below(link, f"{base}:{name}_hours", (now - age) / 3600 - 1)
+        hours = await _below(link, f"{base}:{name}_hours", _hours_before(now - age))
         for hour in hours:
             await link.command("UNLINK", f"{base}:{key}:{int(hour)}")
             await link.command("ZREM", f"{base}:{name}_hours", hour)
@@ -171,21 +217,20 @@ def _field(fields: Any, name: bytes) -> bytes:
 
 
 # Aggregates ---------------------------------------------------------------------------------------
-async def _fold(link: Link, base: str, now: float) -> bool:
-    """Folds the oldest bucket that is finer than its age allows; False when there is none."""
-    found = await link.command("ZRANGEBYSCORE", f"{base}:cells", "-inf", now - LADDER[0][0])
-    starts = [int(start) for start in found]
-    place = _next(starts, now)
-    if place is None:
-        return False
-    coarse, width = place
-    inside = [start for start in starts if coarse <= start < coarse + width]
-    before = [start for start in starts if start < coarse][-1:]
-    after = await link.command("ZRANGEBYSCORE", f"{base}:cells", coarse + width, "+inf", "LIMIT", 0, 1)
+async def _fold(link: Link, base: str, coarse: int, width: int) -> bool:
+    """Folds the buckets of a coarse one. True."""
+    index = f"{base}:cells"
+    inside, before, after = await link.commands(
+        [
+            ("ZRANGEBYSCORE", index, coarse, f"({coarse + width}"),
+            ("ZREVRANGEBYSCORE", index, f"({coarse}", "-inf", "LIMIT", 0, 1),
+            ("ZRANGEBYSCORE", index, coarse + width, "+inf", "LIMIT", 0, 1),
+        ]
+    )
     under = merged_epochs(
         await _epochs(link, base, inside),
         max(await _epochs(link, base, before), default=None),
-        min(await _epochs(link, base, [int(start) for start in after]), default=None),
+        min(await _epochs(link, base, after), default=None),
         share_steps(await _shares(link, base, inside)),
     )
     pairs = [str(number) for item in under.items() for number in item]
@@ -193,24 +238,15 @@ async def _fold(link: Link, base: str, now: float) -> bool:
     return True
 
 
-def _next(starts: Sequence[int], now: float) -> tuple[int, int] | None:
-    for age, width in LADDER:
-        edge = int((now - age) // width) * width
-        for start in starts:
-            if start < edge and start % width:
-                return start - start % width, width
-    return None
-
-
-async def _epochs(link: Link, base: str, starts: Sequence[int]) -> set[int]:
-    keys = [("HKEYS", f"{base}:{letter}:{start}") for start in starts for letter in "cs"]
+async def _epochs(link: Link, base: str, starts: Sequence[bytes]) -> set[int]:
+    keys = [("HKEYS", f"{base}:{letter}:{int(start)}") for start in starts for letter in "cs"]
     return {cell_parts(field)[0] for fields in await link.commands(keys) for field in fields}
 
 
-async def _shares(link: Link, base: str, starts: Sequence[int]) -> list[tuple[int, str, float, float]]:
+async def _shares(link: Link, base: str, starts: Sequence[bytes]) -> list[tuple[int, str, float, float]]:
     """Epoch, variant, decisions assigned and decisions expected of each cell."""
     found: list[tuple[int, str, float, float]] = []
-    for cells in await link.commands([("HGETALL", f"{base}:c:{start}") for start in starts]):
+    for cells in await link.commands([("HGETALL", f"{base}:c:{int(start)}") for start in starts]):
         given = cells if isinstance(cells, dict) else dict(zip(cells[::2], cells[1::2], strict=True))
         for field, cell in given.items():
             epoch, variant, _ = cell_parts(field)
@@ -218,14 +254,9 @@ async def _shares(link: Link, base: str, starts: Sequence[int]) -> list[tuple[in
     return found
 
 
-async def _fold_shadows(link: Link, base: str, now: float) -> bool:
-    found = await link.command("ZRANGEBYSCORE", f"{base}:shadow_cells", "-inf", now - LADDER[0][0])
-    starts = [int(start) for start in found]
-    place = _next(starts, now)
-    if place is None:
-        return False
-    coarse, width = place
-    inside = [start for start in starts if coarse <= start < coarse + width and start != coarse]
+async def _fold_shadows(link: Link, base: str, coarse: int, width: int) -> bool:
+    """Folds the buckets of a coarse one. True."""
+    inside = await link.command("ZRANGEBYSCORE", f"{base}:shadow_cells", f"({coarse}", f"({coarse + width}")
     await link.run(_FOLD_SHADOWS, base, coarse, *inside)
     return True
 
@@ -234,8 +265,7 @@ async def _fold_shadows(link: Link, base: str, now: float) -> bool:
 async def _merge_pages(link: Link, route: str, now: float) -> bool:
     """Makes one full, compressed page of the oldest small ones of past hours; False when there is none."""
     base = link.of_route(route)
-    edge = int(max(now - PAGE_AGE_S, 0) // 3600) * 3_600_000
-    numbers = (await _below(link, f"{base}:small", edge))[:64]
+    numbers = (await _below(link, f"{base}:small", _merged_before(now)))[:64]
     if not numbers:
         return False
     pages = await link.command("HMGET", f"{base}:page", *numbers)
