@@ -429,6 +429,7 @@ def test_what_is_rare_is_found_by_an_index(tmp_path: Path) -> None:
         connection.set_trace_callback(statements.append)
         pages.scan(connection, OutcomeFilter(errors_only=True))
         shadow_responses(connection, "digits", "v3", since=T0, disagreeing=True)
+        shadow_responses(connection, "digits", "v3", since=T0)
         connection.set_trace_callback(None)
         plans = [connection.execute(f"EXPLAIN QUERY PLAN {text}").fetchall() for text in statements]
     finally:
@@ -436,6 +437,7 @@ def test_what_is_rare_is_found_by_an_index(tmp_path: Path) -> None:
     assert [plan[0][3].split("USING INDEX ")[1].split(" ")[0] for plan in plans] == [
         "pages_with_errors",
         "shadowed_disagreeing",
+        "shadowed_by_route",
     ]
 
 

@@ -146,11 +146,12 @@ def shadow_responses(
     limit: int = 1000,
     disagreeing: bool = False,
 ) -> list[Shadowed]:
-    """Newest first. Decisions are ordered by time, so the primary key bounds what is looked at."""
+    """Newest first."""
     first = max(0, int(since * 1000)).to_bytes(6, "big")
     rows = connection.execute(
         "SELECT decision, time, route, shadow, primary_variant, status, error, latency_ms, primary_ms, "
-        "agrees, difference, detail FROM shadowed WHERE decision >= ? AND route = ? AND shadow = ? "
+        f"agrees, difference, detail FROM shadowed {'INDEXED BY shadowed_disagreeing ' if disagreeing else ''}"
+        "WHERE decision >= ? AND route = ? AND shadow = ? "
         f"{'AND agrees = 0 ' if disagreeing else ''}ORDER BY decision DESC LIMIT ?",
         (first, route, shadow, limit),
     )

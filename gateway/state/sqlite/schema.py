@@ -6,7 +6,7 @@ import logging
 import sqlite3
 from typing import Final
 
-from gateway.state.sqlite.totals import add_aggregates
+from gateway.state.sqlite.totals import OF_OUTCOMES, OF_REWARDS, add_aggregates
 
 log = logging.getLogger("turnout.store")
 
@@ -132,22 +132,22 @@ CREATE INDEX pages_with_errors ON pages (last, first) WHERE errors > 0;
 CREATE INDEX shadowed_disagreeing ON shadowed (route, shadow, decision) WHERE agrees = 0;
 """
 
-_TOTALS: Final = """
+_TOTALS: Final = f"""
 -- All cells of a route together (gateway.state.sqlite.totals).
 CREATE TABLE outcome_totals (
   route TEXT, variant TEXT,
   assigned INTEGER NOT NULL, served INTEGER NOT NULL, errors INTEGER NOT NULL, fallbacks INTEGER NOT NULL,
   expected REAL NOT NULL, latency BLOB NOT NULL, gateway BLOB NOT NULL, unseen INTEGER NOT NULL,
   PRIMARY KEY (route, variant)) WITHOUT ROWID;
-INSERT INTO outcome_totals SELECT
-  route, variant, SUM(assigned), SUM(served), SUM(errors), SUM(fallbacks),
-  SUM(expected), merged_histograms(latency), merged_histograms(gateway), SUM(unseen)
-  FROM outcome_cells GROUP BY route, variant;
+{OF_OUTCOMES.format("true")}
 CREATE TABLE reward_totals (
   route TEXT, variant TEXT, metric TEXT, data BLOB NOT NULL, PRIMARY KEY (route, variant, metric)) WITHOUT ROWID;
-INSERT INTO reward_totals SELECT
-  route, variant, metric, merged_sums(count, total, total_rest, squares, squares_rest)
-  FROM reward_cells GROUP BY route, variant, metric;
+{OF_REWARDS.format("true")}
+"""
+
+_SHADOWS: Final = """
+-- A list of a route's shadow responses read those of all other routes.
+CREATE INDEX shadowed_by_route ON shadowed (route, shadow, decision);
 """
 
 MIGRATIONS: Final[tuple[str, ...]] = (
@@ -159,6 +159,7 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     _UNSEEN,
     _INDEXES,
     _TOTALS,
+    _SHADOWS,
 )
 """The script that leads to version 1, to version 2, ...; never edited once released."""
 

@@ -53,6 +53,28 @@ class MergedSums:
         return self._sums.pack()
 
 
+OF_OUTCOMES: Final = """
+INSERT INTO outcome_totals SELECT
+  route, variant, SUM(assigned), SUM(served), SUM(errors), SUM(fallbacks),
+  SUM(expected), merged_histograms(latency), merged_histograms(gateway), SUM(unseen)
+  FROM outcome_cells WHERE {} GROUP BY route, variant;
+"""
+OF_REWARDS: Final = """
+INSERT INTO reward_totals SELECT
+  route, variant, metric, merged_sums(count, total, total_rest, squares, squares_rest)
+  FROM reward_cells WHERE {} GROUP BY route, variant, metric;
+"""
+"""Totals of the cells that a condition lets through."""
+
+
+def rebuild(connection: sqlite3.Connection, route: str) -> None:
+    """Make the totals of a route of its cells anew."""
+    add_aggregates(connection)
+    for table, statement in (("outcome_totals", OF_OUTCOMES), ("reward_totals", OF_REWARDS)):
+        connection.execute(f"DELETE FROM {table} WHERE route = ?", (route,))
+        connection.execute(statement.format("route = ?"), (route,))
+
+
 def add_aggregates(connection: sqlite3.Connection) -> None:
     """Make known to ``connection`` the SQL aggregates that totals are made with."""
     connection.create_aggregate("merged_histograms", 1, MergedHistograms)  # type: ignore[arg-type]
