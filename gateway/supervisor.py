@@ -135,7 +135,7 @@ class WorkerPool:
         first = tuple(self.workers)
         while not self.ending:
             time.sleep(POLL_S)
-            if all(worker.exitcode == serving.START_FAILED for worker in first):
+            if first and all(worker.exitcode == serving.START_FAILED for worker in first):
                 self.close(grace)
                 return serving.START_FAILED
             self.reap()
@@ -162,8 +162,14 @@ class WorkerPool:
             # Inherited: Ctrl-C reaches the whole group, and a worker that loads would show a stack trace.
             resource_tracker.ensure_running()  # it would unblock the signal
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            worker.start()
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            try:
+                worker.start()
+            except OSError as error:  # too many processes, or too little memory for one more
+                self._not_before = self._now() + RESTART_PAUSE_S
+                log.error("a worker could not be started: %s; trying again in %g s", error, RESTART_PAUSE_S)
+                return
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             self.workers[worker] = self._now()
 
     def reap(self) -> None:

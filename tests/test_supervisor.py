@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import time
@@ -92,3 +93,26 @@ def test_an_interrupt_of_the_whole_group_does_not_reach_a_worker_that_loads() ->
         assert worker.pid is not None
         os.kill(worker.pid, signal.SIGINT)
     assert pool.close(5.0) == 0
+
+
+def test_a_worker_that_the_machine_has_no_room_for_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    pool = WorkerPool(sys.exit, (1,), 1, clock)
+    pool.fill()  # the resource tracker runs from here on
+    ended(pool)
+    clock.at += RESTART_PAUSE_S
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")), before[1]))
+    try:
+        pool.fill()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert not pool.workers
+    assert "a worker could not be started" in caplog.text
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    pool.fill()
+    assert not pool.workers, "after a pause"
+    clock.at += RESTART_PAUSE_S
+    pool.fill()
+    assert len(pool.workers) == 1
+    ended(pool)

@@ -92,9 +92,9 @@ def read(
         ]
     try:
         text.encode()
-        # Composing recurses, in C without a guard: the depth is counted on the flat events first.
-        if too_deep := _too_deep(text):
-            return None, [too_deep]
+        # Composing recurses, in C without a guard, and holds up other threads: what it is given is counted first.
+        if too_much := _too_much(text):
+            return None, [too_much]
         node = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
         return None, [_syntax_fault(error)]
@@ -114,14 +114,19 @@ def read(
 
 
 _TOO_DEEP: Final = f"this is nested more than {MAX_DEPTH} deep; write it flatter"
+_TOO_MANY: Final = f"the document has more than {MAX_VALUES} values, with what anchors repeat; write fewer"
 
 
-def _too_deep(text: str) -> Fault | None:
-    depth = 0
+def _too_much(text: str) -> Fault | None:
+    """The first value that is too deep, or one too many."""
+    depth = values = 0
     for event in yaml.parse(text, Loader=_Loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        values += isinstance(event, yaml.NodeEvent)
         if depth > MAX_DEPTH:
             return Fault(*_start(event), "", _TOO_DEEP)
+        if values > 2 * MAX_VALUES:  # a key and a value each
+            return Fault(*_start(event), "", _TOO_MANY)
     return None
 
 
@@ -171,13 +176,7 @@ class _Builder:
         if len(self.faults) >= MAX_FAULTS:
             raise _UnbuildableError(self.faults.pop())
         if self._values > MAX_VALUES:
-            raise _UnbuildableError(
-                self._fault(
-                    node,
-                    path,
-                    f"the document has more than {MAX_VALUES} values, with what anchors repeat; write fewer",
-                )
-            )
+            raise _UnbuildableError(self._fault(node, path, _TOO_MANY))
         if len(path) > MAX_DEPTH:
             raise _UnbuildableError(
                 self._fault(node, path[:4], f"this is more than {MAX_DEPTH} deep; write it flatter")

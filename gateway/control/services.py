@@ -157,6 +157,9 @@ class ControlServices:
 
     async def _summaries(self) -> dict[str, Json]:
         names, found = list(self.gateway.document().routes), {}
+        for kept in (self._standings, self._standing_times, self._units_since):
+            for name in kept.keys() - names:  # an edit has removed the route
+                del kept[name]
         alarms, steps = await self._alarms.read(names), await self._steps.read(names)
         deadline = perf_counter() + MAX_STANDING_WAIT_S
         for name in names:

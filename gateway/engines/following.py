@@ -35,6 +35,8 @@ class Follower(ABC):
         self._version = ""
         self.refused = ""
         """Why the node refused the last version; empty if it did not."""
+        self._told = ("", "")
+        """The version and the refusal that the log told last: each is offered again and again."""
         self._reached = True
 
     async def run(self) -> None:
@@ -64,11 +66,12 @@ class Follower(ABC):
             self.refused = await self.take(version, body)
         except OSError as error:
             self.refused = f"its agent cannot write its files: {error}"
-        if self.refused:
-            log.warning("%s: %s", self._kind, self.refused)
-        else:
+        told, self._told = self._told, (version, self.refused)
+        if not self.refused:
             self._version = version
             log.info("%s: the node has taken version %s", self._kind, version)
+        elif told != self._told:
+            log.warning("%s: %s", self._kind, self.refused)
 
     @abstractmethod
     async def take(self, version: str, body: bytes) -> str:

@@ -87,6 +87,8 @@ class Allocations:
     def take(self, document: Document, held: Mapping[str, RouteAllocation]) -> None:
         """Puts a document in force with what was prepared for it (`gateway.compile.arrange`)."""
         self._document, self.held, self._in_effect = document, dict(held), None
+        self._learning.keep(held.keys())
+        self.standings = {name: one for name, one in self.standings.items() if name in held}
         self._changed = -1  # what was published while it was prepared is followed at the next step
 
     @property

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Final, NamedTuple
@@ -89,6 +89,12 @@ class Learning:
         self._aged: dict[str, _Aged] = {}
         self._compared: dict[str, tuple[Plan, float, Periods]] = {}
         """By route: the plan, when they were read, and the periods that the stop rule compares by."""
+
+    def keep(self, names: Collection[str]) -> None:
+        """Forget what was read of other routes than these."""
+        for known in (self._last, self._sums, self._aged, self._compared):
+            for name in known.keys() - names:
+                del known[name]
 
     async def propose(self, look: Look) -> Proposal | None:
         """Return the allocation that the evidence of a route asks for now; None if its policy keeps what it has."""

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.config.faults import Fault
 from gateway.config.permitted import permitted
-from gateway.config.yaml_text import MAX_CHARACTERS, MAX_DEPTH, MAX_SECRET_BYTES, read
+from gateway.config.yaml_text import MAX_CHARACTERS, MAX_DEPTH, MAX_SECRET_BYTES, MAX_VALUES, read
 
 
 def data_of(text: str, env: dict[str, str] | None = None) -> object:
@@ -191,3 +191,15 @@ def test_a_billion_laughs_are_cut_short() -> None:
 
 def test_size_is_bounded() -> None:
     assert f"more than {MAX_CHARACTERS} characters" in only_fault("a" * (MAX_CHARACTERS + 1)).message
+
+
+def test_a_text_with_too_many_values_is_not_composed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Composing a mebibyte of short values held up other threads for a second."""
+
+    def composed(*_: object, **__: object) -> None:
+        raise AssertionError("composed")
+
+    monkeypatch.setattr("yaml.compose", composed)
+    tree, (fault,) = read("[" + "x," * (2 * MAX_VALUES + 1) + "]", {})
+    assert tree is None
+    assert f"more than {MAX_VALUES} values" in fault.message

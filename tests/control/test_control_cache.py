@@ -183,3 +183,15 @@ async def test_a_list_that_no_one_watched_for_long_shows_nothing_of_then(
     assert opened["digits"]["stop"] == {"state": "asking", "winner": "v2"}, "what waits for a person, at once"
     await asyncio.gather(*services._computing.values())
     assert (await services.summaries())["digits"]["standings"] is not None
+
+
+async def test_nothing_is_kept_of_a_route_that_an_edit_removed(harness: Harness) -> None:
+    services = ControlServices(harness)
+    await services.summaries()
+    kept = services._standings, services._standing_times
+    assert all(kept)
+    services._standing_times["gone"] = services._standing_times["digits"]
+    services._units_since["gone"] = 1.0, None
+    services._standings["gone"] = services._standings["digits"]
+    await services._summaries()
+    assert all("gone" not in known for known in (*kept, services._units_since))

@@ -281,3 +281,14 @@ async def test_rewards_of_one_route_are_no_reason_to_read_those_of_all(
         await leader.step()
         assert read == ["one"]
         assert leader.held["one"].epoch > before
+
+
+async def test_nothing_is_kept_of_a_route_that_an_edit_removes(store: SqliteStore) -> None:
+    leader = await replica(store, "leader")
+    await store.reward([reward(of=outcome(route="two"))])
+    await leader.step()
+    put_in_force(load(CONFIG + ROUTE.format("one"), source="test", env={}), leader)
+    await leader.step()
+    kept = leader._learning
+    for known in (leader.standings, kept._last, kept._sums, kept._aged, kept._compared):
+        assert known.keys() <= {"one"}

@@ -67,8 +67,8 @@ class HaproxyFollower(Follower):
         try:
             await self._apply(resource["config_version"], ranges)
         except Refused as refused:
+            self._live = {}  # first: a full disk ends the next line
             self._write({name: text for name, text in good.items() if text is not None})
-            self._live = {}
             with suppress(OSError):  # it does not run
                 await self._announce_end(0)
             return str(refused)

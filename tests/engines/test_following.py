@@ -1,0 +1,56 @@
+"""What an agent does when its own disk is full: it says so once, and holds nothing for taken."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import httpx
+import pytest
+
+from gateway.engines.following import Follower
+from gateway.engines.haproxy.agent import HaproxyFollower, Refused
+from gateway.engines.haproxy.bootstrap import Node
+
+
+class FullDisk(Follower):
+    """Has no room for a file."""
+
+    async def take(self, version: str, body: bytes) -> str:
+        raise OSError(28, "No space left on device")
+
+
+async def test_a_full_disk_is_logged_once_a_version(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    follower = FullDisk("routes", {"id": "e1"}, httpx.AsyncClient())
+    for version in ("1", "1", "1", "2", "2"):
+        await follower.offer(version, b"")
+        assert "cannot write its files" in follower.refused
+    assert len(caplog.records) == 2
+
+
+class Torn(HaproxyFollower):
+    """HAProxy refuses what it is offered, and the disk is full when the last good files are restored."""
+
+    writes = 0
+
+    async def _apply(self, version: str, ranges: dict[str, str]) -> None:
+        raise Refused("no")
+
+    def _write(self, files: dict[str, str]) -> None:
+        self.writes += 1
+        if self.writes > 1:
+            raise OSError(28, "No space left on device")
+
+
+async def test_ranges_of_a_refused_version_are_forgotten_though_the_disk_is_full(tmp_path: Path) -> None:
+    follower = Torn(
+        Node("edge", "h1", "t", "http://127.0.0.1:1", str(tmp_path), None),
+        httpx.AsyncClient(),
+    )
+    follower._live = {"digits": "0 v1"}
+    body = {"resources": [{"ranges": {}, "files": {}, "config": "", "config_version": "2"}]}
+    with pytest.raises(OSError, match="No space"):
+        await follower.take("2", json.dumps(body).encode())
+    assert follower._live == {}
