@@ -51,7 +51,7 @@ async def test_all_else_is_read_and_the_damage_is_counted_once(store: Store) -> 
     assert (await store.decision(lost[0].decision, "digits")).outcome is None
     known = await store.load(damage.KIND, "digits")
     assert known is not None
-    assert json.loads(known[1]) == {"pages": 1, "last": pytest.approx(T0 + 2, abs=1.0)}
+    assert json.loads(known[1]) == {"pages": 1, "cells": 0, "last": pytest.approx(T0 + 2, abs=1.0)}
     assert "set aside (1, the last of" in damage.message(known[1], T0 + 10, 3600.0)
     assert damage.message(known[1], T0 + 7200, 3600.0) == ""
     # The sums are of cells, which are whole.

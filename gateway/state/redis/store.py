@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from functools import partial, wraps
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
@@ -27,9 +27,10 @@ from gateway.state.base import (
     Published,
     Retention,
     RewardResult,
+    StoreUnavailable,
 )
 from gateway.state.paging import every_step
-from gateway.state.redis import linear, pages, record, request_ids, rewards, sums, upkeep
+from gateway.state.redis import linear, mending, pages, record, request_ids, rewards, sums, upkeep
 from gateway.state.redis.check import doubts
 from gateway.state.redis.control import Control
 from gateway.state.redis.link import Link
@@ -44,6 +45,8 @@ T = TypeVar("T")
 _MAX_SHARES: Final = 4096
 _MAX_LOSSES: Final = 5
 """Losses that one alarm names."""
+_TOO_SHORT: Final = "data string too short"
+"""What Lua says of a cell that lacks bytes."""
 _ROUTE_OF_OUTCOME: Final = Outcome._fields.index("route")
 _EPOCH: Final = Outcome._fields.index("epoch")
 _ROUTE_OF_SHADOWED: Final = Shadowed._fields.index("route")
@@ -62,6 +65,18 @@ def _asks(
     @wraps(query)
     async def method(store: RedisStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await store._around_damage(lambda: query(store._link, *args, **kwargs))
+
+    return method
+
+
+def _of_cells(
+    query: Callable[Concatenate[Link, str, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[RedisStore, str, P], Coroutine[Any, Any, T]]:
+    """The method of the store that runs ``query`` on the cells of a route."""
+
+    @wraps(query)
+    async def method(store: RedisStore, route: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await store._around_damage(lambda: query(store._link, route, *args, **kwargs), (route,))
 
     return method
 
@@ -121,7 +136,7 @@ class RedisStore(Control):
             await self._know(route)
             await self._learn_shares(route, {row[_EPOCH] for row in rows})
             add = partial(record.append, self._link, route, rows, self._published_shares)
-            await self._around_damage(add)
+            await self._around_damage(add, (route,))
         for route, shadows in record.by_route(shadowed, _ROUTE_OF_SHADOWED).items():
             await self._know(route)
             await record.add_shadowed(self._link, route, shadows)
@@ -151,9 +166,9 @@ class RedisStore(Control):
         results: list[RewardResult] = ["accepted"] * len(rewards_)
         for route, mine in places.items():
             await self._know(route)
-            found = await rewards.upsert(
-                self._link, route, [rewards_[place] for place in mine], replay=replay
-            )
+            given = [rewards_[place] for place in mine]
+            add = partial(rewards.upsert, self._link, route, given, replay=replay)
+            found = await self._around_damage(add, (route,))
             for place, result in zip(mine, found, strict=True):
                 results[place] = result
         return results
@@ -218,17 +233,43 @@ class RedisStore(Control):
     shadow_responses = _asks(rewards.shadow_responses)
 
     async def metric_names(self) -> list[str]:
-        return await sums.metric_names(self._link, await self._routes())
+        routes = await self._routes()
+        return await self._around_damage(lambda: sums.metric_names(self._link, routes), routes)
 
     async def size(self) -> int:
         return await upkeep.size(self._link, await self._routes())
 
     async def prune(self, retention: Retention, *, now: float) -> bool:
         step = partial(upkeep.step, self._link, await self._routes(), retention, now)
-        return await self._around_damage(step)
+        return await self._around_damage(step, ())
 
-    def _around_damage(self, run: Callable[[], Coroutine[Any, Any, T]]) -> Coroutine[Any, Any, T]:
-        return damage.around(run, self._set_aside)
+    async def _around_damage(
+        self, run: Callable[[], Coroutine[Any, Any, T]], routes: Collection[str] | None = None
+    ) -> T:
+        """``routes``: those whose cells it reads; empty: any."""
+
+        async def read() -> T:
+            if routes is None:
+                return await run()
+            with damage.cells_of(routes):
+                try:
+                    return await run()
+                except StoreUnavailable as error:
+                    if _TOO_SHORT in str(error.__cause__):
+                        raise damage.DamagedCells(routes) from error
+                    raise
+
+        return await damage.around(read, self._set_aside, self._mend)
+
+    async def _mend(self, routes: Collection[str]) -> bool:
+        """Whether something was damaged."""
+        repaired = False
+        for route in routes or await self._routes():
+            mended = await mending.mend(self._link, route)
+            if mended.repaired:
+                repaired = True
+                await damage.note_cells(self, route, mended)
+        return repaired
 
     async def _set_aside(self, page: DamagedPage) -> None:
         route, number = cast("tuple[str, bytes]", page.place)
@@ -240,17 +281,26 @@ class RedisStore(Control):
     async def counts(
         self, route: str, *, since: float | None = None, until: float | None = None, epoch: int | None = None
     ) -> dict[str, Counts]:
-        return await sums.counts(self._link, route, await self._since(route, since, epoch), until, epoch)
+        start = await self._since(route, since, epoch)
+        return await self._around_damage(
+            lambda: sums.counts(self._link, route, start, until, epoch), (route,)
+        )
 
     async def decided(
         self, route: str, *, since: float | None = None, until: float | None = None, epoch: int | None = None
     ) -> dict[str, tuple[int, int]]:
-        return await sums.decided(self._link, route, await self._since(route, since, epoch), until, epoch)
+        start = await self._since(route, since, epoch)
+        return await self._around_damage(
+            lambda: sums.decided(self._link, route, start, until, epoch), (route,)
+        )
 
     async def reward_sums(
         self, route: str, *, since: float | None = None, until: float | None = None, epoch: int | None = None
     ) -> dict[tuple[str, str], RewardSums]:
-        return await sums.reward_sums(self._link, route, await self._since(route, since, epoch), until, epoch)
+        start = await self._since(route, since, epoch)
+        return await self._around_damage(
+            lambda: sums.reward_sums(self._link, route, start, until, epoch), (route,)
+        )
 
     async def rewards_version(self, route: str) -> int:
         return int(await self._link.command("GET", f"{self._link.of_route(route)}:changed") or 0)
@@ -265,9 +315,9 @@ class RedisStore(Control):
         published = min(found.time, self._clock())  # the clock may have been set back since
         return max(published - MAX_CLOCK_SKEW_S, since if since is not None else 0.0)
 
-    linear_sums = _asks(linear.totals)
-    linear_series = _asks(linear.series)
-    series = _asks(sums.series)
+    linear_sums = _of_cells(linear.totals)
+    linear_series = _of_cells(linear.series)
+    series = _of_cells(sums.series)
     agreement = _asks(sums.agreement)
     agreement_series = _asks(sums.agreement_series)
 

@@ -53,7 +53,7 @@ class _Due(NamedTuple):
 
     forget: int
     cells: int
-    """The start of the next coarse bucket of cells, if it has a width; of shadows likewise."""
+    """The start of the next coarse bucket of cells, if it has a width; the same of shadows."""
     width: int
     shadows: int
     shadow_width: int

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
@@ -20,7 +20,7 @@ from gateway.record.page import DamagedPage
 from gateway.state import damage
 from gateway.state.base import Counts, DecisionRecord, OutcomeFilter, Retention, RewardResult
 from gateway.state.paging import MAX_PAGE_ROWS, every_step, parts
-from gateway.state.sqlite import control, linear, pages, request_ids, rewards, sums, totals, upkeep
+from gateway.state.sqlite import control, linear, mending, pages, request_ids, rewards, sums, totals, upkeep
 from gateway.state.sqlite.connect import check, connect, keep_private, plainly
 from gateway.state.sqlite.readers import Readers
 from gateway.state.sqlite.schema import migrate
@@ -32,6 +32,19 @@ T = TypeVar("T")
 _Query = Callable[Concatenate[sqlite3.Connection, P], T]
 _Method = Callable[Concatenate["SqliteStore", P], Coroutine[Any, Any, T]]
 _MAX_SHARES: Final = 4096
+
+
+def _of_cells(
+    query: Callable[Concatenate[sqlite3.Connection, str, P], T],
+) -> Callable[Concatenate[sqlite3.Connection, str, P], T]:
+    """``query`` on the cells of a route, which raises `DamagedCells` for one that it can't read."""
+
+    @wraps(query)
+    def run(connection: sqlite3.Connection, route: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with damage.cells_of((route,)):
+            return query(connection, route, *args, **kwargs)
+
+    return run
 
 
 def _reads(query: _Query[P, T], *, many_pages: bool = False) -> _Method[P, T]:
@@ -60,9 +73,16 @@ def _writes(query: _Query[P, T], *, durable: bool = True) -> _Method[P, T]:
 def _reward(
     connection: sqlite3.Connection, given: Sequence[Reward], *, replay: bool = False
 ) -> list[RewardResult]:
+    routes = {reward.route for reward in given}
     control.touch(connection)
-    control.touch_rewards(connection, {reward.route for reward in given})
-    return rewards.upsert(connection, given, replay=replay)
+    control.touch_rewards(connection, routes)
+    with damage.cells_of(routes):
+        return rewards.upsert(connection, given, replay=replay)
+
+
+def _metric_names(connection: sqlite3.Connection) -> list[str]:
+    with damage.cells_of():
+        return totals.metric_names(connection)
 
 
 def _decision(connection: sqlite3.Connection, decision: bytes, route: str | None = None) -> DecisionRecord:
@@ -153,8 +173,9 @@ class SqliteStore:
                 for key, counts in tally(by_column, shares).items():
                     add_counts(cells.setdefault(key, Counts()), counts)
         if cells:
-            sums.add_cells(connection, cells)
-            totals.count(connection, cells)
+            with damage.cells_of({cell.route for cell in cells}):
+                sums.add_cells(connection, cells)
+                totals.count(connection, cells)
         if shadowed:
             rewards.add_shadowed(connection, shadowed)
 
@@ -172,7 +193,10 @@ class SqliteStore:
     async def outcomes(self, query: OutcomeFilter) -> list[Outcome]:
         return await every_step(self.scan, query)
 
-    reward = _writes(_reward)
+    async def reward(self, rewards_: Sequence[Reward], *, replay: bool = False) -> list[RewardResult]:
+        work = partial(_reward, given=rewards_, replay=replay)
+        return await self._around_damage(lambda: self._writer.run(work))
+
     index_requests = _writes(request_ids.index, durable=False)
     find_requests = _reads(request_ids.find)
     scan = _reads(pages.scan, many_pages=True)
@@ -183,15 +207,18 @@ class SqliteStore:
     page_numbers = _reads(pages.page_numbers)
     page_exposures = _reads(pages.page_exposures, many_pages=True)
     shadow_responses = _reads(rewards.shadow_responses)
-    metric_names = _reads(totals.metric_names)
+    metric_names = _reads(_metric_names)
     size = _reads(upkeep.size)
 
     async def prune(self, retention: Retention, *, now: float) -> bool:
-        work = partial(self._upkeep.step, retention=retention, now=now)
+        def work(connection: sqlite3.Connection) -> bool:
+            with damage.cells_of():
+                return self._upkeep.step(connection, retention, now=now)
+
         return await self._around_damage(lambda: self._writer.run(work, durable=False))
 
     def _around_damage(self, run: Callable[[], Coroutine[Any, Any, T]]) -> Coroutine[Any, Any, T]:
-        return damage.around(run, self._set_aside)
+        return damage.around(run, self._set_aside, self._mend)
 
     async def _set_aside(self, page: DamagedPage) -> None:
         found = await self._writer.run(partial(pages.set_aside, number=cast("int", page.place)))
@@ -199,14 +226,24 @@ class SqliteStore:
         for route in routes:
             await damage.note(self, route, page, last)
 
+    async def _mend(self, routes: Collection[str]) -> bool:
+        """Whether something was damaged."""
+        repaired = False
+        for route in routes or await self._readers.run(mending.routes):
+            mended = await self._writer.run(partial(mending.mend, route=route))
+            if mended.repaired:
+                repaired = True
+                await damage.note_cells(self, route, mended)
+        return repaired
+
     # Aggregates ---------------------------------------------------------------------------------
-    counts = _reads(sums.counts)
-    decided = _reads(sums.decided)
-    reward_sums = _reads(sums.reward_sums)
+    counts = _reads(_of_cells(sums.counts))
+    decided = _reads(_of_cells(sums.decided))
+    reward_sums = _reads(_of_cells(sums.reward_sums))
     rewards_version = _reads(control.rewards_version)
-    linear_sums = _reads(linear.totals)
-    linear_series = _reads(linear.series)
-    series = _reads(sums.series)
+    linear_sums = _reads(_of_cells(linear.totals))
+    linear_series = _reads(_of_cells(linear.series))
+    series = _reads(_of_cells(sums.series))
     agreement = _reads(sums.agreement)
     agreement_series = _reads(sums.agreement_series)
 

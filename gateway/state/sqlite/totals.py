@@ -68,7 +68,7 @@ INSERT INTO reward_totals SELECT
 
 
 def rebuild(connection: sqlite3.Connection, route: str) -> None:
-    """Make the totals of a route of its cells anew."""
+    """Make the totals of a route of its cells again."""
     add_aggregates(connection)
     for table, statement in (("outcome_totals", OF_OUTCOMES), ("reward_totals", OF_REWARDS)):
         connection.execute(f"DELETE FROM {table} WHERE route = ?", (route,))

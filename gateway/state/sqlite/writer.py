@@ -11,6 +11,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -133,9 +134,11 @@ class Writer:
         return self._connection
 
     def _drop_connection(self) -> None:
-        """Closing undoes what is not committed; the next job opens the file again, which may have been repaired."""
+        """Undoes what is not committed; the next job opens the file again, which may have been repaired."""
         connection, self._connection = self._connection, None
         if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.rollback()  # closing leaves the lock to cursors that an error's traceback holds
             connection.close()
 
 

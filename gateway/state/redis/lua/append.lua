@@ -5,6 +5,7 @@
 -- Returns the number of pages so far, negative if some decision may be there already.
 -- include: fields
 -- include: counts
+-- include: staged
 local P = KEYS[1]
 local number = tonumber(redis.call('GET', P .. ':pages') or '0')
 local sure = ARGV[1] ~= ''
@@ -49,6 +50,20 @@ for k = blocks + 1, blocks + slices do
   merged[k] = {key, field, old .. marks}
   at = at + 3
 end
+
+local function add(key, field, cell)
+  stage(key, field, merge_counts(hget(key, field), cell, 1))
+end
+
+local starts = {}
+while at <= #ARGV do
+  local start, field, cell = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  starts[start] = true
+  add(P .. ':c:' .. start, field, cell)
+  add(P .. ':c:all', total_of(field), cell)
+  at = at + 3
+end
+-- Everything has been read.
 for _, one in ipairs(merged) do
   redis.call('HSET', one[1], one[2], one[3])
   redis.call('EXPIRE', one[1], 172800)
@@ -58,11 +73,6 @@ redis.call('HSET', P .. ':page', number, ARGV[4])
 redis.call('ZADD', P .. ':first', ARGV[2], number)
 redis.call('ZADD', P .. ':last', ARGV[3], number)
 redis.call('ZADD', P .. ':small', ARGV[3], number)
-while at <= #ARGV do
-  local start, field, cell = ARGV[at], ARGV[at + 1], ARGV[at + 2]
-  redis.call('ZADD', P .. ':cells', start, start)
-  add_counts(P .. ':c:' .. start, field, cell, 1)
-  add_counts(P .. ':c:all', total_of(field), cell, 1)
-  at = at + 3
-end
+for start in pairs(starts) do redis.call('ZADD', P .. ':cells', start, start) end
+write_staged()
 return number

@@ -6,6 +6,7 @@
 local P = KEYS[1]
 local coarse, number, under = ARGV[1], tonumber(ARGV[2]), {}
 for k = 3 + number, #ARGV, 2 do under[ARGV[k]] = ARGV[k + 1] end
+redis.call('ZADD', P .. ':cells', coarse, coarse)
 for k = 3, 2 + number do
   for letter, add in pairs({c = add_counts, s = add_sums}) do
     local key, into = P .. ':' .. letter .. ':' .. ARGV[k], P .. ':' .. letter .. ':' .. coarse
@@ -14,12 +15,11 @@ for k = 3, 2 + number do
       local epoch = string.sub(field, 1, colon - 1)
       local new = (under[epoch] or epoch) .. string.sub(field, colon)
       if key ~= into or new ~= field then
-        redis.call('HDEL', key, field)
         add(into, new, cell, 1)
+        redis.call('HDEL', key, field)
       end
     end
   end
-  redis.call('ZREM', P .. ':cells', ARGV[k])
+  if ARGV[k] ~= coarse then redis.call('ZREM', P .. ':cells', ARGV[k]) end
 end
-redis.call('ZADD', P .. ':cells', coarse, coarse)
 return 1

@@ -3,6 +3,7 @@
 -- include: fields
 -- include: linear
 local P = KEYS[1]
+if ARGV[1] ~= '' then redis.call('ZADD', P .. ':linear', ARGV[1], ARGV[1]) end
 for k = 2, #ARGV do
   local key = P .. ':l:' .. ARGV[k]
   for field, cell in in_pairs(redis.call('HGETALL', key)) do
@@ -11,9 +12,9 @@ for k = 2, #ARGV do
     else
       add_linear(P .. ':l:all', field, cell, -1)
     end
+    redis.call('HDEL', key, field)
   end
   redis.call('DEL', key)
   redis.call('ZREM', P .. ':linear', ARGV[k])
 end
-if ARGV[1] ~= '' then redis.call('ZADD', P .. ':linear', ARGV[1], ARGV[1]) end
 return 1

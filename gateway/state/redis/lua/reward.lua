@@ -74,7 +74,7 @@ for at = 2, #ARGV, 14 do
   if ARGV[at + 6] ~= '' then place.inverse = place.weight end
   local key = P .. ':rewards:' .. hour
   local new, before, period = read_reward(row), nil, ''
-  local old = redis.call('HGET', key, field)
+  local old = hget(key, field)
   local result = 'a'
   if old then
     local was = read_reward(old)
@@ -93,12 +93,12 @@ for at = 2, #ARGV, 14 do
     end
   else
     redis.call('ZADD', P .. ':reward_hours', hour, hour)
-    local metrics = redis.call('HGET', key, decision)
-    redis.call('HSET', key, decision, metrics and (metrics .. '\0' .. metric) or metric)
+    local metrics = hget(key, decision)
+    stage(key, decision, metrics and (metrics .. '\0' .. metric) or metric)
   end
   if result ~= 'd' then
     touched = true
-    redis.call('HSET', key, field, row)
+    stage(key, field, row)
     if new.counted then
       move(place, new.period, new.counted, 1)
       count_row(at, new.counted, 1)
@@ -109,6 +109,7 @@ for at = 2, #ARGV, 14 do
   end
   results[#results + 1] = result
 end
+write_staged()
 for _, name in ipairs(cell_names) do
   local key, field, sums = unpack(cells[name])
   redis.call('HSET', key, field, pack_sums(sums))

@@ -1,5 +1,6 @@
 -- Makes one observation of a sticky unit's values, as gateway.state.units.Counting does step by step.
 -- include: exact
+-- include: staged
 
 -- Seconds; as gateway.state.units.UNIT_REST_S and UNIT_MOVES_S.
 local UNIT_REST_S, UNIT_MOVES_S = 8640000, 34560000
@@ -45,21 +46,21 @@ end
 
 -- Adds to what is kept of a unit's values whatever their period and variant.
 local function remember(key, field, decided, before, after)
-  local unit = read_unit(redis.call('HGET', key, field))
+  local unit = read_unit(hget(key, field))
   if not unit and not after then return end
   unit = unit or {count = 0, start = 0, epoch = 0, last = decided, mean = 0, total = {}}
   change(unit, before, after, 1)
   unit.last = math.max(unit.last, decided)
   if unit.count > 0 then
-    redis.call('HSET', key, field, pack_unit(unit))
+    stage(key, field, pack_unit(unit))
   else
-    redis.call('HDEL', key, field)
+    stage(key, field, false)
   end
 end
 
 -- The mean of a unit's values from outside an experiment, as what stands next to its observation; nil without any.
 local function new_past(key, all, own)
-  local every, mine = read_unit(redis.call('HGET', key, all)), read_unit(redis.call('HGET', key, own))
+  local every, mine = read_unit(hget(key, all)), read_unit(hget(key, own))
   if not every then return nil end
   if mine then
     every.count = every.count - mine.count
@@ -85,7 +86,7 @@ end
 -- Moves the weighted sums of a unit: its total is that of w y, its mean that of w.
 local function weigh(count, key, place, decided, before, after, w, period, aspects)
   local field = period .. '\0' .. place.name .. aspects[1]
-  local unit = read_unit(redis.call('HGET', key, field))
+  local unit = read_unit(hget(key, field))
   if unit then
     count_pair(count, unit, place.name, aspects, -1)
   elseif after then
@@ -99,9 +100,9 @@ local function weigh(count, key, place, decided, before, after, w, period, aspec
   come(unit, place, decided)
   if unit.count > 0 then
     count_pair(count, unit, place.name, aspects, 1)
-    redis.call('HSET', key, field, pack_unit(unit))
+    stage(key, field, pack_unit(unit))
   else
-    redis.call('HDEL', key, field)
+    stage(key, field, false)
   end
 end
 
@@ -118,11 +119,11 @@ local function observe(count, key, period, place, decided, before, after)
     weigh(count, key, place, decided, before, after, 1, plain, OF_UNITS)
   end
   local field, aspect = plain .. '\0' .. place.name, ':' .. place.name .. '|units'
-  local unit, past = read_unit(redis.call('HGET', key, field)), nil
+  local unit, past = read_unit(hget(key, field)), nil
   if experiment then
     local all, own = 'past\0\0' .. place.metric, 'past~' .. experiment .. '\0\0' .. place.metric
     if unit then
-      past = read_unit(redis.call('HGET', key, field .. '|past'))
+      past = read_unit(hget(key, field .. '|past'))
     elseif experiment ~= '' then
       past = new_past(key, all, own)
     end
@@ -139,22 +140,22 @@ local function observe(count, key, period, place, decided, before, after)
   end
   change(unit, before, after, 1)
   if unit.count <= 0 then
-    redis.call('HDEL', key, field)
+    stage(key, field, false)
     if not experiment then
-      past = read_unit(redis.call('HGET', key, field .. '|past'))
+      past = read_unit(hget(key, field .. '|past'))
       if past then count_pair(count, past, place.name, OF_PAST, -1) end
     end
-    if past then redis.call('HDEL', key, field .. '|past') end
+    if past then stage(key, field .. '|past', false) end
     return
   end
   come(unit, place, decided)
   unit.mean = sum_of(unit.total) / unit.count
   count(unit.start, unit.epoch .. aspect, unit.mean, 1)
-  redis.call('HSET', key, field, pack_unit(unit))
+  stage(key, field, pack_unit(unit))
   if past then
     past.start, past.epoch, past.last, past.mean = unit.start, unit.epoch, unit.last, unit.mean
     count_pair(count, past, place.name, OF_PAST, 1)
-    redis.call('HSET', key, field .. '|past', pack_unit(past))
+    stage(key, field .. '|past', pack_unit(past))
   end
-  redis.call('EXPIRE', key, UNIT_REST_S)
+  expire(key, UNIT_REST_S)
 end

@@ -1,0 +1,42 @@
+"""What is done about damaged cells of a route: they are removed, and the totals are made again of all others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from gateway.state.damage import CELL_FAULTS, Mended
+from gateway.state.exact import ExactSums
+from gateway.state.linear import ExactLinear
+from gateway.state.redis.codec import cell_parts, linear_parts, unpack_counts
+from gateway.state.redis.link import Link
+from gateway.state.redis.script import Script
+from gateway.state.redis.sums import ALL, as_fields
+
+_REBUILD_TOTALS: Final = Script.load("rebuild_totals")
+_READERS: Final[tuple[tuple[str, str, Callable[[bytes, bytes], object]], ...]] = (
+    ("c", "cells", lambda field, cell: (cell_parts(field), unpack_counts([cell]))),
+    ("s", "cells", lambda field, cell: (cell_parts(field), ExactSums.unpack(cell))),
+    ("l", "linear", lambda field, cell: (linear_parts(field), ExactLinear.unpack(cell))),
+)
+
+
+async def mend(link: Link, route: str) -> Mended:
+    """Remove the cells of a route that can't be read. Raises StoreUnavailable."""
+    found, base = Mended(), link.of_route(route)
+    for letter, index, read in _READERS:
+        starts = [start.decode() for start in await link.command("ZRANGE", f"{base}:{index}", 0, -1)]
+        for start in [ALL, *starts]:
+            key = f"{base}:{letter}:{start}"
+            for field, cell in as_fields(await link.command("HGETALL", key)).items():
+                try:
+                    read(field, cell)
+                except CELL_FAULTS:
+                    await link.command("HDEL", key, field)
+                    found.repaired += 1
+                    if start != ALL:
+                        found.lost += 1
+                        found.last = max(found.last, float(start))
+    if found.repaired:
+        await link.run(_REBUILD_TOTALS, base)
+    return found

@@ -1,0 +1,122 @@
+"""A damaged cell of the aggregates fails nothing: what the record tells is computed again, the rest is counted."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+
+import pytest
+
+from gateway.state import damage
+from gateway.state.base import Retention
+from gateway.state.redis import RedisStore
+from gateway.state.redis.codec import cell_field
+from gateway.state.sqlite import SqliteStore
+from gateway.state.store import Store
+from tests.support.made import T0, outcome, reward
+
+ROWS = [outcome(T0 + 10 * bucket + part, total_ms=5.0 + part) for bucket in range(3) for part in range(4)]
+CELL = int(T0) + 10
+"""The start of the bucket whose cells are damaged."""
+
+
+async def _garble(store: Store, what: str) -> None:
+    if isinstance(store, SqliteStore):
+        table, column = {
+            "counts": ("outcome_cells", "latency"),
+            "sums": ("reward_cells", "total_rest"),
+            "total of counts": ("outcome_totals", "gateway"),
+            "total of sums": ("reward_totals", "data"),
+        }[what]
+        where = f"WHERE start = {CELL}" if "total" not in what else ""
+        with sqlite3.connect(store.path) as connection:
+            connection.execute(f"UPDATE {table} SET {column} = x'0102030405' {where}")
+        connection.close()
+    else:
+        assert isinstance(store, RedisStore)
+        letter, epoch = ("c" if "counts" in what else "s"), (-1 if "total" in what else 1)
+        field = cell_field(epoch, "v1", None if letter == "c" else "correct")
+        key = f"{store._link.of_route('digits')}:{letter}:{'all' if epoch < 0 else CELL}"
+        assert await store._link.command("HSET", key, field, b"\1\2\3\4\5") == 0
+
+
+async def _read(store: Store) -> tuple[object, ...]:
+    return (
+        await store.counts("digits"),
+        await store.counts("digits", since=T0),
+        await store.decided("digits", since=T0),
+        await store.decided("digits", until=T0 + 1000),
+        await store.reward_sums("digits"),
+        await store.reward_sums("digits", since=T0),
+        await store.reward_sums("digits", until=T0 + 1000),
+        await store.series("digits", since=T0, until=T0 + 100, step=10),
+        await store.metric_names(),
+    )
+
+
+@pytest.mark.parametrize("first", ["read", "append", "reward", "fold", "forget"])
+@pytest.mark.parametrize("what", ["counts", "sums", "total of counts", "total of sums"])
+async def test_whatever_meets_a_damaged_cell_goes_on(store: Store, what: str, first: str) -> None:
+    await store.append(ROWS)
+    await store.reward([reward(0.5, of=one) for one in ROWS])
+    whole = await _read(store)
+    await _garble(store, what)
+    lost = isinstance(store, RedisStore) and "total" not in what
+    missing = {"counts": 4 * (lost and what == "counts"), "sums": 4 * (lost and what == "sums")}
+    added = 0
+    if first == "append":
+        await store.append([outcome(T0 + 11)])
+        added = 1
+    elif first == "reward":
+        more = [reward(0.5, of=outcome(T0 + 10 * bucket + 1)) for bucket in range(3)]
+        assert await store.reward(more) == ["accepted"] * 3
+        assert await store.reward(more) == ["duplicate"] * 3
+    elif first != "read":
+        aggregates = 1e9 if first == "fold" else 3 * 86_400.0
+        while await store.prune(Retention(aggregates=aggregates), now=T0 + 4 * 86_400):
+            pass
+    await _read(store)
+    found = await _read(store)
+    if first == "read" and not lost:
+        assert found == whole
+    if first == "forget":
+        assert found[0] == {} == found[4]
+        return
+    counts, sums = await store.counts("digits"), await store.reward_sums("digits")
+    assert counts["v1"].assigned == len(ROWS) + added - missing["counts"]
+    assert sum(counts["v1"].latency.values()) == counts["v1"].served
+    assert sums["v1", "correct"].count == len(ROWS) + 3 * (first == "reward") - missing["sums"]
+    assert counts == await store.counts("digits", since=0.0)
+    assert sums == await store.reward_sums("digits", since=0.0)
+    known = await store.load(damage.KIND, "digits")
+    assert (known is not None) == lost
+    if known is not None:
+        assert json.loads(known[1])["cells"] == 1
+        assert "Figures of damaged cells are lost (1, the last of 2023-" in damage.message(
+            known[1], T0 + 60, 3600.0
+        )
+
+
+async def test_a_fault_of_ours_is_not_taken_for_damage(store: Store) -> None:
+    await store.append(ROWS)
+    with pytest.raises(ValueError, match="invalid literal"):
+        await store.series("digits", since=T0, until=T0 + 100, step="x")  # type: ignore[arg-type]
+
+
+async def test_times_that_the_record_no_longer_has_are_lost(sqlite_url: str) -> None:
+    """SQLite: the numbers beside a damaged histogram stay."""
+    store = SqliteStore(sqlite_url.removeprefix("sqlite:///"))
+    await store.open()
+    try:
+        await store.append(ROWS)
+        with sqlite3.connect(store.path) as connection:
+            connection.execute("DELETE FROM pages")
+        connection.close()
+        await _garble(store, "counts")
+        found = (await store.counts("digits", since=T0))["v1"]
+        assert (found.assigned, sum(found.latency.values())) == (12, 8)
+        known = await store.load(damage.KIND, "digits")
+        assert known is not None
+        assert json.loads(known[1])["cells"] == 1
+    finally:
+        await store.close()
