@@ -29,6 +29,8 @@ from policies.simulation.worlds_contextual import ContextWorld
 
 R = TypeVar("R")
 REQUESTS: Final = 10_000
+MAX_REQUESTS: Final = 10**12
+"""Of many more, posteriors are too narrow to be compared in doubles."""
 REPETITIONS: Final = 100
 
 
@@ -54,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metric", metavar="M", help="metric of a utility to simulate")
     parser.add_argument(
         "--requests",
-        type=count,
+        type=_requests,
         metavar="N",
         help="requests per run (default: 10000; for a canary, its planned duration)",
     )
@@ -71,6 +73,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=_seed, default=0, metavar="N")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write regret over time as .svg or .png")
     add_json(parser)
+
+
+def _requests(text: str) -> int:
+    number = count(text)
+    if number > MAX_REQUESTS:
+        raise argparse.ArgumentTypeError(f"{text} are too many; write at most {MAX_REQUESTS}")
+    return number
 
 
 def _seed(text: str) -> int:

@@ -96,6 +96,7 @@ def test_a_locale_without_the_letters_gets_escapes(tmp_path: Path) -> None:
         ("plan --rate 0", "'0' is not a number above 0"),
         ("simulate --rate nan", "'nan' is not a number above 0"),
         ("simulate --requests 1e3", "'1e3' is not a whole number above 0"),
+        ("simulate --requests 999999999999999", "are too many; write at most 1000000000000"),
         ("simulate --seed -1", "'-1' is not a whole number above 0"),
         ("demo --rate -5", "'-5' is not a number above 0"),
         ("status --url ftp://127.0.0.1", "write one such as http://127.0.0.1:8080"),
