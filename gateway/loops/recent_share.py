@@ -16,7 +16,7 @@ class RecentShare:
     """Compares totals that only grow with those of the beginning of the window."""
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, int, Counter[str]]] = deque()
+        self._seen: deque[tuple[float, int, Counter[str]]] = deque([(0.0, 0, Counter())])
 
     def look(self, now: float, items: int, bad: Mapping[str, int]) -> tuple[int, Counter[str]]:
         """Return the items of the window, and the bad ones by kind: none if they are too few to matter.

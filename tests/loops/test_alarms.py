@@ -364,14 +364,14 @@ async def test_an_ordinary_error_rate_is_no_alarm(scene: Scene) -> None:
 
 
 async def test_rejected_rewards_are_an_alarm_until_they_stop(scene: Scene) -> None:
-    totals: list[Any] = [1000, {"unknown_metric": 0}]
+    totals: list[Any] = [0, {"unknown_metric": 0}]
     scene.watch._reported = lambda: (totals[0], totals[1])
     await scene.watch.rejected_rewards()
-    totals[:] = [1019, {"unknown_metric": 19}]
+    totals[:] = [19, {"unknown_metric": 19}]
     scene.time += 10
     await scene.watch.rejected_rewards()
     assert scene.raised == []
-    totals[:] = [1050, {"unknown_metric": 40, "expired": 2}]
+    totals[:] = [50, {"unknown_metric": 40, "expired": 2}]
     scene.time += 10
     await scene.watch.rejected_rewards()
     await scene.watch.rejected_rewards()
@@ -391,14 +391,12 @@ async def test_rejected_rewards_are_an_alarm_until_they_stop(scene: Scene) -> No
 
 
 async def test_copies_that_are_too_large_are_an_alarm_until_they_stop(scene: Scene) -> None:
-    totals: list[Any] = [100, {}]
+    totals: list[Any] = [1000, {"r": 40, "s": 10}]  # 5 %
     scene.watch._copies = lambda: (totals[0], totals[1])
-    await scene.watch.large_bodies()
-    totals[:] = [1100, {"r": 40, "s": 10}]  # 5 %
     scene.time += 10
     await scene.watch.large_bodies()
     assert scene.raised == []
-    totals[:] = [1101, {"r": 41, "s": 10}]
+    totals[:] = [1001, {"r": 41, "s": 10}]
     scene.time += 10
     await scene.watch.large_bodies()
     assert scene.raised == [("", "shadow_body_too_large")]
@@ -410,3 +408,9 @@ async def test_copies_that_are_too_large_are_an_alarm_until_they_stop(scene: Sce
     scene.time += 301
     await scene.watch.large_bodies()
     assert scene.events[-1] == ("alarm_over", "", "shadow_body_too_large")
+
+
+async def test_copies_that_were_too_large_before_the_first_look_count(scene: Scene) -> None:
+    scene.watch._copies = lambda: (31, {"r": 30})
+    await scene.watch.large_bodies()
+    assert scene.raised == [("", "shadow_body_too_large")]
