@@ -85,8 +85,9 @@ class ApiServers:
         files = listening.fileno(), theirs.fileno()
         words = [sys.executable, "-m", "backends.api_servers.child", *map(str, (*files, *self._limits))]
         with theirs:
-            # In this thread, because the process ends with the thread that has started it.
-            process = subprocess.Popen(words, pass_fds=files)  # noqa: ASYNC220
+            # In this thread, because the process ends with the thread that has started it; in a group of its own,
+            # because a signal to that of the server would end it before it ignores signals.
+            process = subprocess.Popen(words, pass_fds=files, process_group=0)  # noqa: ASYNC220
         self._processes.add(process)
         channel = MessageSocket(lambda message: calls.received(message))
         calls = Calls(self._app, channel.send)
