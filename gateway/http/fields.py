@@ -77,8 +77,8 @@ _PASSED: Final = (
     b"x-cluster-client-ip",
     b"x-envoy-external-address",
 )
-_FORWARDED_PREFIXES: Final = (b"x-forwarded", b"x_forwarded")
-"""Each proxy has some of its own."""
+FORWARDED_PREFIXES: Final = (b"x-forwarded", b"x_forwarded")
+"""Each proxy has some fields of its own."""
 _OF_PROXIES: Final = frozenset((PROXY, FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST))
 
 
@@ -143,7 +143,7 @@ class Actions:
     def find(self, name: bytes) -> int:
         """The action for a spelling that is not ``known``; it is then."""
         lowered = name.lower()
-        other = PASSED_BY_PROXY if lowered.startswith(_FORWARDED_PREFIXES) else PASS
+        other = PASSED_BY_PROXY if lowered.startswith(FORWARDED_PREFIXES) else PASS
         action = self.by_name.get(lowered, other)
         if len(name) <= MAX_REMEMBERED_NAME_BYTES:
             if len(self.known) >= MAX_REMEMBERED_NAMES:
@@ -257,7 +257,7 @@ def resolve(path: bytes) -> bytes | None:
     """``path`` with %2e decoded and dot segments resolved, for matching alone; None if it climbs above "/".
 
     None too where servers differ: some take ``%2f`` or a backslash for ``/``, ignore what follows ``;``, or take
-    repeated slashes for one, so that the ".." of ``/a//..`` leads out of ``/a``.
+    repeated slashes for one, so that the ".." of ``/a//..`` leads out of ``/a``, and that of ``/a%2fb/..`` to ``/a``.
     """
     if b"." not in path and b"%2" not in path:
         return path
@@ -271,7 +271,8 @@ def resolve(path: bytes) -> bytes | None:
     for place, segment in enumerate(segments):
         last = place == len(segments) - 1
         if segment == b"..":
-            if not out or not out.pop():
+            left = out.pop() if out else b""
+            if not left or _ODD_SEPARATOR.search(left):
                 return None
             if last:
                 out.append(b"")

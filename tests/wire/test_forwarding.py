@@ -236,6 +236,7 @@ OUTSIDE = [
     /p/..%2fother /p/..%2Fother /p/%2e%2e%2fother /p/x%2f..%2f..%2fother /p/..\other /p/..%5cother
     /p/..%5Cother /p/..;/other /p/..;a=b/other /p/%2e%2e;/other /p/.%2fother /rewritten/..%2fother
     /p//../other /p//x/../../other /p/x//../../other /p///../../other /p//%2e%2e/other
+    /p/../other%2fx/../p/x /p/../other%2Fx/%2e%2e/p/x /p/../other%5cx/../p/x /p/../other\x/../p/x
     """.split(),
     # Where the path is rewritten, dot segments would climb out of the variant
     *rb"""

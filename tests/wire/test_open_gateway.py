@@ -12,7 +12,16 @@ import pytest
 
 from tests.wire.rig import Rig
 
-RIG = {"top": "browsers: {hosts: [models.example.com], origins: ['https://app.example.com']}"}
+RIG = {
+    "top": "browsers: {hosts: [models.example.com], origins: ['https://app.example.com']}",
+    "routes": """
+  users:
+    match: {path: /users}
+    unit: {header: x-forwarded-user}
+    variants: {v1: {backend: a}}
+    policy: {type: single, variant: v1}
+""",
+}
 EVIL = b"host: evil.example:8080\r\n"
 OURS = b"host: localhost:8080\r\n"
 SAFE = [b"localhost", b"127.0.0.1:8080", b"[::1]:8080", b"gateway", b"turnout.prod.svc", b"gateway.internal.",
@@ -171,6 +180,7 @@ PROXIES = [
     b"via: 1.1 proxy", b"x-forwarded-proto: https", b"x-forwarded-host: public.test", b"x-forwarded-port: 443",
     b"x-forwarded-prefix: /x", b"x-original-url: /x", b"cf-connecting-ip: 203.0.113.9", b"x_real_ip: 203.0.113.9",
     b"x-forwarded-uri: /x", b"X-Forwarded-Client-Cert: x", b"x-forwarded_for: 203.0.113.9", b"x_forwarded_by: x",
+    b"X-Forwarded-User: a route's unit",
 ]  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from gateway.http.fields import (
     FORWARDED,
     FORWARDED_FOR,
     FORWARDED_HOST,
+    FORWARDED_PREFIXES,
     FORWARDED_PROTO,
     HOST,
     KEEP,
@@ -171,6 +172,8 @@ class Head:
         if kept is EMPTY:
             kept = self.kept = {}
         key = name.lower()
+        if key.startswith(FORWARDED_PREFIXES):
+            self.proxied = True
         kept[key] = kept[key] + b", " + value if key in kept else value
         self.lines.append(b"%b: %b\r\n" % (name, value))
 
