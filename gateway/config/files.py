@@ -14,7 +14,7 @@ from gateway.config.faults import KeyPath
 from gateway.config.references import Finding
 from gateway.config.service import TlsConfig
 
-_CERTIFICATE: Final = re.compile(r"-----BEGIN ([A-Z0-9 ]*CERTIFICATE)-----.*?-----END \1-----", re.DOTALL)
+_CERTIFICATE: Final = re.compile(r"-----BEGIN ([A-Z0-9 ]*CERTIFICATE|X509 CRL)-----[^-]*-----END \1-----")
 _CLIENT_AUTH: Final = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
 
@@ -70,8 +70,13 @@ def _missing(path: KeyPath, file: str) -> Iterator[Finding]:
 
 
 def certificates(file: str) -> str:
-    """The certificates in ``file``, in PEM: what others may have of it, which may hold a key too. Raises OSError."""
-    return "".join(f"{found[0]}\n" for found in _CERTIFICATE.finditer(Path(file).read_text()))
+    """The certificates and revocation lists in ``file``, in PEM: others may have these, but not a key next to them.
+
+    Raises:
+        OSError: The file can't be read.
+    """
+    text = Path(file).read_text("latin-1")  # notes between them may be in any encoding
+    return "".join(f"{found[0]}\n" for found in _CERTIFICATE.finditer(text))
 
 
 def client_context(tls: BackendTlsConfig) -> ssl.SSLContext:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from base64 import b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as Base64Error
 from typing import Any, Final
 
@@ -57,7 +57,9 @@ class StoreSeal:
         """Return the fields in ``text``; None if it was not sealed here. Raises StoreUnavailable."""
         for secret in await self.secrets():
             try:
-                raw = b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
+                raw = urlsafe_b64decode(text.encode("ascii"))
+                if urlsafe_b64encode(raw).decode() != text:
+                    continue  # another spelling: the decoder skips what is not base64, and takes "+" for "-"
                 nonce, sealed = raw[:_NONCE_BYTES], raw[_NONCE_BYTES:]
                 fields: list[Any] = json.loads(ChaCha20Poly1305(secret).decrypt(nonce, sealed, self._purpose))
             except (InvalidTag, Base64Error, ValueError):

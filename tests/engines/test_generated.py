@@ -84,13 +84,17 @@ def test_of_a_file_with_cas_nodes_get_the_certificates_alone(tmp_path: Path) -> 
     Issuer(tmp_path)
     ca = (tmp_path / "ca.pem").read_text()
     key = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n"
-    (tmp_path / "ca.pem").write_text(f"{ca}{key}# a note\n{ca}")
+    crl = "-----BEGIN X509 CRL-----\nY3Js\n-----END X509 CRL-----\n"
+    cut = ca[: ca.index("-----END")]  # the end of the next one is not its end
+    (tmp_path / "ca.pem").write_bytes(
+        f"{ca}{key}# Zertifizierungsstelle für uns\n{cut}{key}{crl}{ca}".encode("latin-1")
+    )
     document = load(text_of(ROUTES["tls"], tmp_path), source="tls", env={})
     offered = json.dumps(list(clusters(document, "edge")))
-    assert json.dumps(ca + ca)[1:-1] in offered
+    assert json.dumps(ca + crl + ca)[1:-1] in offered
     assert "PRIVATE" not in offered
     [(_, text)] = cas(document, document.engine_routes("edge")).values()
-    assert text == ca + ca
+    assert text == ca + crl + ca
 
 
 @pytest.mark.parametrize("name", ROUTES)
