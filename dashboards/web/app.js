@@ -94,7 +94,7 @@ class App extends Component {
     const recent = () =>
       get(`events/recent?limit=${KEEP_EVENTS}&allocations=false${about}`).then(
         ({ events }) => this.watched === watch && this.setState({ events }),
-        () => this.watched === watch && setTimeout(recent, OUTAGE_LOOK_MS)
+        ({ status }) => this.watched === watch && !(status < 500) && setTimeout(recent, OUTAGE_LOOK_MS)
       );
     recent();
   }
@@ -121,8 +121,10 @@ class App extends Component {
 
   async leave() {
     this.stop();
-    await send("POST", "dashboard/logout").catch(() => {});
-    location.replace(`${HOME}login`);
+    this.watched = null; // another page begins anew
+    const refused = await send("POST", "dashboard/logout").catch((error) => error);
+    if (refused) this.setState({ refused });
+    else location.replace(`${HOME}login`);
   }
 }
 

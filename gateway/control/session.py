@@ -22,7 +22,7 @@ from gateway.auth.principal import Principal
 from gateway.control.gateway_api import GatewayApi
 from gateway.control.sealing import StoreSeal
 from gateway.errors import TurnoutError
-from gateway.state.base import StoreUnavailable
+from gateway.state.base import StoreUnavailable, unconfirmed
 
 SESSION_LIFE_S: Final = 12 * 3600
 """A login lasts this long."""
@@ -91,8 +91,9 @@ class Sessions:
             name = session.principal.id
             while True:
                 found = await self._gateway.store.load(_KIND, name)
-                if await self._gateway.store.save(_KIND, name, "{}", expected=found[0] if found else 0):
-                    break
+                with unconfirmed():
+                    if await self._gateway.store.save(_KIND, name, "{}", expected=found[0] if found else 0):
+                        break
             self._counters.pop(name, None)
         self._set(response, request, await self._name(request), "", 0)
 

@@ -139,6 +139,23 @@ def test_without_a_key_nobody_gets_in_and_with_one_everybody_may_leave(locked: S
     page.get_by_label("API key").wait_for()
 
 
+def test_a_log_out_that_was_refused_is_told(locked: Served, tabs: Tabs) -> None:
+    """The form was shown as if no one were logged in."""
+    tab = tabs.new(locked.address)
+    tab.refused.add(503)
+    tab.page.get_by_label("API key").fill("reader")
+    tab.page.get_by_label("API key").press("Enter")
+    tab.page.locator('[data-route="digits"]').wait_for()
+    error = {
+        "error": {"code": "store_unavailable", "message": "Nothing was changed. The store is unavailable."}
+    }
+    tab.page.route("**/dashboard/logout", lambda call: call.fulfill(status=503, json=error))
+    tab.page.get_by_role("button", name="Log out").click()
+    tab.page.get_by_role("alert").filter(has_text="Nothing was changed").wait_for()
+    tab.page.get_by_role("link", name="All routes").click()
+    tab.page.locator('[data-route="digits"]').wait_for()
+
+
 def test_a_key_that_may_not_see_a_route_is_told_so(locked: Served, tabs: Tabs) -> None:
     tab = tabs.new(locked.address)
     tab.refused |= {403}

@@ -62,6 +62,22 @@ async def test_what_the_store_may_have_taken_is_not_known(
     assert harness.revision().revision == 1
 
 
+async def test_whether_sessions_ended_is_not_known_if_the_store_went_away_meanwhile(
+    harness: Harness, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = client()
+    assert (await page.post("/-/dashboard/login", json={"key": "reader"})).status_code == 204
+    for method, told in (
+        ("load", "Nothing was changed."),
+        ("save", "whether the change was made is not known"),
+    ):
+        monkeypatch.setattr(harness.store, method, away(StoreUnavailable))
+        answer = await page.post("/-/dashboard/logout")
+        assert answer.status_code == 503
+        assert told in answer.json()["error"]["message"]
+        monkeypatch.undo()
+
+
 async def test_an_edit_in_force_is_not_refused_because_its_lease_cannot_be_given_back(
     harness: Harness, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
