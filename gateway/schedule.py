@@ -57,8 +57,8 @@ def start_loops(
 
     async def follow_replicas() -> None:
         gateway.events.wake()
-        await gateway.events.catch_up()
         in_force.sealer.renew(await store.secrets(SEALING_KEYS))
+        await gateway.events.catch_up()
 
     start("allocations", before(allocations.step), allocation_s)
     start("controllers of routes", before(api.controller.step), allocation_s)

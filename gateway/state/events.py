@@ -33,7 +33,10 @@ class Events:
         return await self._add(self._clock(), kind, route, json.dumps(data))
 
     async def emit_quietly(self, kind: str, route: str, data: Mapping[str, Any]) -> None:
-        """`emit`; while the store is away, a step of a route is kept for `catch_up`, and other events are lost."""
+        """`emit`; while the store is away, a step of a route is kept for `catch_up`, and other events are lost.
+
+        The store may have taken such a step all the same: then the events have it twice.
+        """
         time, text = self._clock(), json.dumps(data)
         try:
             await self._add(time, kind, route, text)

@@ -24,13 +24,15 @@ TRAIL: Final = ("session", "address")
 
 
 async def keep(store: DocumentStore, event: Event) -> None:
-    """Adds ``event`` to its route's history if it is a step."""
+    """Adds ``event`` to its route's history if it is a step, and once if it is repeated: it then has another id."""
     if not event.route or event.kind not in STEPS:
         return
     step = {"id": event.id, "time": event.time, "kind": event.kind, "data": json.loads(event.data)}
     for _ in range(MAX_TRIES):
         found = await store.load(KIND, event.route)
         steps = json.loads(found[1]) if found is not None else []
+        if any(one | {"id": event.id} == step for one in steps):
+            return
         kept = sorted([*steps, step], key=lambda one: one["time"])  # it may have waited for the store
         text = json.dumps(kept[-MAX_STEPS:])
         if await store.save(KIND, event.route, text, expected=found[0] if found is not None else 0):

@@ -31,3 +31,20 @@ async def test_a_step_waits_for_the_store(store: Store, monkeypatch: pytest.Monk
     steps = await history.steps(store, "shop")
     assert [(step["kind"], clock.at - step["time"]) for step in steps] == [("rollout", 5), ("note", 0)]
     assert {event.kind for event in await store.events(after=0)} == {"rollout", "note"}
+
+
+async def test_a_step_that_the_store_took_unseen_is_in_the_history_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that hangs goes on with what was sent to it."""
+    events, save = Events(store, Clock()), store.save
+
+    async def hanging(*document: str, expected: int) -> bool:
+        await save(*document, expected=expected)
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(store, "save", hanging)
+    await events.emit_quietly("rollout", "shop", {"target": "rolled_back"})
+    monkeypatch.undo()
+    await events.catch_up()
+    assert [step["kind"] for step in await history.steps(store, "shop")] == ["rollout"]
