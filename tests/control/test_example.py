@@ -42,6 +42,10 @@ routes:
         ),
         ("{grpc: shop.Search/Find}", ["grpcurl", "-plaintext", "ADDRESS", "shop.Search/Find"]),
         (
+            "{grpc: a.B/C, host: b.example.com, headers: {x-team: a}}",
+            ["grpcurl", "-plaintext", "-H", "x-team: a", "-authority", "b.example.com", "ADDRESS", "a.B/C"],
+        ),
+        (
             "{grpc: a.Inference, model: resnet}",
             ["grpcurl", "-plaintext", "-d", '{"model_name": "resnet"}', "ADDRESS", "a.Inference/METHOD"],
         ),
@@ -58,6 +62,26 @@ def test_a_key_is_asked_for_and_clients_may_have_another_port() -> None:
     )
     found = example(load(auth + CONFIG.replace("MATCH", "{path: /a}"), source="t", env={}), "r")
     assert found == """curl ADDRESS:8080/a -H "x-api-key: $KEY" --json '{}'"""
+
+
+def test_a_call_of_grpc_goes_over_tls_where_the_gateway_speaks_it() -> None:
+    text = CONFIG.replace("MATCH", "{grpc: a.B/C}").replace("http:", "h2c:")
+    document = load(text + "tls: {cert: c.pem, key: k.pem}\n", source="t", env={})
+    assert example(document, "r") == "grpcurl ADDRESS a.B/C"
+
+
+def test_a_route_of_an_engine_is_reached_at_the_engine() -> None:
+    """The gateway does not serve it, and responded 404 to what the page showed."""
+    token = "token: edge-token-0123456789"
+    text = (
+        f"engines: {{edge: {{type: envoy, {token}}}}}"
+        + CONFIG.replace("MATCH", "{path: /a}")
+        + "    engine: edge\n"
+    )
+    assert example(load(text, source="t", env={}), "r") == "curl NODE/a --json '{}'"
+    text = f"engines: {{edge: {{type: kubernetes, {token}}}}}" + CONFIG.replace("    match: MATCH\n", "")
+    text = text.replace("{v1: {backend: a}}", "{v1: {}}") + "    engine: edge\n"
+    assert example(load(text, source="t", env={}), "r") == ""
 
 
 def test_a_route_that_proxies_nothing_is_asked_for_a_decision() -> None:

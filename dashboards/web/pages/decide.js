@@ -44,10 +44,16 @@ function Opened(given) {
 const total = (report) => Object.values(report.variants).reduce((sum, v) => sum + v.assigned, 0);
 
 function start(report) {
-  const { protocol, hostname, host, origin } = location;
-  const own = report.example.startsWith("grpcurl") ? host : origin;
-  const command = report.example.replace(/ADDRESS(?=:)/, own === host ? hostname : `${protocol}//${hostname}`).replace("ADDRESS", own);
-  return section("start", "No requests yet", null, emptyState("Send one through the gateway", "It appears here within a second.", command));
+  const { protocol, hostname, port, origin } = location;
+  const grpc = report.example.startsWith("grpcurl"); // which wants a port, and no scheme
+  const own = grpc ? `${hostname}:${port || (protocol === "https:" ? 443 : 80)}` : origin;
+  const command = report.example.replace(/ADDRESS(?=:)/, grpc ? hostname : `${protocol}//${hostname}`).replace("ADDRESS", own);
+  return section(
+    "start",
+    "No requests yet",
+    null,
+    emptyState(`Send one through ${report.example.includes("ADDRESS") ? "the gateway" : "its engine"}`, "It appears here within a second.", command)
+  );
 }
 
 // Who gets what, and what the posterior says of it: figures to look up, not to decide by.

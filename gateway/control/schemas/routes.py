@@ -191,7 +191,10 @@ class ContextualModel(ApiModel):
 
 class RouteReport(RouteHead):
     example: Annotated[
-        str, Field(description="A shell command whose request the route matches; ADDRESS: the gateway's.")
+        str,
+        Field(
+            description="A shell command whose request the route matches; ADDRESS: the gateway's, NODE: its engine's."
+        ),
     ]
     unit: Annotated[
         Literal["requests", "units"],
