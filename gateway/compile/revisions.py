@@ -271,6 +271,8 @@ class Revisions(Generic[B]):
         known = of_text(text, history)
         if known is not None and looked < known.revision < history[0].revision:
             self._stays(text, history[0], history)
+            # What is newer may name what this text does; `refresh` may have refused it a moment ago.
+            self._permitted, self.problem = permitted(text, self._env), None
             return None
         try:
             revision = await self.propose(text, FILE_AUTHOR, "*", self._origin)

@@ -363,6 +363,21 @@ async def test_the_api_uses_only_variables_that_the_file_names(store: Store) -> 
     assert await revisions.propose(READER.replace("x-home", "x-house"), "ops", "*")
 
 
+async def test_a_worker_that_sees_an_edited_file_late_follows_what_came_after_it(store: Store) -> None:
+    """It refused the PUT, which named a variable that its old text of the file did not, until it was restarted."""
+    env = {"KEY": "k", "HOME": "/somewhere"}
+    one, two = Gateway().revisions(store, env), Gateway().revisions(store, env)
+    await one.start(ONE)
+    await two.start(ONE)
+    assert await one.adopt_file(READER)
+    assert await one.propose(READER.replace("x-home", "x-house"), "ops", "*")
+    assert await two.refresh() is None, "its file has not settled yet"
+    assert two.problem is not None
+    assert await two.adopt_file(READER) is None
+    assert await two.refresh() == one.current
+    assert two.problem is None
+
+
 @pytest.mark.parametrize("spelling", [r'"\x24{HOME}"', '"a\n  #${HOME}"', '"$\\\n  {HOME}"'])
 async def test_no_spelling_hides_a_variable_from_the_check(store: Store, spelling: str) -> None:
     revisions = Gateway().revisions(store, {"HOME": "/somewhere"})
