@@ -64,12 +64,14 @@ async def around(
     mend: Callable[[Collection[str]], Awaitable[bool]],
 ) -> T:
     """What ``read`` returns once nothing that it meets is damaged. Raises StoreUnavailable."""
+    mended = True
     while True:
         try:
             return await read()
         except DamagedCells as error:
-            if not await mend(error.routes):
-                raise error.__cause__ or error from None  # it was not the data
+            if not mended:
+                raise error.__cause__ or error from None  # it is not the data
+            mended = await mend(error.routes)  # if not, another reader may have done it meanwhile
         except StoreUnavailable as error:
             if not isinstance(error.__cause__, DamagedPage):
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 
@@ -95,6 +96,17 @@ async def test_whatever_meets_a_damaged_cell_goes_on(store: Store, what: str, fi
         assert "Figures of damaged cells are lost (1, the last of 2023-" in damage.message(
             known[1], T0 + 60, 3600.0
         )
+
+
+async def test_all_readers_that_meet_it_together_go_on(store: Store) -> None:
+    """One of them mends it, and those that find nothing to mend then read again."""
+    await store.append(ROWS)
+    await _garble(store, "counts")
+    found = await asyncio.gather(*(store.counts("digits", since=T0) for _ in range(6)))
+    lost = 4 * isinstance(store, RedisStore)
+    assert [counts["v1"].assigned for counts in found] == [len(ROWS) - lost] * 6
+    known = await store.load(damage.KIND, "digits")
+    assert (json.loads(known[1])["cells"] if known is not None else 0) == (1 if lost else 0)
 
 
 async def test_a_fault_of_ours_is_not_taken_for_damage(store: Store) -> None:

@@ -32,9 +32,10 @@ async def mend(link: Link, route: str) -> Mended:
                 try:
                     read(field, cell)
                 except CELL_FAULTS:
-                    await link.command("HDEL", key, field)
-                    found.repaired += 1
-                    if start != ALL:
+                    if start == ALL:
+                        found.repaired += 1
+                    elif await link.command("HDEL", key, field):  # if not, another reader was faster
+                        found.repaired += 1
                         found.lost += 1
                         found.last = max(found.last, float(start))
     if found.repaired:
