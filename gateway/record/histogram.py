@@ -135,6 +135,11 @@ def pack(counts: Mapping[int, int]) -> bytes:
     return _packed(numbers[order], found[order])
 
 
+def is_packed(data: object) -> bool:
+    """Whether `unpack` can read ``data``."""
+    return isinstance(data, bytes) and len(data) % _PAIR.itemsize == 0
+
+
 def merge_packed(*packed: bytes) -> bytes:
     """The sum of packed histograms, packed."""
     return _packed(*_summed(packed))

@@ -87,14 +87,54 @@ def test_a_file_of_an_earlier_release_gets_its_totals(tmp_path: Path) -> None:
         _fill(connection, 0, 50)
         rewards.upsert(connection, [reward(value, metric="amount") for value in (1e18, 0.1, -1e18, 0.2)])
         counted, summed = sums.counts(connection, "digits"), sums.reward_sums(connection, "digits")
-        for table in ("outcome_totals", "reward_totals"):
-            connection.execute(f"DROP TABLE {table}")
-        connection.execute("DROP INDEX shadowed_by_route")
-        connection.execute(f"PRAGMA user_version = {schema.MIGRATIONS.index(schema._TOTALS)}")
+        _without_totals(connection)
     with _opened(path) as connection:
         assert sums.counts(connection, "digits") == counted
         assert sums.reward_sums(connection, "digits") == summed
         assert summed["v1", "amount"] == RewardSums(4, 0.1 + 0.2, 2e36)
+
+
+def _without_totals(connection: sqlite3.Connection) -> None:
+    """Make the file one of the release before totals."""
+    for table in ("outcome_totals", "reward_totals"):
+        connection.execute(f"DROP TABLE {table}")
+    connection.execute("DROP INDEX shadowed_by_route")
+    connection.execute(f"PRAGMA user_version = {schema.MIGRATIONS.index(schema._TOTALS)}")
+
+
+async def test_damaged_cells_of_an_earlier_release_do_not_keep_a_gateway_from_starting(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "store.db"
+    store = SqliteStore(path)
+    await store.open()
+    made = [outcome(T0 + 10 * bucket) for bucket in range(3)]
+    await store.append(made)
+    await store.reward([reward(0.1, of=one) for one in made])
+    whole = await store.counts("digits"), await store.reward_sums("digits")
+    await store.close()
+    connection = connect(path)
+    connection.execute(f"UPDATE outcome_cells SET latency = x'0102030405' WHERE start = {T0 + 10}")
+    connection.execute(f"UPDATE reward_cells SET total_rest = x'01' WHERE start = {T0 + 10}")
+    _without_totals(connection)
+    connection.close()
+    store = SqliteStore(path)
+    await store.open()
+    try:
+        counts = await store.counts("digits")
+        assert (counts["v1"].assigned, sum(counts["v1"].latency.values())) == (3, 2)
+        assert await store.counts("digits", since=T0) == whole[0], "it is mended once it is read"
+        assert (await store.counts("digits"), await store.reward_sums("digits")) == whole
+    finally:
+        await store.close()
+
+
+def test_the_upgrade_does_not_hold_the_histograms_of_all_cells_in_memory(tmp_path: Path) -> None:
+    """Grouping sorts whole rows, in memory: a file of 94 MB took 109 MB."""
+    with _opened(tmp_path / "store.db") as connection:
+        totals.add_aggregates(connection)
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {totals.OF_OUTCOMES}", ("digits", "v1")).fetchall()
+        assert [step[3].split(" (")[0] for step in plan] == ["SEARCH outcome_cells USING PRIMARY KEY"]
 
 
 def test_many_histograms_are_merged_in_bounded_memory() -> None:

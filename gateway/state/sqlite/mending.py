@@ -8,7 +8,7 @@ as a whole.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from gateway.clock import wall
@@ -51,13 +51,17 @@ def routes(connection: sqlite3.Connection) -> list[str]:
 
 def _damaged(
     connection: sqlite3.Connection, select: str, route: str, read: Callable[[_Row], object]
-) -> Iterator[_Row]:
+) -> list[_Row]:
     """The rows that ``read`` fails for."""
-    for row in connection.execute(f"{select} WHERE route = ?", (route,)).fetchall():
+
+    def fails(row: _Row) -> bool:
         try:
             read(row)
         except CELL_FAULTS:
-            yield row
+            return True
+        return False
+
+    return [row for row in connection.execute(f"{select} WHERE route = ?", (route,)) if fails(row)]
 
 
 def _drop_rests(

@@ -6,7 +6,7 @@ import logging
 import sqlite3
 from typing import Final
 
-from gateway.state.sqlite.totals import OF_OUTCOMES, OF_REWARDS, add_aggregates
+from gateway.state.sqlite import totals
 
 log = logging.getLogger("turnout.store")
 
@@ -132,17 +132,15 @@ CREATE INDEX pages_with_errors ON pages (last, first) WHERE errors > 0;
 CREATE INDEX shadowed_disagreeing ON shadowed (route, shadow, decision) WHERE agrees = 0;
 """
 
-_TOTALS: Final = f"""
--- All cells of a route together (gateway.state.sqlite.totals).
+_TOTALS: Final = """
+-- All cells of a route together, which `totals.fill` adds up.
 CREATE TABLE outcome_totals (
   route TEXT, variant TEXT,
   assigned INTEGER NOT NULL, served INTEGER NOT NULL, errors INTEGER NOT NULL, fallbacks INTEGER NOT NULL,
   expected REAL NOT NULL, latency BLOB NOT NULL, gateway BLOB NOT NULL, unseen INTEGER NOT NULL,
   PRIMARY KEY (route, variant)) WITHOUT ROWID;
-{OF_OUTCOMES.format("true")}
 CREATE TABLE reward_totals (
   route TEXT, variant TEXT, metric TEXT, data BLOB NOT NULL, PRIMARY KEY (route, variant, metric)) WITHOUT ROWID;
-{OF_REWARDS.format("true")}
 """
 
 _SHADOWS: Final = """
@@ -187,10 +185,11 @@ def migrate(connection: sqlite3.Connection, migrations: tuple[str, ...] = MIGRAT
         connection.execute(f"PRAGMA busy_timeout = {patience}")
     try:
         at = check_version(connection, migrations)  # another process may have been faster
-        add_aggregates(connection)
         for script in migrations[at:]:
             for statement in _statements(script):
                 connection.execute(statement)
+            if script is _TOTALS:
+                totals.fill(connection)
         connection.execute(f"PRAGMA user_version = {len(migrations)}")
         connection.execute("COMMIT")
     except BaseException:

@@ -9,8 +9,9 @@ import sqlite3
 from collections.abc import Mapping
 from typing import Final
 
-from gateway.record.histogram import less_packed, merge_packed, pack, unpack
+from gateway.record.histogram import is_packed, less_packed, merge_packed, pack, unpack
 from gateway.state.base import Counts
+from gateway.state.damage import CELL_FAULTS
 from gateway.state.exact import ExactSums, Expansion
 from gateway.state.tally import CellKey, SumKey, add_counts
 from gateway.state.units import metric_of
@@ -23,13 +24,14 @@ _MAX_LOOSE_BYTES: Final = 12_000
 
 
 class MergedHistograms:
-    """The SQL aggregate ``merged_histograms(packed)``."""
+    """The SQL aggregate ``merged_histograms(packed)``, without damaged ones: they are mended once they are read."""
 
     def __init__(self) -> None:
         self._packed: list[bytes] = []
 
     def step(self, packed: bytes) -> None:
-        self._packed.append(packed)
+        if is_packed(packed):
+            self._packed.append(packed)
         if len(self._packed) >= _MAX_MERGED:
             self._packed = [merge_packed(*self._packed)]
 
@@ -38,7 +40,7 @@ class MergedHistograms:
 
 
 class MergedSums:
-    """The SQL aggregate ``merged_sums(count, total, total_rest, squares, squares_rest)``."""
+    """The SQL aggregate ``merged_sums(count, total, total_rest, squares, squares_rest)``, without damaged rests."""
 
     def __init__(self) -> None:
         self._sums = ExactSums()
@@ -46,33 +48,49 @@ class MergedSums:
     def step(
         self, count: int, total: float, total_rest: bytes | None, squares: float, squares_rest: bytes | None
     ) -> None:
-        one = ExactSums(count, Expansion.joined(total, total_rest), Expansion.joined(squares, squares_rest))
-        self._sums.merge(one)
+        self._sums.merge(ExactSums(count, _expansion(total, total_rest), _expansion(squares, squares_rest)))
 
     def finalize(self) -> bytes:
         return self._sums.pack()
+
+
+def _expansion(rounded: float, rest: bytes | None) -> Expansion:
+    try:
+        return Expansion.joined(rounded, rest)
+    except CELL_FAULTS:
+        return Expansion.joined(rounded, None)
 
 
 OF_OUTCOMES: Final = """
 INSERT INTO outcome_totals SELECT
   route, variant, SUM(assigned), SUM(served), SUM(errors), SUM(fallbacks),
   SUM(expected), merged_histograms(latency), merged_histograms(gateway), SUM(unseen)
-  FROM outcome_cells WHERE {} GROUP BY route, variant;
+  FROM outcome_cells WHERE route = ? AND variant = ?
 """
-OF_REWARDS: Final = """
+"""The totals of one variant: grouping all variants would hold the histograms of all cells in memory."""
+
+_OF_REWARDS: Final = """
 INSERT INTO reward_totals SELECT
   route, variant, metric, merged_sums(count, total, total_rest, squares, squares_rest)
-  FROM reward_cells WHERE {} GROUP BY route, variant, metric;
+  FROM reward_cells WHERE route = ? GROUP BY variant, metric
 """
-"""Totals of the cells that a condition lets through."""
+
+
+def fill(connection: sqlite3.Connection) -> None:
+    """Make the totals of all routes."""
+    routes = connection.execute("SELECT route FROM outcome_cells UNION SELECT route FROM reward_cells")
+    for (route,) in routes.fetchall():
+        rebuild(connection, route)
 
 
 def rebuild(connection: sqlite3.Connection, route: str) -> None:
     """Make the totals of a route of its cells again."""
     add_aggregates(connection)
-    for table, statement in (("outcome_totals", OF_OUTCOMES), ("reward_totals", OF_REWARDS)):
+    for table in ("outcome_totals", "reward_totals"):
         connection.execute(f"DELETE FROM {table} WHERE route = ?", (route,))
-        connection.execute(statement.format("route = ?"), (route,))
+    variants = connection.execute("SELECT DISTINCT variant FROM outcome_cells WHERE route = ?", (route,))
+    connection.executemany(OF_OUTCOMES, [(route, variant) for (variant,) in variants.fetchall()])
+    connection.execute(_OF_REWARDS, (route,))
 
 
 def add_aggregates(connection: sqlite3.Connection) -> None:
