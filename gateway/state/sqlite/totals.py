@@ -19,8 +19,8 @@ from gateway.state.units import metric_of
 _MAX_MERGED: Final = 1000
 """Histograms that are held before they are merged."""
 
-_MAX_LOOSE_BYTES: Final = 12_000
-"""Of histograms that stand one behind the other; a whole one has at most 8,000."""
+_MAX_LOOSE_BYTES: Final = 4000
+"""Of histograms that stand one behind the other: each append writes them again. One of all buckets has 8,000."""
 
 
 class MergedHistograms:
