@@ -10,7 +10,7 @@ import pytest
 from gateway.record.events import Outcome
 from gateway.state.base import Retention
 from gateway.state.store import Store
-from tests.support.made import T0, outcome, reward
+from tests.support.made import T0, outcome, published, reward
 
 DAY = 86_400.0
 
@@ -90,3 +90,16 @@ async def test_totals_are_the_sums_of_the_cells(store: Store, seed: int) -> None
     # Corrections of what was forgotten, and new values, still add up.
     await store.reward([reward(None, of=known[0]), reward(2.0, of=known[1], metric="new"), reward(3.0)])
     await _check(store, now + 900 * DAY)
+
+
+async def test_a_variant_without_requests_keeps_those_that_it_is_expected_to_get(store: Store) -> None:
+    await store.publish(published())
+    await store.append([outcome(T0, assigned="v2", served="v2"), outcome(T0 + 5 * DAY)])
+    now, kept = T0 + 6 * DAY, Retention(aggregates=2 * DAY)
+    while await store.prune(kept, now=now):
+        pass
+    assert (await store.counts("digits"))["v2"].expected == 0.75
+    await _check(store, now)
+    while await store.prune(kept, now=now + 30 * DAY):
+        pass
+    assert await store.counts("digits") == {}

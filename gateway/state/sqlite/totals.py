@@ -126,7 +126,9 @@ def count(connection: sqlite3.Connection, cells: Mapping[CellKey, Counts], sign:
     )
     if sign < 0:
         connection.executemany(
-            "DELETE FROM outcome_totals WHERE route = ? AND variant = ? AND assigned = 0 AND served = 0",
+            # Other cells may still expect requests: less than half a one is what adding doubles leaves.
+            "DELETE FROM outcome_totals "
+            "WHERE route = ? AND variant = ? AND assigned = 0 AND served = 0 AND expected < 0.5",
             list(by_variant),
         )
 

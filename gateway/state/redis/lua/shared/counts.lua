@@ -39,14 +39,15 @@ local function read_counts(cell)
   return a, s, e, f, x, l - WITH_UNSEEN, at, u
 end
 
--- The cell old + sign * delta; nil if it counts no request.
+-- The cell old + sign * delta; nil if it counts no request, and expects less than half a one, which is what adding
+-- doubles leaves.
 local function merge_counts(old, delta, sign)
   if not old and sign > 0 then return delta end
   old = old or struct.pack('<i8i8i8i8dI4', 0, 0, 0, 0, 0, 0)
   local a1, s1, e1, f1, x1, l1, at1, u1 = read_counts(old)
   local a2, s2, e2, f2, x2, l2, at2, u2 = read_counts(delta)
   local a, s = a1 + sign * a2, s1 + sign * s2
-  if sign < 0 and a == 0 and s == 0 then return nil end
+  if sign < 0 and a == 0 and s == 0 and x1 - x2 < 0.5 then return nil end
   local latency = add_histograms(string.sub(old, at1, at1 + l1 - 1), string.sub(delta, at2, at2 + l2 - 1), sign)
   local gateway = add_histograms(string.sub(old, at1 + l1), string.sub(delta, at2 + l2), sign)
   local unseen, length = u1 + sign * u2, #latency
