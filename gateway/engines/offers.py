@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from gateway.config.document import Document
 from gateway.config.route import MatchConfig
@@ -17,6 +17,8 @@ from policies.allocation.model import Allocation
 
 Kind = Literal["clusters", "routes"]
 Json = dict[str, Any]
+_MAX_DIGITS: Final = 18
+"""Of a number in a version: Python refuses to read one of thousands of digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,8 @@ def is_newer(version: str, other: str) -> bool:
 
 def _order(version: str) -> list[int]:
     parts = version.split(".")[:-1]
-    return [int(part) for part in parts] if all(part.isdecimal() for part in parts) else []
+    known = all(part.isdecimal() and len(part) <= _MAX_DIGITS for part in parts)
+    return [int(part) for part in parts] if known else []
 
 
 class Offers(Protocol):

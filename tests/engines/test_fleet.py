@@ -123,6 +123,17 @@ async def test_a_node_between_replicas_is_not_sent_back_and_forth(kind: Kind) ->
     assert (await waiting).version not in (old, new)
 
 
+@pytest.mark.parametrize(
+    "version",
+    ["0123456789abcdef", "9" * 5000 + ".1.0", "1.x.0", "."],
+    ids=["digest", "huge", "text", "empty"],
+)
+async def test_a_version_of_another_kind_is_replaced_immediately(version: str) -> None:
+    """Of a build before versions had an order, or of something else that polls."""
+    world = World()
+    assert (await world.ask("clusters", version)).version == world.fleet.offer("edge", "clusters").version
+
+
 async def test_a_difference_that_stays_reaches_the_node_once_in_each_hold() -> None:
     """As where a gateway was upgraded, or its store was lost: what nodes have must not stay for ever."""
     one, other = World(), World()
