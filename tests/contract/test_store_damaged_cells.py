@@ -8,10 +8,12 @@ import sqlite3
 
 import pytest
 
+from gateway.record.context import pack
+from gateway.record.events import Reward
 from gateway.state import damage
 from gateway.state.base import Retention
 from gateway.state.redis import RedisStore
-from gateway.state.redis.codec import cell_field
+from gateway.state.redis.codec import cell_field, linear_field
 from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
 from tests.support.made import T0, outcome, reward
@@ -19,6 +21,7 @@ from tests.support.made import T0, outcome, reward
 ROWS = [outcome(T0 + 10 * bucket + part, total_ms=5.0 + part) for bucket in range(3) for part in range(4)]
 CELL = int(T0) + 10
 """The start of the bucket whose cells are damaged."""
+FINGERPRINT = bytes(range(8))
 
 
 async def _garble(store: Store, what: str) -> None:
@@ -96,6 +99,36 @@ async def test_whatever_meets_a_damaged_cell_goes_on(store: Store, what: str, fi
         assert "Figures of damaged cells are lost (1, the last of 2023-" in damage.message(
             known[1], T0 + 60, 3600.0
         )
+
+
+@pytest.mark.parametrize("what", ["cell", "total"])
+async def test_a_damaged_cell_of_sums_over_features_fails_nothing(store: Store, what: str) -> None:
+    def of_minute(minute: int, part: int) -> Reward:
+        about = outcome(T0 + 60 * minute + part)
+        return reward(0.5, of=about, context=pack(FINGERPRINT, [1.0, 0.25]).hex())
+
+    await store.reward([of_minute(minute, part) for minute in range(3) for part in range(4)])
+    name = FINGERPRINT.hex()
+    whole, series = (
+        await store.linear_sums("digits", name),
+        await store.linear_series("digits", name, since=0.0),
+    )
+    start = int(series[1][0]) if what == "cell" else -1
+    if isinstance(store, SqliteStore):
+        with sqlite3.connect(store.path) as connection:
+            connection.execute("UPDATE linear_cells SET data = x'0102030405' WHERE start = ?", (start,))
+        connection.close()
+    else:
+        assert isinstance(store, RedisStore)
+        key = f"{store._link.of_route('digits')}:l:{start if start >= 0 else 'all'}"
+        assert await store._link.command("HSET", key, linear_field("v1", "correct", name), b"\1\2\3\4\5") == 0
+    assert await store.reward([of_minute(1, 5)]) == ["accepted"]
+    left = await store.linear_series("digits", name, since=0.0)
+    found = (await store.linear_sums("digits", name))["v1", "correct"]
+    lost = series[1][1]["v1", "correct"].count if what == "cell" else 0
+    assert found.count == whole["v1", "correct"].count - lost + 1
+    assert found.count == sum(sums["v1", "correct"].count for _, sums in left)
+    assert (await store.load(damage.KIND, "digits") is not None) == (what == "cell")
 
 
 async def test_all_readers_that_meet_it_together_go_on(store: Store) -> None:

@@ -1,4 +1,4 @@
-"""What is done about damaged cells of a route: they are removed, and the totals are made again of all others."""
+"""What is done about damaged cells of a route: they are removed, and their totals are made again of all others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway.state.redis.link import Link
 from gateway.state.redis.script import Script
 from gateway.state.redis.sums import ALL, as_fields
 
-_REBUILD_TOTALS: Final = Script.load("rebuild_totals")
+_REBUILD_TOTAL: Final = Script.load("rebuild_total")
 _READERS: Final[tuple[tuple[str, str, Callable[[bytes, bytes], object]], ...]] = (
     ("c", "cells", lambda field, cell: (cell_parts(field), unpack_counts([cell]))),
     ("s", "cells", lambda field, cell: (cell_parts(field), ExactSums.unpack(cell))),
@@ -26,6 +26,7 @@ async def mend(link: Link, route: str) -> Mended:
     found, base = Mended(), link.of_route(route)
     for letter, index, read in _READERS:
         starts = [start.decode() for start in await link.command("ZRANGE", f"{base}:{index}", 0, -1)]
+        totals: set[bytes] = set()
         for start in [ALL, *starts]:
             key = f"{base}:{letter}:{start}"
             for field, cell in as_fields(await link.command("HGETALL", key)).items():
@@ -38,6 +39,9 @@ async def mend(link: Link, route: str) -> Mended:
                         found.repaired += 1
                         found.lost += 1
                         found.last = max(found.last, float(start))
-    if found.repaired:
-        await link.run(_REBUILD_TOTALS, base)
+                    totals.add(field if letter == "l" else b"-1:" + field.partition(b":")[2])
+        for field in sorted(
+            totals
+        ):  # one at a time: all histograms of a route would hold up Redis for seconds
+            await link.run(_REBUILD_TOTAL, base, letter, index, field)
     return found

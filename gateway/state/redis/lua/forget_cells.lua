@@ -5,13 +5,13 @@
 -- include: sums
 local P = KEYS[1]
 for _, start in ipairs(ARGV) do
-  for field, cell in in_pairs(redis.call('HGETALL', P .. ':c:' .. start)) do
-    add_counts(P .. ':c:all', total_of(field), cell, -1)
+  for letter, add in pairs({c = add_counts, s = add_sums}) do
+    local key = P .. ':' .. letter .. ':' .. start
+    for field, cell in in_pairs(redis.call('HGETALL', key)) do
+      add(P .. ':' .. letter .. ':all', total_of(field), cell, -1)
+      redis.call('HDEL', key, field) -- with it: a damaged cell ends the script
+    end
   end
-  for field, cell in in_pairs(redis.call('HGETALL', P .. ':s:' .. start)) do
-    add_sums(P .. ':s:all', total_of(field), cell, -1)
-  end
-  redis.call('DEL', P .. ':c:' .. start, P .. ':s:' .. start)
   redis.call('ZREM', P .. ':cells', start)
 end
 return 1

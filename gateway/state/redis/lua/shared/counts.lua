@@ -1,18 +1,17 @@
 -- Cells of counts, packed as gateway.state.redis.codec.pack_counts does.
 
--- The packed histogram (gateway.record.histogram) a + sign * b.
-local function add_histograms(a, b, sign)
-  if b == '' then return a end
-  if a == '' and sign > 0 then return b end
-  local counts, numbers, out = {}, {}, {}
-  for _, term in ipairs({{a, 1}, {b, sign}}) do
-    local part, factor, at = term[1], term[2], 1
-    while at <= #part do
-      local i, n
-      i, n, at = struct.unpack('<I2I4', part, at)
-      counts[i] = (counts[i] or 0) + n * factor
-    end
+-- Adds sign times a packed histogram (gateway.record.histogram) to a table of counts by bucket.
+local function add_histogram(counts, packed, sign)
+  local at = 1
+  while at <= #packed do
+    local i, n
+    i, n, at = struct.unpack('<I2I4', packed, at)
+    counts[i] = (counts[i] or 0) + n * sign
   end
+end
+
+local function pack_histogram(counts)
+  local numbers, out = {}, {}
   for i, n in pairs(counts) do
     if n > 0 then numbers[#numbers + 1] = i end
   end
@@ -28,6 +27,16 @@ local function add_histograms(a, b, sign)
   return table.concat(out)
 end
 
+-- The packed histogram a + sign * b.
+local function add_histograms(a, b, sign)
+  if b == '' then return a end
+  if a == '' and sign > 0 then return b end
+  local counts = {}
+  add_histogram(counts, a, 1)
+  add_histogram(counts, b, sign)
+  return pack_histogram(counts)
+end
+
 local WITH_UNSEEN = 2147483648
 
 -- Its numbers; the length of the latency histogram, where that begins, and the number of unseen ones.
@@ -37,6 +46,14 @@ local function read_counts(cell)
   local u
   u, at = struct.unpack('<i8', cell, at)
   return a, s, e, f, x, l - WITH_UNSEEN, at, u
+end
+
+local function pack_counts(a, s, e, f, x, u, latency, gateway)
+  local length = #latency
+  if u ~= 0 then
+    latency, length = struct.pack('<i8', u) .. latency, length + WITH_UNSEEN
+  end
+  return struct.pack('<i8i8i8i8dI4', a, s, e, f, x, length) .. latency .. gateway
 end
 
 -- The cell old + sign * delta; nil if it counts no request, and expects less than half a one, which is what adding
@@ -50,12 +67,7 @@ local function merge_counts(old, delta, sign)
   if sign < 0 and a == 0 and s == 0 and x1 - x2 < 0.5 then return nil end
   local latency = add_histograms(string.sub(old, at1, at1 + l1 - 1), string.sub(delta, at2, at2 + l2 - 1), sign)
   local gateway = add_histograms(string.sub(old, at1 + l1), string.sub(delta, at2 + l2), sign)
-  local unseen, length = u1 + sign * u2, #latency
-  if unseen ~= 0 then
-    latency, length = struct.pack('<i8', unseen) .. latency, length + WITH_UNSEEN
-  end
-  return struct.pack('<i8i8i8i8dI4', a, s, e1 + sign * e2, f1 + sign * f2, x1 + sign * x2, length)
-    .. latency .. gateway
+  return pack_counts(a, s, e1 + sign * e2, f1 + sign * f2, x1 + sign * x2, u1 + sign * u2, latency, gateway)
 end
 
 local function add_counts(key, field, delta, sign)
