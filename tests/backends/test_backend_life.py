@@ -90,7 +90,7 @@ def test_a_model_that_hangs_does_not_keep_the_process_from_ending(tmp_path: Path
 
 async def test_a_full_queue_answers_503_with_retry_after(sleeper: ModelServerProcess) -> None:
     async with httpx.AsyncClient(base_url=sleeper.url) as client:
-        first = asyncio.create_task(client.post(SLEEP, json=asking(0.5)))
+        first = asyncio.create_task(client.post(SLEEP, json=asking(2.0)))
         await asyncio.sleep(0.2)
         answers = await asyncio.gather(*(client.post(SLEEP, json=asking(0.0)) for _ in range(6)))
         refused = [answer for answer in answers if answer.status_code == 503]
@@ -103,7 +103,7 @@ async def test_a_full_queue_answers_503_with_retry_after(sleeper: ModelServerPro
 
 async def test_a_request_may_say_how_long_it_waits(sleeper: ModelServerProcess) -> None:
     async with httpx.AsyncClient(base_url=sleeper.url) as client:
-        first = asyncio.create_task(client.post(SLEEP, json=asking(0.5)))
+        first = asyncio.create_task(client.post(SLEEP, json=asking(2.0)))
         await asyncio.sleep(0.2)
         late = await client.post(SLEEP, json=asking(0.0, timeout_us=50_000))
         assert not first.done(), "F5: it was told when an instance was free, not when its time was up"

@@ -33,7 +33,7 @@ def test_the_bandit_finds_the_version_that_users_like(tmp_path: Path) -> None:
         assert "new 95.0%" in reader.shell(status)
         before, _, after = configuration.partition("    policy:\n")
         reader.save("turnout.yaml", before + stop + "    fallback:" + after.partition("    fallback:")[2])
-        wait_for(lambda: _winner(reader) == "new", "the stop rule names the winner")
+        wait_for(lambda: _winner(reader) == "new", "the stop rule names the winner", limit=240.0)
         assert "new has won" in reader.shell(status)
 
 

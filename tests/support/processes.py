@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -122,6 +124,10 @@ class GatewayProcess(ServerProcess):
         for pid in (self.process.pid, *children(self.process.pid)):
             os.kill(pid, signal.SIGKILL)
         self.process.wait()
+        host, _, port = self.address.rpartition(":")
+        with contextlib.suppress(ConnectionError):  # a worker of a busy machine takes a moment to die
+            while True:
+                socket.create_connection((host, int(port)), timeout=60.0).close()
 
 
 class ModelServerProcess(ServerProcess):
