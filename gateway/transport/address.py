@@ -22,6 +22,8 @@ LATENCY_SMOOTHING: Final = 1 / 16
 PROBE_INTERVAL_S: Final = 0.25
 """Between two requests that try a stalled address, if they can be served elsewhere."""
 MAX_IDLE_CONNECTIONS: Final = 512
+MAX_OPENING_S: Final = 10.0
+"""For a connection that no request waits for any more."""
 IDLE_MARGIN_S: Final = 1.0
 """Ended before the backend does so by this much, so that a request does not meet the end."""
 
@@ -32,7 +34,7 @@ class Address(ConnectionOwner):
     __slots__ = (
         "authority", "connecting", "connections", "endpoint", "http2", "idle", "idle_timeout", "in_flight",
         "last_byte_at", "latency_deviation_ms", "latency_mean_ms", "latency_samples", "max_idle", "min_stall", "name",
-        "next_probe_at", "server_name", "stalled", "stragglers", "time",
+        "next_probe_at", "server_name", "stalled", "stragglers", "time", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +57,8 @@ class Address(ConnectionOwner):
         self.idle: list[BackendConnection] = []
         self.connections: set[BackendConnection] = set()
         self.connecting: set[asyncio.Task[None]] = set()
+        self.waiting: dict[ResponseHandler, tuple[BackendConnection, asyncio.Task[None]]] = {}
+        """Who waits for a connection, longest first, and what is made for it. One that becomes free does as well."""
         self.idle_timeout = idle_timeout
         self.max_idle = max_idle
         self.http2 = False
@@ -122,6 +126,21 @@ class Address(ConnectionOwner):
             return
         connection.idle_since = self.time()
         self.idle.append(connection)
+        if self.waiting:
+            self.loop.call_soon(self._serve_waiting)
+
+    def _serve_waiting(self) -> None:
+        """Gives idle connections to requests that wait for new ones; these become idle instead once they are made."""
+        for handler, (opening, task) in tuple(self.waiting.items()):
+            if task.cancelling():
+                continue
+            connection = self.take_idle()
+            if connection is None:
+                return
+            del self.waiting[handler]
+            opening.handler = None
+            self.loop.call_later(MAX_OPENING_S, task.cancel)
+            handler.on_connected(connection)
 
     def forget(self, connection: BackendConnection) -> None:
         self.connections.discard(connection)
@@ -138,6 +157,9 @@ class Address(ConnectionOwner):
     async def _connect(self, handler: ResponseHandler) -> None:
         connection = BackendConnection(self, handler)
         self.connections.add(connection)
+        task = asyncio.current_task(self.loop)
+        if task is not None and not handler.fresh:
+            self.waiting[handler] = connection, task
         endpoint = self.endpoint
         connected = False
         try:
@@ -150,11 +172,18 @@ class Address(ConnectionOwner):
             )
             connected = True
         except (OSError, UnicodeError) as error:
-            self._report(handler, error)
+            if connection.handler is not None:
+                self._report(handler, error)
         finally:
             if not connected:  # `forget` is called only for connections that were made
                 self.connections.discard(connection)
-                connection.handler = None  # it lives until the collector's turn: the request must not
+                if connection.handler is not None:
+                    self.waiting.pop(handler, None)
+                    connection.handler = None  # it lives until the collector's turn: the request must not
+
+    def made(self, connection: BackendConnection, handler: ResponseHandler) -> None:
+        self.waiting.pop(handler, None)
+        handler.on_connected(connection)
 
     def _report(self, handler: ResponseHandler, error: OSError | UnicodeError) -> None:
         """Tells ``handler`` why there is no connection; only its look-up finds out that a host name is not valid."""
@@ -175,7 +204,7 @@ class Address(ConnectionOwner):
 
     def close(self) -> None:
         """Closes the idle connections; those that serve a request end with it."""
-        for connection in tuple(self.connections):
-            if connection.handler is None:
-                connection.abandon()
+        self.max_idle = 0
+        for connection in tuple(self.idle):
+            connection.abandon()
         self.idle.clear()

@@ -44,13 +44,15 @@ class ResponseHead:
 class ResponseHandler:
     """The sender of a request, which receives the response."""
 
-    __slots__ = ("upgrade",)
+    __slots__ = ("fresh", "upgrade")
 
+    fresh: bool
+    """Whether only a new connection will do."""
     upgrade: bytes
     """The lower-cased protocol that the request asks to change to; b"" for none: a 101 is then an error."""
 
     def on_connected(self, connection: Connection) -> None:
-        """The connection that was asked for is open; ignored by default."""
+        """The connection that was asked for is open, or another has become free; ignored by default."""
 
     def on_interim(self, status: int, lines: list[bytes]) -> None:
         """A 1xx response other than 101 came; ignored by default."""

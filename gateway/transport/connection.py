@@ -56,6 +56,10 @@ class ConnectionOwner:
         """The connection has ended."""
         raise NotImplementedError
 
+    def made(self, connection: BackendConnection, handler: ResponseHandler) -> None:
+        """The connection that ``handler`` asked for is open."""
+        raise NotImplementedError
+
 
 class BackendConnection(Connection):
     """One connection and the request that it serves, if any."""
@@ -130,11 +134,16 @@ class BackendConnection(Connection):
 
     # Called by asyncio ------------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)
-        self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
-        handler = self.handler
-        if handler is not None:
-            handler.on_connected(self)
+        self.adopt(cast("asyncio.Transport", transport))
+        if self.handler is not None:
+            self.owner.made(self, self.handler)
+        else:  # another connection has served who asked for it
+            self.owner.release(self)
+
+    def adopt(self, transport: asyncio.Transport) -> None:
+        """Uses ``transport`` from now on."""
+        self.transport = transport
+        transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
 
     def data_received(self, data: bytes) -> None:
         if len(data) > STEP_BYTES or self._rest:

@@ -177,7 +177,7 @@ class NegotiatedAddress(Http2Address):
         connection = BackendConnection(self, None)
         self.connections.add(connection)
         transport.set_protocol(connection)
-        connection.connection_made(transport)
+        connection.adopt(transport)
         connection.idle_since = self.time()
         self.idle.append(connection)
 

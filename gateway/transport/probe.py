@@ -25,6 +25,7 @@ class ProbeRequest(ResponseHandler):
     def __init__(self, request: list[bytes]) -> None:
         """``request``: its head, and the pieces of its body."""
         self.upgrade = b""
+        self.fresh = True
         self._request = request
         self._connection: Connection | None = None
         self.result: asyncio.Future[ProbeResult] = asyncio.get_running_loop().create_future()

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ssl
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -12,6 +16,7 @@ from gateway.transport.address import Address
 from gateway.transport.endpoint import Endpoint
 from gateway.transport.probe import ProbeRequest, ProbeResult
 from tests.support.backend import CLOSE, RawBackend, ok
+from tests.wire.test_tls import contexts
 
 GET = b"GET / HTTP/1.1\r\nhost: t\r\n\r\n"
 
@@ -148,3 +153,133 @@ async def test_nothing_is_left_of_a_connect_that_is_called_off(address: Address)
     await asyncio.gather(task, return_exceptions=True)
     await until(lambda: (address.connections, address.connecting) == (set(), set()))
     assert not request.result.done()
+
+
+async def test_nothing_is_left_of_an_address_that_no_configuration_names_any_more(
+    address: Address, backend: RawBackend
+) -> None:
+    backend.plans.append((0.05, ok()))
+    asked = asyncio.create_task(ask(address))
+    await until(lambda: backend.requests)
+    address.close()
+    assert (await asked).status == 200
+    await until(lambda: not address.connections)
+
+
+class SlowHandshakes:
+    """A backend over TLS: the first connection is made immediately, others once `handshakes` is set."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        self.handshakes = asyncio.Event()
+        self.responses = asyncio.Event()
+        self.requests: list[int] = []
+        """Of each request, the connection it came on."""
+        self.accepted = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        cast(
+            "asyncio.Transport", writer.transport
+        ).pause_reading()  # `start_tls` does not see what was read before
+        number = self.accepted
+        self.accepted += 1
+        if number:
+            await self.handshakes.wait()
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            await writer.start_tls(self._context)
+            while await reader.readuntil(b"\r\n\r\n"):
+                self.requests.append(number)
+                await self.responses.wait()
+                writer.write(ok())
+        with contextlib.suppress(OSError):
+            writer.close()
+            await writer.wait_closed()
+        self.accepted -= 1
+
+
+Started = tuple[SlowHandshakes, Address]
+
+
+@pytest.fixture
+async def slow(tmp_path: Path) -> AsyncIterator[Started]:
+    tls = contexts(tmp_path)
+    backend = SlowHandshakes(tls.backend)
+    server = await asyncio.start_server(backend.serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    address = Address(
+        Endpoint("https", "127.0.0.1", port),
+        asyncio.get_running_loop(),
+        context=ssl.create_default_context(cafile=tmp_path / "ca.pem"),
+        server_name="127.0.0.1",
+    )
+    yield backend, address
+    address.close()
+    server.close()
+    backend.handshakes.set()
+    backend.responses.set()
+    await until(lambda: not address.connections and not backend.accepted)
+
+
+def patient() -> ProbeRequest:
+    """A request that any connection may serve."""
+    request = ProbeRequest([GET])
+    request.fresh = False
+    return request
+
+
+async def waiting(slow: Started) -> tuple[ProbeRequest, ProbeRequest]:
+    """A request that is being served, and one that waits for its connection."""
+    backend, address = slow
+    first, second = patient(), patient()
+    address.connect(first)
+    await until(lambda: backend.requests)
+    address.connect(second)
+    await until(lambda: backend.accepted == 2)
+    return first, second
+
+
+async def test_a_connection_that_becomes_free_serves_who_waits_for_a_new_one(slow: Started) -> None:
+    backend, address = slow
+    first, second = await waiting(slow)
+    backend.responses.set()
+    assert [(await asyncio.wait_for(r.result, 30.0)).status for r in (first, second)] == [200, 200]
+    assert backend.requests == [0, 0]
+    backend.handshakes.set()
+    await until(lambda: len(address.idle) == 2)  # the new one is there for others
+    assert not address.waiting
+
+
+async def test_a_connection_that_is_made_for_nobody_may_fail(slow: Started) -> None:
+    backend, address = slow
+    _, second = await waiting(slow)
+    backend.responses.set()
+    assert (await asyncio.wait_for(second.result, 30.0)).status == 200
+    for task in tuple(address.connecting):
+        task.cancel()
+    await until(lambda: not address.connecting)
+    assert (len(address.connections), address.waiting) == (1, {})
+
+
+async def test_who_has_left_is_not_served(slow: Started) -> None:
+    backend, address = slow
+    await waiting(slow)
+    (task,) = (t for t in address.connecting if not t.done())
+    task.cancel()
+    backend.responses.set()
+    await until(lambda: address.idle)
+    await until(lambda: not address.waiting)
+    assert backend.requests == [0]
+
+
+async def test_a_request_that_needs_a_new_connection_waits_for_it(slow: Started) -> None:
+    backend, address = slow
+    first, second = patient(), ProbeRequest([GET])
+    address.connect(first)
+    await until(lambda: backend.requests)
+    address.connect(second)
+    backend.responses.set()
+    await until(lambda: address.idle)
+    assert not second.result.done()
+    backend.handshakes.set()
+    assert (await asyncio.wait_for(second.result, 30.0)).status == 200
+    assert backend.requests == [0, 1]

@@ -111,6 +111,7 @@ class Attempt(SlotHolder, Timed):
         self.limits = limits
         self.total_deadline = self.deadline = total_deadline
         self.upgrade = upgrade
+        self.fresh = bool(upgrade)
         self.state = NEW
         self.address = None
         self.connection = None
@@ -134,7 +135,7 @@ class Attempt(SlotHolder, Timed):
     def go(self, address: Address) -> None:
         """Sends the request to ``address`` on an idle connection, or makes a new one."""
         self.address = address
-        connection = None if self.repeated or self.upgrade else address.take_idle()
+        connection = None if self.fresh else address.take_idle()
         if connection is not None:
             self.state = WAITING
             self.connection = connection
@@ -147,7 +148,7 @@ class Attempt(SlotHolder, Timed):
 
     def repeat(self) -> None:
         """Sends the request once more on a new connection: the backend had closed the idle one."""
-        self.repeated = True
+        self.repeated = self.fresh = True
         self.connection = None
         assert self.address is not None
         self.go(self.address)
