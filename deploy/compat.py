@@ -16,6 +16,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 from typing import Final
@@ -51,7 +52,7 @@ def cached(name: str) -> Path:
 
 
 def make(folder: Path, name: str) -> None:
-    """Installs the environment in ``folder`` unless it is there, and removes those that are no longer used.
+    """Installs the environment in ``folder`` unless it is there.
 
     Raises:
         CannotInstall: No disk, no package index, or a package that can't be installed here.
@@ -63,18 +64,29 @@ def make(folder: Path, name: str) -> None:
         if ready.exists():
             ready.touch()
             return
+        _remove_unused(name)
         free = shutil.disk_usage(CACHE).free
         if free < MIN_FREE_BYTES:
             raise CannotInstall(
                 f"{CACHE} has {free >> 30} GiB of free disk, {MIN_FREE_BYTES >> 30} are needed"
             )
-        _run(sys.executable, "-m", "venv", "--clear", str(folder))
-        pip = (str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--retries", "2")
-        _run(*pip, "--disable-pip-version-check", *requirements(name))
-        ready.touch()
-        for other in CACHE.glob(f"{name}-*/ready"):
-            if ready.stat().st_mtime - other.stat().st_mtime > UNUSED_S:
-                shutil.rmtree(other.parent)
+        try:
+            _run(sys.executable, "-m", "venv", str(folder))
+            pip = (str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--retries", "2")
+            _run(*pip, "--disable-pip-version-check", *requirements(name))
+            ready.touch()
+        finally:
+            if not ready.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # the tests that follow need the disk
+
+
+def _remove_unused(name: str) -> None:
+    """Removes what a killed run has left half installed, and what no checkout has asked for in a long time."""
+    for folder in CACHE.glob(f"{name}-*"):
+        ready = folder / "ready"
+        if not ready.exists() or time.time() - ready.stat().st_mtime > UNUSED_S:  # noqa: TID251
+            ready.unlink(missing_ok=True)  # first, as this run may be killed, too
+            shutil.rmtree(folder)
 
 
 def _run(*words: str) -> None:
@@ -96,6 +108,8 @@ def main() -> int:
     for name in locked if parser.parse_args().locked else groups:
         here, folder = ROOT / ".venv" / "compat" / name, cached(name)
         here.parent.mkdir(parents=True, exist_ok=True)
+        if here.is_dir() and not here.is_symlink():
+            shutil.rmtree(here)  # `make compat` of an earlier revision installed here
         here.unlink(missing_ok=True)
         try:
             make(folder, name)

@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
@@ -34,6 +36,10 @@ def checkout(folder: Path, **locks: str) -> Path:
     return folder
 
 
+def cached(name: str, cache: Path) -> Iterator[Path]:
+    return (cache / "turnout" / "compat").glob(f"{name}-*")
+
+
 def test_environments_are_shared_until_their_lock_changes(tmp_path: Path) -> None:
     absent = f"no-such-package==1.0 --hash=sha256:{'0' * 64}\n"
     first, second = (
@@ -48,6 +54,7 @@ def test_environments_are_shared_until_their_lock_changes(tmp_path: Path) -> Non
     linked = first / ".venv" / "compat"
     assert (linked / "none" / "bin" / "python").exists()
     assert not (linked / "some").exists()
+    assert not list(cached("some", tmp_path)), "what could not be installed keeps no disk"
 
     (linked / "none" / "mark").touch()
     assert make(second, tmp_path).returncode == 0
@@ -57,3 +64,21 @@ def test_environments_are_shared_until_their_lock_changes(tmp_path: Path) -> Non
     assert make(second, tmp_path).returncode == 0
     assert not (second / ".venv" / "compat" / "none" / "mark").exists()
     assert (linked / "none" / "mark").exists()
+
+
+def test_what_earlier_runs_left_is_removed(tmp_path: Path) -> None:
+    """A run that was killed, one of long ago, and `make compat` before there was a cache."""
+    here, cache = checkout(tmp_path / "a", none="# 1\n"), tmp_path / "turnout" / "compat"
+    for name in ("none-killed", "none-unused", "none-used", "nonesuch-killed"):
+        (cache / name / "bin").mkdir(parents=True)
+    for name, days in (("none-unused", 40), ("none-used", 20)):
+        then = time.time() - days * 86400
+        (cache / name / "ready").touch()
+        os.utime(cache / name / "ready", (then, then))
+    old = here / ".venv" / "compat" / "none"
+    (old / "bin").mkdir(parents=True)
+    done = make(here, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    kept = old.readlink()
+    assert set(cached("none", tmp_path)) == {kept, cache / "none-used"}
+    assert (cache / "nonesuch-killed").exists(), "it is another server's"
