@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Installs what the tests drive besides Python packages: a Redis, a Chromium, a C compiler with Python's headers (for
-# the compiled form), h2load, and for benchmarks' own tests nginx, HAProxy and wrk.
-# Only what is missing; with apt-get, as root or by way of sudo.
+# the compiled form), h2load, the shells that have completion scripts, and for benchmarks' own tests nginx, HAProxy and
+# wrk. Only what is missing; with apt-get, as root or through sudo.
 set -euo pipefail
 
-declare -A packages=([redis-server]=redis-server [gcc]="gcc libc6-dev" [nginx]=nginx [haproxy]=haproxy [wrk]=wrk [h2load]=nghttp2-client [promtool]=prometheus [systemd-analyze]=systemd)
+declare -A packages=([redis-server]=redis-server [gcc]="gcc libc6-dev" [nginx]=nginx [haproxy]=haproxy [wrk]=wrk [h2load]=nghttp2-client [zsh]=zsh [fish]=fish [promtool]=prometheus [systemd-analyze]=systemd)
 missing=()
 for program in "${!packages[@]}"; do
   PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null 2>&1 || missing+=(${packages[$program]})

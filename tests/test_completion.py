@@ -1,4 +1,4 @@
-"""Completion scripts, in the shells themselves where they are installed (bash always is)."""
+"""Completion scripts, in the shells themselves (`make tools` installs them)."""
 
 from __future__ import annotations
 
@@ -19,22 +19,71 @@ def script(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -
     return capsys.readouterr().out
 
 
-def completed(script: str, *words: str) -> set[str]:
-    """What bash offers for the last of ``words``."""
-    line = " ".join(f"'{word}'" for word in words)
-    tail = f"COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _turnout; printf '%s\\n' \"${{COMPREPLY[@]}}\""
-    bash = ["bash", "--norc", "-c", f"{script}\n{tail}"]
-    return set(subprocess.run(bash, capture_output=True, text=True, check=True).stdout.split())
+ZSH = r"""
+autoload -U compinit; compinit -D -u
+source ./script
+compadd() {
+  local -a found
+  [[ " $* " == *\ -[OAD]\ * ]] || { builtin compadd -A found "$@"; print -rl -- $found >> offered }
+  builtin compadd "$@"
+}
+comppostfuncs=(exit)
+bindkey '^I' complete-word
+print READY
+"""
+"""What an interactive zsh reads: it writes what it offers to a file, and ends."""
+TYPE_ZSH = """
+zmodload zsh/zpty
+zpty shell zsh -f -i
+zpty -w shell source ./within
+zpty -r -m shell found '*READY*'
+zpty -n -w shell "$1"$'\t'
+while zpty -r shell; do :; done
+"""
+TYPE_BASH = """
+source ./script
+COMP_WORDS=($1); [[ $1 == *' ' ]] && COMP_WORDS+=('')
+COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _turnout; printf '%s\n' "${COMPREPLY[@]}" > offered
+"""
+TYPE_FISH = "source ./script; complete -C $argv[1] | string replace -r '\\t.*' '' > offered; true"
+TYPE = {
+    "bash": ["bash", "--norc", "-c", TYPE_BASH, "-"],
+    "zsh": ["zsh", "-f", "-c", TYPE_ZSH, "-"],
+    "fish": ["fish", "--no-config", "-c", TYPE_FISH],
+}
+"""The command that types a line into a shell, and a tab."""
 
 
-@pytest.mark.parametrize("script", ["bash"], indirect=True)
-def test_bash_completes_commands_options_and_values(script: str) -> None:
-    assert completed(script, "turnout", "ro") == {"rollout"}
-    assert completed(script, "turnout", "") == set(COMMANDS)
-    assert completed(script, "turnout", "run", "--wo") == {"--workers"}
-    assert completed(script, "turnout", "rollout", "digits", "pro") == {"promote"}
-    assert completed(script, "turnout", "init", "--policy", "sh") == {"shadow"}
-    assert completed(script, "turnout", "keys", "n") == {"new"}
+@pytest.mark.long
+@pytest.mark.parametrize("script", SCRIPTS, indirect=True)
+def test_a_shell_completes_commands_options_and_values(
+    script: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    shell = request.node.callspec.params["script"]
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    (tmp_path / "script").write_text(script)
+    (tmp_path / "within").write_text(ZSH)
+
+    def offered(line: str) -> set[str]:
+        (tmp_path / "offered").unlink(missing_ok=True)
+        subprocess.run([*TYPE[shell], line], cwd=tmp_path, capture_output=True, check=True, timeout=60)
+        return set((tmp_path / "offered").read_text().split())
+
+    assert offered("turnout ro") == {"rollout"}
+    assert offered("turnout ") == set(COMMANDS)
+    assert offered("turnout run --wo") == {"--workers"}
+    assert offered("turnout rollout digits pro") == {"promote"}
+    assert offered("turnout init --policy sh") == {"shadow"}
+    assert offered("turnout keys n") == {"new"}
+    assert offered("turnout keys new --sc") == {"--scopes"}
+    assert offered("turnout evaluate --metric a --met") == {"--metric"}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, indirect=True)
+def test_the_help_of_an_option_is_written_out(script: str) -> None:
+    assert "%(default)" not in script
+    assert "%%" not in script
 
 
 @pytest.mark.parametrize("script", SCRIPTS, indirect=True)

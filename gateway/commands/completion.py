@@ -18,6 +18,7 @@ class Option:
     help: str
     choices: tuple[str, ...]
     takes_value: bool
+    repeatable: bool
 
 
 @dataclass(frozen=True)
@@ -55,16 +56,20 @@ def _commands() -> Iterator[Command]:
 
 
 def _command(name: str, summary: str, parser: argparse.ArgumentParser) -> Command:
-    options: list[Option] = []
+    options: dict[tuple[str, ...], Option] = {}
     words: list[str] = []
     for action in parser._actions:
-        choices = tuple(map(str, action.choices or ()))
-        if action.option_strings:
-            text = (action.help or "").replace("%%", "%")
-            options.append(Option(tuple(action.option_strings), text, choices, action.nargs != 0))
+        choices, names = tuple(map(str, action.choices or ())), tuple(action.option_strings)
+        if names:
+            text = (action.help or "") % {**vars(action), "prog": parser.prog}
+            repeatable = isinstance(action, argparse._AppendAction)
+            options[names] = Option(names, text, choices, action.nargs != 0, repeatable)
         else:
             words += choices
-    return Command(name, summary, tuple(options), tuple(words))
+        if isinstance(action, argparse._SubParsersAction):
+            for part in action.choices.values():
+                options |= {option.names: option for option in _command(name, "", part).options}
+    return Command(name, summary, tuple(options.values()), tuple(words))
 
 
 def _bash(commands: tuple[Command, ...]) -> str:
@@ -121,7 +126,8 @@ def _zsh_specs(command: Command) -> Iterator[str]:
         for name in option.names:
             text = option.help.replace("[", r"\[").replace("]", r"\]").replace(":", r"\:")
             value = f":value:({' '.join(option.choices)})" if option.choices else ":value:_files"
-            yield _quoted(f"{name}[{text}]{value if option.takes_value else ''}")
+            star = "*" if option.repeatable else ""
+            yield _quoted(f"{star}{name}[{text}]{value if option.takes_value else ''}")
     yield _quoted(f"*:argument:({' '.join(command.words)})" if command.words else "*:argument:_files")
 
 
