@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping
 from ipaddress import ip_network
@@ -38,6 +39,24 @@ def _webhook_url(value: str) -> str:
         raise ValueError(
             "this is not the URL of a webhook; write one such as https://hooks.example.com/turnout"
         )
+    return value
+
+
+def webhook_key(secret: str) -> bytes:
+    """The bytes of a webhook's signing key. Raises ValueError."""
+    if not secret.startswith("whsec_"):
+        return secret.encode()
+    encoded = secret.removeprefix("whsec_").rstrip("=")
+    return base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+
+
+def _webhook_secret(value: str) -> str:
+    try:
+        sufficient = len(webhook_key(value)) >= 16
+    except ValueError:
+        sufficient = False
+    if not sufficient:
+        raise ValueError("write 'whsec_' and the base64 of at least 16 bytes, or at least 16 characters")
     return value
 
 
@@ -323,7 +342,7 @@ class WebhookConfig(ConfigModel):
     """Kinds of events, as in `GET /-/events`."""
     routes: tuple[Name, ...] = ()
     """Only events of these routes; if empty, all events, including those without a route."""
-    secret: Annotated[str | None, Field(min_length=16)] = None
+    secret: Annotated[str, Field(min_length=16), AfterValidator(_webhook_secret)] | None = None
     """Signing key of `webhook-signature` (HMAC-SHA256, Standard Webhooks); if absent, no signature."""
     headers: Mapping[SetHeaderName, HeaderValue] = Field(default_factory=dict)
     """Headers sent with each request."""

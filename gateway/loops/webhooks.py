@@ -22,7 +22,7 @@ import httpx
 
 from gateway.clock import Clock
 from gateway.config.document import Document
-from gateway.config.service import WebhookConfig
+from gateway.config.service import WebhookConfig, webhook_key
 from gateway.json_text import compact
 from gateway.state.base import Event, of_stored
 from gateway.state.store import DocumentStore
@@ -210,5 +210,5 @@ def signature(secret: str, event: Event, body: bytes, now: float) -> dict[str, s
     """The fields of Standard Webhooks (HMAC-SHA256 over id, time and body)."""
     stamp = str(int(now))
     signed = f"{event.id}.{stamp}.".encode() + body
-    digest = base64.b64encode(hmac.digest(secret.encode(), signed, "sha256")).decode()
+    digest = base64.b64encode(hmac.digest(webhook_key(secret), signed, "sha256")).decode()
     return {"webhook-id": str(event.id), "webhook-timestamp": stamp, "webhook-signature": f"v1,{digest}"}

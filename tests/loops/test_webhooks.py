@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from gateway.config.document import Document
 from gateway.config.service import WebhookConfig
@@ -78,8 +79,15 @@ async def tell(store: Store, now: Now, kind: str = "alarm", route: str = "digits
     return await store.add_event(time=now(), kind=kind, route=route, data=json.dumps(data))
 
 
-async def test_an_event_is_a_signed_cloud_event(store: Store, now: Now, receiver: Receiver) -> None:
-    document = hooks(WebhookConfig(url=receiver.url, secret=SECRET, headers={"x-team": "ml"}))
+@pytest.mark.parametrize(
+    ("secret", "key"),
+    [(SECRET, SECRET.encode()), ("whsec_AAECAwQFBgcICQoLDA0ODw==", bytes(range(16)))],
+    ids=["text", "base64"],
+)
+async def test_an_event_is_a_signed_cloud_event(
+    secret: str, key: bytes, store: Store, now: Now, receiver: Receiver
+) -> None:
+    document = hooks(WebhookConfig(url=receiver.url, secret=secret, headers={"x-team": "ml"}))
     webhooks = sender(store, now)
     await webhooks.step(document)
     event = await tell(store, now, code="no_rewards", message="Nothing came")
@@ -98,8 +106,14 @@ async def test_an_event_is_a_signed_cloud_event(store: Store, now: Now, receiver
         "data": {"code": "no_rewards", "message": "Nothing came"},
     }
     signed = f"{fields['webhook-id']}.{fields['webhook-timestamp']}.".encode() + body
-    expected = base64.b64encode(hmac.new(SECRET.encode(), signed, hashlib.sha256).digest()).decode()
+    expected = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
     assert fields["webhook-signature"] == f"v1,{expected}"
+
+
+@pytest.mark.parametrize("secret", ["too short", "whsec_AAECAwQFBgcICQoL", "whsec_not base64 at all"])
+def test_a_key_that_is_too_short_or_cannot_be_read_is_refused(secret: str) -> None:
+    with pytest.raises(ValidationError, match="at least 16"):
+        WebhookConfig(url="http://127.0.0.1:1", secret=secret)
 
 
 async def test_only_what_a_hook_asks_for_and_nothing_of_before(
