@@ -39,6 +39,7 @@ def test_a_part_of_the_configuration_is_taken(page: str, part: str) -> None:
     load(yaml.safe_dump(whole), source=page, env={"TRACES_TOKEN": "x"})
 
 
+@pytest.mark.slow
 def test_prometheus_takes_its_configuration(tmp_path: Path) -> None:
     (part,) = blocks("docs/dashboard.md", "yaml")
     (tmp_path / "prometheus.yaml").write_text(part)
