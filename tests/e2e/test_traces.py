@@ -242,9 +242,14 @@ def test_the_environment_alone_turns_tracing_on(
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{to.port}")
         monkeypatch.setenv("OTEL_SERVICE_NAME", "edge")
         monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_on")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20x,x-team=ml")
+        monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=staging")
         before, rest = CONFIG.split("telemetry:")
         text = (before + "auth:" + rest.split("auth:")[1]).replace("@ECHO@", str(echo))
         with GatewayProcess(tmp_path, text.replace("@DEAD@", str(free_port()))) as gateway:
             headers = {"authorization": f"Bearer {KEY}"}
             assert httpx.post(f"{gateway.url}/echo", content=b"x", headers=headers).status_code == 200
-            assert to.wait(2)[0].resource["service.name"] == "edge"
+            found = to.wait(2)[0].resource
+            assert (found["service.name"], found["deployment.environment.name"]) == ("edge", "staging")
+            path, fields = to.heads[0]
+            assert (path, fields["authorization"], fields["x-team"]) == ("/v1/traces", "Bearer x", "ml")
