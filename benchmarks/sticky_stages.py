@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ from gateway.record.events import Reward
 from gateway.state.base import BUCKET_S, Bucket, Counts
 from gateway.state.units import Counting, with_sums
 from policies.sequential.unit_outcomes import UnitOutcomes
-from policies.types import PairSums, RewardSums
+from policies.types import RewardSums
 
 Floats = npt.NDArray[np.float64]
 
@@ -133,13 +133,14 @@ def compared(route: Route) -> Look:
     for bucket in buckets:
         for name, found in bucket.rewards.items():
             key = bucket.variant, name
-            whole[key] = whole.get(key, Rewarded()) + replace(found, by_unit=PairSums())
+            whole[key] = whole.get(key, Rewarded()) + found
     pooled = Observed({v: Counts() for v in VARIANTS}, whole, buckets, sticky=True)
-    return _interval(route, of_newest(buckets, units)), _interval(route, pooled)
+    independent = route.metric.model_copy(update={"missing": "ignore"})
+    return _interval(route.metric, of_newest(buckets, units)), _interval(independent, pooled)
 
 
-def _interval(route: Route, observed: Observed) -> Interval | None:
-    one = Comparisons(VARIANTS, {"good": route.metric}, observed).difference("good", "new", "old")
+def _interval(metric: MetricConfig, observed: Observed) -> Interval | None:
+    one = Comparisons(VARIANTS, {"good": metric}, observed).difference("good", "new", "old")
     low, high = (one["interval"] if one is not None else None) or (None, None)
     return None if low is None or high is None else (low, high)
 

@@ -32,6 +32,10 @@ class RewardSums:
     def __sub__(self, other: RewardSums) -> RewardSums:
         return RewardSums(self.count - other.count, self.total - other.total, self.squares - other.squares)
 
+    def __mul__(self, factor: float) -> RewardSums:
+        """Return the sums of ``factor`` times as many values."""
+        return RewardSums(self.count * factor, self.total * factor, self.squares * factor)
+
     @property
     def mean(self) -> float:
         """Σ value / count; NaN when nothing was reported."""
@@ -56,6 +60,10 @@ class PairSums:
 
     def __sub__(self, other: PairSums) -> PairSums:
         return PairSums(self.x - other.x, self.y - other.y, self.both - other.both)
+
+    def __mul__(self, factor: float) -> PairSums:
+        """Return the sums over ``factor`` times as many units."""
+        return PairSums(self.x * factor, self.y * factor, self.both * factor)
 
 
 @dataclass(frozen=True, slots=True)

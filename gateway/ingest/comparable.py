@@ -29,7 +29,9 @@ def values_by_unit(
     """Return by variant what all values of a metric tell within an epoch, where missing ones of units count as zero.
 
     The greatest design effect of the variants holds for each: one without any reward would seem to have none.
-    ``requests``: by variant, the sums over the numbers of requests of its units, as far as these are known.
+    ``requests``: by variant, the sums over the numbers of requests of its units. Where they are not known but values
+    are missing, as while the record is being read, nothing is said; nor of values of which nothing is known by unit,
+    from before the metric's missing ones counted.
     """
     alone = {variant: WeightedSums.of(one.values, 1.0) for variant, one in found.items()}
     told = {
@@ -41,9 +43,10 @@ def values_by_unit(
         if one.values.count > 0
     }
     effect = max((effect for effect, _ in told.values()), default=1.0)
-    # Of values from before the metric's missing ones counted, nothing is known by unit.
     blind = any(
-        not one.by_unit.y.count and one.values.count > one.missing + one.loose for one in found.values()
+        (one.missing > 0 and variant not in requests)
+        or (not one.by_unit.y.count and one.values.count > one.missing + one.loose)
+        for variant, one in found.items()
     )
     return {
         variant: alone[variant].by_unit(effect, 0.0 if blind else groups)

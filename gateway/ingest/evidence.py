@@ -114,7 +114,7 @@ class Rewarded:
         """The same values with ``share`` observations for each."""
         return replace(
             self,
-            observations=_times(self.values, share),
+            observations=self.values * share,
             past=_NO_PAIRS,
             weighted=_NO_PAIRS,
             by_unit=_NO_PAIRS,
@@ -313,14 +313,10 @@ def _entered(counts: Counts, ended: Sums, variant: str, name: str, metric: Metri
     return replace(
         reported,
         values=values,
-        observations=_times(values, share),
+        observations=values * share,
         missing=missing.count,
         waiting=-reported.values.count,
     )
-
-
-def _times(sums: RewardSums, share: float) -> RewardSums:
-    return RewardSums(sums.count * share, sums.total * share, sums.squares * share)
 
 
 def longest(metrics: Mapping[str, Metric], names: Sequence[str]) -> float:

@@ -147,15 +147,16 @@ class UnitSums:
     loose: float = 0.0
     """Number of values without a unit."""
     requests: RewardSums | None = None
-    """Sums over the weights of all requests of each unit, or of a sample of the units; None: they are not known."""
+    """Sums over the weights of all requests of each unit, one without a unit being its own; None: not known."""
 
 
 def design_effect(alone: WeightedSums, units: UnitSums) -> tuple[float, float]:
     """Return the variance between units over that of independent values, at least 1, and the effective units.
 
     ``alone``: the sums of the values with the same weights. Where the requests of units are not known, missing values
-    are taken for those of units as large as the others, all of whose values are missing; values of units that are not
-    among ``units``, because they came before the time that is looked at, for those of units like them.
+    are taken for those of units as large as the others, all of whose values are missing. Values that are not among
+    ``units``, because only a part of the time is known by unit, are taken for further ones of the same units: the
+    variance is then rather too large.
     """
     sums, weights, both = units.weighted.x, units.weighted.y, units.weighted.both
     missing, loose = units.missing / units.values, units.loose / units.values
@@ -164,16 +165,16 @@ def design_effect(alone: WeightedSums, units: UnitSums) -> tuple[float, float]:
     covering = alone.weight * grouped / weights.total if told else 0.0
     size, known = weights, covering
     if units.requests is not None and units.requests.squares > 0:
-        size, known = units.requests, alone.weight * (grouped + missing) / units.requests.total
+        size, known = units.requests, alone.weight / units.requests.total
         grouped, missing = 1.0, 0.0
-    groups = known * size.total**2 / size.squares / grouped if known > 0 else inf
+    groups = min(known, 1.0) * size.total**2 / size.squares / grouped if known > 0 else inf
     if not (deviations > 0 and known > 0):
         return 1.0, groups
     mean = alone.total / alone.weight
     # Of the products of a unit's sum and its requests, those with the requests that were rewarded are known, and less.
     products = (both.squares - sums.squares - weights.squares) / 2
-    between = covering * (sums.squares - 2 * mean * products)
-    between += known * mean * mean * size.squares * (1.0 + missing / grouped)
+    between = covering * max(covering, 1.0) * (sums.squares - 2 * mean * products)
+    between += known * max(known, 1.0) * mean * mean * size.squares * (1.0 + missing / grouped)
     return max(between / deviations + loose, 1.0), groups
 
 

@@ -189,7 +189,7 @@ def _joint(ratio: bool, baseline: MeanMartingale, candidate: MeanMartingale, alp
 def error_martingale(evidence: Evidence, scale: float = 1.0) -> MeanMartingale:
     """What is known of an error rate, as if ``scale`` times as much had been seen."""
     if evidence.units is not None:
-        return UnitShareMartingale(_times(evidence.units, scale))
+        return UnitShareMartingale(evidence.units * scale)
     return RateMartingale(evidence.errors * scale, evidence.requests * scale)
 
 
@@ -197,7 +197,7 @@ def _of_martingales(
     baseline: RewardSums, candidate: RewardSums, known: Callable[[RewardSums], MeanMartingale], *, ratio: bool
 ) -> MetricComparison:
     def at(alpha: float, scale: float) -> Interval | None:
-        return _joint(ratio, known(_times(baseline, scale)), known(_times(candidate, scale)), alpha)
+        return _joint(ratio, known(baseline * scale), known(candidate * scale), alpha)
 
     return MetricComparison(baseline.mean, candidate.mean, baseline.count, candidate.count, at)
 
@@ -205,7 +205,7 @@ def _of_martingales(
 def _of_means(baseline: RewardSums, candidate: RewardSums, *, ratio: bool) -> MetricComparison:
     def at(alpha: float, scale: float) -> Interval | None:
         interval = asymptotic.ratio_interval if ratio else asymptotic.difference_interval
-        first, second = (asymptotic.Sample.of(_times(sums, scale)) for sums in (baseline, candidate))
+        first, second = (asymptotic.Sample.of(sums * scale) for sums in (baseline, candidate))
         return interval(first, second, alpha)
 
     return MetricComparison(
@@ -221,9 +221,7 @@ def _of_capped(
     unit = 1.0 if ratio else width
 
     def at(alpha: float, scale: float) -> Interval | None:
-        first, second = (
-            BoundedMartingale(_times(_on_unit(s, low, width), scale)) for s in (baseline, candidate)
-        )
+        first, second = (BoundedMartingale(_on_unit(s, low, width) * scale) for s in (baseline, candidate))
         ends = _joint(ratio, first, second, alpha)
         return ends[0] * unit, ends[1] * unit
 
@@ -249,10 +247,6 @@ def _bounded(sums: RewardSums) -> BoundedMartingale:
 def _unit_shares(sums: RewardSums) -> UnitShareMartingale:
     """Yes-or-no values as the means of units, which vary less the more values each has."""
     return UnitShareMartingale(sums)
-
-
-def _times(sums: RewardSums, scale: float) -> RewardSums:
-    return RewardSums(sums.count * scale, sums.total * scale, sums.squares * scale)
 
 
 def _of_latency(

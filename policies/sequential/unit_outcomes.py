@@ -118,20 +118,31 @@ class UnitOutcomes:
 
     def failures(self) -> dict[tuple[str, str], PairSums]:
         """By variant (and "error_rate"), the sums over units of w y and of w: y = 1 for a request that failed, and
-        w = 1 - propensity."""
+        w = 1 - propensity. Estimated from the sample."""
         each: dict[str, list[tuple[float, float]]] = {}
         for (_, variant), unit in list(
             self._units.items()
         ):  # of one moment: decisions may be added meanwhile
             each.setdefault(variant, []).append((unit.weighted, unit.weight))
-        return {(variant, "error_rate"): PairSums.of(*np.asarray(pairs).T) for variant, pairs in each.items()}
+        return {
+            (variant, "error_rate"): PairSums.of(*np.asarray(pairs).T) * self._units_each
+            for variant, pairs in each.items()
+        }
 
     def requests(self) -> dict[str, RewardSums]:
-        """By variant, the sums over the numbers of requests of its units."""
+        """By variant, the sums over the numbers of requests of its units, estimated from the sample."""
         each: dict[str, list[int]] = {}
         for (_, variant), unit in list(self._units.items()):
             each.setdefault(variant, []).append(unit.requests)
-        return {variant: RewardSums(len(n), sum(n), sum(x * x for x in n)) for variant, n in each.items()}
+        return {
+            variant: RewardSums(len(n), sum(n), sum(x * x for x in n)) * self._units_each
+            for variant, n in each.items()
+        }
+
+    @property
+    def _units_each(self) -> float:
+        """Units for which each unit in the sample stands."""
+        return EVERY_UNIT / self.below
 
     def whole(self) -> dict[str, Stratum]:
         """Each variant over the whole window, where shares are constant."""

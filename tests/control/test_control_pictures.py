@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,21 @@ async def test_a_bandits_shares_are_weighed_and_a_baseline_may_be_named(
     pictures = await read(client, "routes/digits/distributions?baseline=v2")
     assert pictures["baseline"] == "v2"
     assert list(pictures["differences"]["correct"]["variants"]) == ["v1"]
+
+
+async def test_what_only_the_record_tells_of_units_is_not_drawn(harness: Harness, client: Client) -> None:
+    """How many requests each user sent without a reward is in the record, not in the sums over time."""
+    text = harness.revision().document.replace("  shop:\n", "  shop:\n    unit: {header: x-user-id}\n")
+    text = text.replace("correct: {type: boolean,", "correct: {type: boolean, missing: zero, window: 10s,")
+    changed = await client("ops").put(
+        "/-/config", content=text, headers={"if-match": harness.revision().etag}
+    )
+    assert changed.status_code == 200, changed.text
+    await live_through(harness, replace(SHOP, units=2_000), steps=10, per_step=300)
+    for query in ("", "?since=1"):
+        lift = (await read(client, f"routes/shop{query}"))["variants"]["new"]["lift"]["correct"]
+        assert (lift["absolute"] > 0, lift["interval"] is None) == (True, bool(query))
+    assert (await read(client, "routes/shop/lift?metric=correct"))["variants"] == {}
 
 
 async def test_what_can_not_be_drawn_is_refused_or_empty(harness: Harness, client: Client) -> None:

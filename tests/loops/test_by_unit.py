@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.ingest.by_unit import OutcomesByUnit
 from gateway.state.store import Store
 from tests.loops.test_rollout_bandit import Rollout
 from tests.support.made import outcome, reward
@@ -163,12 +164,18 @@ async def test_users_from_before_an_edit_are_one_observation_each(store: Store) 
     assert not one.allocations.steering["r"].ejected
 
 
-async def test_missing_values_of_few_busy_users_are_no_breach(store: Store) -> None:
-    """Three hundred users of each variant buy once; ten with a hundred requests each always buy or, of v2, never."""
+@pytest.mark.parametrize("read", [True, False])
+async def test_missing_values_of_few_busy_users_are_no_breach(store: Store, read: bool) -> None:
+    """Three hundred users of each variant buy once; ten with a hundred requests each always buy or, of v2, never.
+
+    ``read``: whether the record, which says how many requests each sent, has been read.
+    """
     text = CANARY.replace(
         "backends:", "metrics: {bought: {type: boolean, missing: zero, window: 10s}}\nbackends:"
     )
     one = Service(store, "one", text.replace("error_rate, max_increase", "bought, max_decrease"))
+    if not read:
+        one.controller._rollouts._units = OutcomesByUnit(store, lambda: one.time, max_look_s=-1.0)
     await one.start()
     epoch = one.allocations.held["r"].epoch
     made, sold = [], []
@@ -189,5 +196,6 @@ async def test_missing_values_of_few_busy_users_are_no_breach(store: Store) -> N
     (verdict,) = found["verdicts"]
     assert verdict["candidate"] == pytest.approx(300 / 1300)
     assert (verdict["verdict"], verdict["interval"]) == ("inconclusive", None)
-    assert verdict["samples"] == pytest.approx(1300**2 / 100_300), "users as busy as the average request's"
+    users = 1300**2 / 100_300  # as busy as the average request's
+    assert verdict["samples"] == pytest.approx(users if read else 0)
     assert one.state == "running"

@@ -74,12 +74,18 @@ def test_the_variance_is_that_between_units() -> None:
     assert sample.squared_error == pytest.approx(between * 900 / 899)
 
 
-def test_units_that_came_before_are_taken_to_be_like_those_in_view() -> None:
-    alone = WeightedSums.of(RewardSums(1000, 500, 500), 1.0)
-    whole = [sums(np.repeat(x, 25)) for x in ((0.0, 20.0), (20.0, 20.0), (20.0, 40.0))]
-    half = [RewardSums(s.count / 2, s.total / 2, s.squares / 2) for s in whole]
-    effects = [design_effect(alone, UnitSums(PairSums(*parts), 1000)) for parts in (whole, half)]
-    assert effects[0] == pytest.approx(effects[1]) == (20.0, 50.0)
+@pytest.mark.parametrize("requests", [False, True])
+def test_units_known_for_a_part_of_the_time_are_as_large_in_the_rest(requests: bool) -> None:
+    """Fifty units with twenty values each; of a third of the time, with seven or six. They are all right or wrong."""
+    alone, right = WeightedSums.of(RewardSums(1000, 500, 500), 1.0), np.repeat((0.0, 1.0), 25)
+
+    def units(number: np.ndarray) -> UnitSums:
+        of_all = sums(number) if requests else None
+        return UnitSums(PairSums.of(right * number, number), 1000, requests=of_all)
+
+    whole, part = (design_effect(alone, units(n)) for n in (np.full(50, 20.0), np.tile((7.0, 6.0), 25)))
+    assert whole == pytest.approx((20.0, 50.0))
+    assert part == pytest.approx(whole, rel=0.02)
 
 
 def test_few_units_say_nothing_however_many_values_they_have() -> None:

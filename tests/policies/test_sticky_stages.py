@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -24,22 +26,26 @@ def test_missing_values_of_busy_users_are_not_independent() -> None:
     assert (now.excluded, pooled.excluded) == (0, 1)
 
 
-@pytest.mark.parametrize("silent", [0, 40])
-def test_the_variance_is_at_least_that_between_units(silent: int) -> None:
-    """Only rewards of 1 are reported; ``silent`` units are never rewarded, and send ten times as much."""
+@pytest.mark.parametrize(("silent", "loose"), [(0, 0), (40, 0), (40, 20_000)])
+def test_the_variance_is_at_least_that_between_units(silent: int, loose: int) -> None:
+    """Only rewards of 1 are reported; ``silent`` units are never rewarded, and send ten times as much; ``loose``
+    requests have no unit."""
     rng = np.random.default_rng(3)
     number = np.append(rng.geometric(0.1, 400), rng.geometric(0.01, silent))
     rate = np.append(rng.beta(0.5, 2, 400), np.zeros(silent))
+    number, rate = np.append(number, np.ones(loose, int)), np.append(rate, np.full(loose, 0.1))
     rewarded = rng.binomial(number, rate).astype(float)
-    told, values = rewarded[rewarded > 0], float(number.sum())
-    alone = WeightedSums.of(RewardSums(values, told.sum(), told.sum()), 1.0)
+    values, alone_rewarded = float(number.sum()), rewarded[number.size - loose :].sum()
+    told = rewarded[: number.size - loose]
+    told = told[told > 0]
+    total = told.sum() + alone_rewarded
+    alone = WeightedSums.of(RewardSums(values, total, total), 1.0)
     requests = RewardSums(number.size, values, float((number.astype(float) ** 2).sum()))
-    effect, groups = design_effect(
-        alone, UnitSums(PairSums.of(told, told), values, values - told.sum(), requests=requests)
-    )
-    mean = told.sum() / values
+    units = UnitSums(PairSums.of(told, told), values, values - total, loose=alone_rewarded, requests=requests)
+    effect, groups = design_effect(alone, units)
+    mean = total / values
     between = ((rewarded - mean * number) ** 2).sum() / alone.squared_deviations()
     assert between <= effect < 2.5 * between
     assert groups == pytest.approx(values**2 / (number**2).sum())
-    unknown, _ = design_effect(alone, UnitSums(PairSums.of(told, told), values, values - told.sum()))
+    unknown, _ = design_effect(alone, replace(units, requests=None))
     assert bool(unknown < between) is (silent > 0), "of units like those that were rewarded"

@@ -70,8 +70,8 @@ async def read_lift(request: ApiRequest) -> Response:
     by_request, by_epoch = status.contextual is not None, status.by_epoch
 
     async def make() -> dict[str, Any]:
-        by_unit = query.metric in HEALTH and route.unit is not None  # not in the buckets
-        if by_unit or not comparable(route, by_request=by_request):
+        from_record = query.metric in HEALTH or declared[query.metric].missing == "zero"  # not in the buckets
+        if (from_record and route.unit is not None) or not comparable(route, by_request=by_request):
             return {}
         buckets = await over_time(request.gateway.store, name, declared, now=now, epochs=by_epoch)
         return await asyncio.to_thread(

@@ -101,7 +101,7 @@ class Comparisons:
 
     def _values_by_unit(self, metrics: Sequence[str]) -> dict[str, dict[str, WeightedSums]]:
         """By metric and variant, of metrics whose missing values count, where units count once in each epoch."""
-        if not self._observed.sticky:
+        if not self._observed.sticky or not metrics:
             return {}
         units, rewards = self._observed.units, self._observed.rewards
         requests = {} if units is None else units.requests()
@@ -109,8 +109,7 @@ class Comparisons:
         return {
             m: values_by_unit(each, requests)
             for m, each in found.items()
-            if any(one.by_unit.y.count for one in each.values())
-            or all(one.missing == one.values.count for one in each.values())
+            if not any(one.weighted.y.count for one in each.values())  # of a bandit
         }
 
     def _evidence_of(self, variant: str, kinds: Mapping[str, MetricType]) -> Evidence:

@@ -152,7 +152,7 @@ class LiftOverTimeResponse(ApiModel):
     variants: Annotated[
         dict[str, list[LiftPoint]],
         Field(
-            description="Oldest first; the last is the report's `lift`. Empty for errors and latencies of sticky "
-            "units, and for what a bandit with features has no `lift` of."
+            description="Oldest first; the last is the report's `lift`. Empty for errors, latencies and metrics with "
+            "`missing: zero` of sticky units, and for what a bandit with features has no `lift` of."
         ),
     ]
