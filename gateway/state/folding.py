@@ -15,8 +15,11 @@ PAGE_AGE_S: Final = 3600
 """Pages of hours that ended this many seconds ago are merged into full, compressed ones."""
 
 
-SHARE_STEPS: Final = 2.0
-"""Steps per unit of the logarithm of the odds: shares in one step differ by a factor below 1.65."""
+SHARE_STEPS: Final = (2.0, 1.4, 1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.125, 0.0)
+"""Steps per unit of the logarithm of the odds. At 2.0, shares in one step differ by a factor below 1.65."""
+MAX_APART: Final = 16
+"""Groups of epochs in one coarse bucket, each of which keeps its cells. With more, the next of `SHARE_STEPS` is tried:
+ten variants that a bandit learns about have hundreds of combinations of shares in an hour at 2.0."""
 MIN_SHARE: Final = 1e-3
 """Shares closer to 0 or 1 are in the last step."""
 Steps = frozenset[tuple[str, int]]
@@ -31,16 +34,25 @@ def share_steps(cells: Iterable[tuple[int, str, float, float]]) -> dict[int, Ste
     for epoch, variant, assigned, called_for in cells:
         decided[epoch] += assigned
         expected[epoch][variant] += called_for
-    return {
-        epoch: frozenset((v, _step(e / decided[epoch])) for v, e in each.items() if e > 0)
+    odds = {
+        epoch: {v: _log_odds(e / decided[epoch]) for v, e in each.items() if e > 0}
         for epoch, each in expected.items()
         if decided[epoch] > 0
     }
+    found: dict[int, Steps] = {}
+    for fineness in SHARE_STEPS:
+        found = {
+            epoch: frozenset((v, round(fineness * x)) for v, x in each.items())
+            for epoch, each in odds.items()
+        }
+        if len(set(found.values())) <= MAX_APART:
+            break
+    return found
 
 
-def _step(share: float) -> int:
+def _log_odds(share: float) -> float:
     share = min(max(share, MIN_SHARE), 1 - MIN_SHARE)
-    return round(SHARE_STEPS * log(share / (1 - share)))
+    return log(share / (1 - share))
 
 
 def merged_epochs(
@@ -52,7 +64,8 @@ def merged_epochs(
     follow one another, so only the first and the last inside can reach beyond: these stay (the last one
     also while nothing follows, for it may go on). The others become the last of those with shares as theirs: values of
     a bandit are compared by the shares of their epoch (`policies.sequential.design_based`), and a mean of shares that
-    moved far would confound them with whatever else moved meanwhile. ``steps``: `share_steps`.
+    moved far would confound them with whatever else moved meanwhile. ``steps``: `share_steps`. An epoch without any
+    has only rewards, which came after it had been merged: most likely into the one that follows it.
     """
     all_inside = set(inside)
     kept = {
@@ -60,5 +73,9 @@ def merged_epochs(
         for epoch in all_inside
         if (before is not None and epoch <= before) or after is None or epoch >= after
     }
-    last = {steps.get(epoch): epoch for epoch in sorted(all_inside - kept)}
-    return {epoch: epoch if epoch in kept else last[steps.get(epoch)] for epoch in all_inside}
+    under, last = {epoch: epoch for epoch in kept}, dict[Steps, int]()
+    following: Steps = frozenset()
+    for epoch in sorted(all_inside - kept, reverse=True):
+        following = steps.get(epoch, following)
+        under[epoch] = last.setdefault(following, epoch)
+    return under

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.record.events import Outcome, columns
 from gateway.record.histogram import index
-from gateway.state.folding import merged_epochs, share_steps
+from gateway.state.folding import MAX_APART, merged_epochs, share_steps
 from gateway.state.paging import (
     MARK_BYTES,
     MAX_PAGE_ROWS,
@@ -113,3 +114,17 @@ def test_epochs_whose_shares_are_far_apart_are_not_merged() -> None:
     steps = share_steps(cells)
     found = merged_epochs([3, *shares], before=3, after=10, steps=steps)
     assert found == {3: 3, 4: 6, 6: 6, 5: 7, 7: 7, 8: 8, 9: 9}, "in 9 the other variant could not be drawn"
+
+
+def test_at_most_so_many_shares_are_kept_apart() -> None:
+    """Ten variants whose shares wander have others in each epoch."""
+    rng = np.random.default_rng(2)
+    shares = rng.dirichlet(np.full(10, 5.0), size=300)
+    cells = [(epoch, str(v), 10.0, 100 * p) for epoch, row in enumerate(shares) for v, p in enumerate(row)]
+    assert len(set(share_steps(cells).values())) <= MAX_APART
+    two = [
+        (epoch, v, 50.0, 100 * p)
+        for epoch, p in enumerate(np.linspace(0.05, 0.95, 300))
+        for v, p in (("a", p), ("b", 1 - p))
+    ]
+    assert len(set(share_steps(two).values())) == 13, "those of two variants are not too many"
