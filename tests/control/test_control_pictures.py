@@ -11,6 +11,11 @@ from scipy import integrate, stats
 
 from gateway.config.service import MetricConfig
 from gateway.control.reports.distributions import distributions
+from gateway.control.reports.lift import Comparisons
+from gateway.control.reports.lift_over_time import lift_over_time
+from gateway.control.reports.observed import of_newest
+from gateway.ingest.evidence import Rewarded, RewardedBucket
+from gateway.state.base import Counts
 from policies.types import RewardSums
 from tests.control.conftest import Client
 from tests.support.harness import Harness
@@ -83,6 +88,31 @@ async def test_a_bandits_shares_are_weighed_and_a_baseline_may_be_named(
     pictures = await read(client, "routes/digits/distributions?baseline=v2")
     assert pictures["baseline"] == "v2"
     assert list(pictures["differences"]["correct"]["variants"]) == ["v1"]
+
+
+def test_each_point_of_sticky_units_is_of_the_newest_epoch_by_then() -> None:
+    """In the first epoch one variant gets everything; the third begins within a bucket of the second."""
+    rng, declared, buckets = np.random.default_rng(6), {"m": MetricConfig(type="real")}, []
+    for epoch, starts in ((1, range(0, 50, 10)), (2, range(50, 150, 10)), (3, range(140, 250, 10))):
+        for variant in ("b", "a"):
+            for start in starts:
+                value = (
+                    RewardSums(60, float(rng.normal(60)), 120)
+                    if variant == "a" or epoch > 1
+                    else RewardSums()
+                )
+                counts = Counts(assigned=int(value.count), served=int(value.count), expected=value.count)
+                rewards = {"m": Rewarded(value, value)}
+                buckets.append(RewardedBucket(float(start), variant, epoch, counts, rewards))
+    facts: dict[str, Any] = {"metric": "m", "baseline": "a", "now": 250.0, "sticky": True, "by_epoch": True}
+    points = lift_over_time(("a", "b"), declared, buckets, points=99, **facts)["b"]
+    assert [point["time"] for point in points] == [float(time) for time in range(60, 251, 10)]
+    for point in points:
+        known = of_newest([bucket for bucket in buckets if bucket.start < point["time"]])
+        assert len(known.buckets) == 2 * (point["time"] - (50 if point["time"] <= 140 else 140)) / 10
+        then = Comparisons(("a", "b"), declared, known).difference("m", "b", "a")
+        assert then is not None
+        assert point == {"time": point["time"]} | then
 
 
 async def test_what_only_the_record_tells_of_units_is_not_drawn(harness: Harness, client: Client) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from gateway.config.service import MetricConfig
 from gateway.control.reports.lift import HEALTH, Comparisons
-from gateway.control.reports.observed import Observed, of_newest
+from gateway.control.reports.observed import Observed
 from gateway.ingest.comparable import periods
 from gateway.ingest.evidence import Rewarded, RewardedBucket
 from gateway.record.histogram import merge
@@ -45,11 +45,8 @@ def lift_over_time(
     found: dict[str, list[Json]] = {}
     if by_request or metric.startswith("latency_"):
         points = min(points, MAX_COSTLY_POINTS)
-    for time, observed in _moments(buckets, metric, points, now):
-        if sticky and by_epoch:
-            observed = of_newest(observed.buckets)
-        elif by_request:
-            observed = replace(observed, by_request=True, sticky=sticky)
+    for time, observed in _moments(buckets, metric, points, now, by_epoch=sticky and by_epoch):
+        observed = replace(observed, by_request=by_request, sticky=sticky and (by_request or by_epoch))
         compared = Comparisons(variants, chosen, observed)
         for variant in variants:
             one = compared.difference(metric, variant, baseline)
@@ -59,29 +56,60 @@ def lift_over_time(
 
 
 def _moments(
-    buckets: Sequence[RewardedBucket], metric: str, points: int, now: float
+    buckets: Sequence[RewardedBucket], metric: str, points: int, now: float, *, by_epoch: bool
 ) -> Iterator[tuple[float, Observed]]:
-    """What had been recorded at evenly chosen ends of buckets."""
-    ordered = sorted(buckets, key=lambda bucket: bucket.start)
+    """What had been recorded at evenly chosen ends of buckets; ``by_epoch``: in the newest epoch of `newest`."""
+    ordered = sorted(buckets, key=lambda bucket: (bucket.start, bucket.epoch))
     groups = [list(group) for _, group in groupby(ordered, key=lambda bucket: bucket.start)]
     # Counted from the oldest, so that most stay where they are when another bucket comes, and are remembered.
     stride = 1 if len(groups) <= points else ceil(len(groups) / max(1, points - 1))
-    whole, drawn = periods(ordered), 0
-    counts: dict[str, Counts] = defaultdict(Counts)
-    rewards: dict[tuple[str, str], Rewarded] = defaultdict(Rewarded)
-    seen = 0
+    parts: dict[int, list[RewardedBucket]] = defaultdict(list)
+    for bucket in ordered:
+        parts[bucket.epoch if by_epoch else 0].append(bucket)
+    recorded = {key: _Recorded(part, metric) for key, part in parts.items()}
+    both: int | None = None if by_epoch else 0
     for number, group in enumerate(groups, start=1):
-        seen += len(group)
-        drawn += len({bucket.epoch for bucket in group if bucket.counts.assigned})
-        for bucket in group:
-            if metric in HEALTH:
-                counts[bucket.variant] = _together(counts[bucket.variant], bucket.counts)
-            elif metric in bucket.rewards:
-                rewards[bucket.variant, metric] += bucket.rewards[metric]
-        if number % stride == 0 or number == len(groups):
+        for epoch, part in groupby(group, key=lambda bucket: bucket.epoch if by_epoch else 0):
+            one = recorded[epoch]
+            one.add(list(part))
+            if len(one.drawn) > 1:
+                both = epoch if both is None else max(both, epoch)
+        if both is not None and (number % stride == 0 or number == len(groups)):
             end = groups[number][0].start if number < len(groups) else now
-            known = whole.first(drawn)
-            yield end, Observed(dict(counts), dict(rewards), ordered[:seen], periods=known)
+            yield end, recorded[both].observed()
+
+
+class _Recorded:
+    """What has been recorded of a part of the buckets, as they are added in order."""
+
+    def __init__(self, buckets: Sequence[RewardedBucket], metric: str) -> None:
+        self._buckets = buckets
+        self._metric = metric
+        self._periods = periods(buckets)
+        self._ended = self._seen = 0
+        self._counts: dict[str, Counts] = defaultdict(Counts)
+        self._rewards: dict[tuple[str, str], Rewarded] = defaultdict(Rewarded)
+        self.drawn: set[str] = set()
+        """Variants that could be drawn."""
+
+    def add(self, group: Sequence[RewardedBucket]) -> None:
+        """Add the next buckets, all with the same start."""
+        self._seen += len(group)
+        self._ended += len({bucket.epoch for bucket in group if bucket.counts.assigned})
+        self.drawn |= {bucket.variant for bucket in group if bucket.counts.expected > 0}
+        for bucket in group:
+            if self._metric in HEALTH:
+                self._counts[bucket.variant] = _together(self._counts[bucket.variant], bucket.counts)
+            elif self._metric in bucket.rewards:
+                self._rewards[bucket.variant, self._metric] += bucket.rewards[self._metric]
+
+    def observed(self) -> Observed:
+        return Observed(
+            dict(self._counts),
+            dict(self._rewards),
+            self._buckets[: self._seen],
+            periods=self._periods.first(self._ended),
+        )
 
 
 def _together(one: Counts, other: Counts) -> Counts:

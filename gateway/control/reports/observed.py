@@ -37,13 +37,13 @@ class Observed:
 
 
 def newest(buckets: Sequence[RewardedBucket]) -> Sequence[RewardedBucket]:
-    """Return those of the newest epoch in which two variants could be drawn; all if there is none."""
+    """Return those of the newest epoch in which two variants could be drawn; empty if there is none."""
     drawn: dict[int, set[str]] = defaultdict(set)
     for bucket in buckets:
         if bucket.counts.expected > 0:
             drawn[bucket.epoch].add(bucket.variant)
     both = max((epoch for epoch, variants in drawn.items() if len(variants) > 1), default=None)
-    return buckets if both is None else [bucket for bucket in buckets if bucket.epoch == both]
+    return [bucket for bucket in buckets if bucket.epoch == both]
 
 
 def of_newest(buckets: Sequence[RewardedBucket], units: UnitOutcomes | None = None) -> Observed:
