@@ -4,7 +4,8 @@ A unit stays while the shares move, so the mean of its values would hold those f
 ones for the variant that gains units, which a level that moves makes look different. Values and errors are therefore
 compared one by one, each with the propensity of its own decision (`policies.sequential.design_based`). That takes 50
 effective units of each variant. Below, means of units are compared, matched in time by their first values: a variant
-that breaks is then found even where few units send most requests. Latencies are always compared so.
+that breaks is then found even where few units send most requests. Latencies are always compared so; metrics with
+missing values that count as zero never are, since such values are of no known unit and would count as independent.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Final
 
 from gateway.ingest.comparable import periods
 from gateway.ingest.evidence import RewardedBucket
-from policies.sequential.design_based import Periods
+from policies.sequential.design_based import Periods, WeightedSums
 from policies.sequential.metric_comparison import Evidence, Interval
 from policies.sequential.stratified import Stratum, stratified
 from policies.sequential.unit_outcomes import UnitOutcomes
@@ -33,6 +34,8 @@ class UnitEvidence:
     """By variant, the means of the units that came first in one stratum of time."""
     periods: Periods
     """The values one by one."""
+    missing: Mapping[str, bool]
+    """Metrics with missing values: whether the record has been read that tells how many requests each unit sent."""
 
     @classmethod
     def of(
@@ -46,10 +49,12 @@ class UnitEvidence:
         for bucket in buckets:
             means = {metric: found.observations for metric, found in bucket.rewards.items()}
             times[bucket.start, bucket.epoch][bucket.variant] = Stratum(rewards=means)
+        missing = {m for bucket in buckets for m, found in bucket.rewards.items() if found.missing}
+        told = dict.fromkeys(missing, outcomes is not None)
         if outcomes is None:
-            return cls(list(times.values()), periods(buckets, earned))
+            return cls(list(times.values()), periods(buckets, earned), told)
         known = periods(buckets, {**earned, **outcomes.failures()}, errors_since=outcomes.since)
-        return cls([*times.values(), *outcomes.strata()], known)
+        return cls([*times.values(), *outcomes.strata()], known, told)
 
     def pair(
         self,
@@ -63,8 +68,13 @@ class UnitEvidence:
         sides = ((s.get(baseline, _NOTHING), s.get(variant, _NOTHING)) for s in ({}, *self.strata))
         first, second = stratified(sides).evidence(kinds, seconds, ranges)
         metrics = [metric for metric in (*kinds, "error_rate") if self.periods.one_by_one(metric)]
-        weighted = {metric: self.periods.weighted(metric, baseline, variant) for metric in metrics}
-        told = {m: (b, c) for m, (b, c) in weighted.items() if b.telling and c.telling}
+        told: dict[str, tuple[WeightedSums, ...]] = {}
+        for metric in metrics:
+            both = self.periods.weighted(metric, baseline, variant)
+            if not self.missing.get(metric, True):
+                both = tuple(replace(sums, groups=0.0) for sums in both)
+            if metric in self.missing or all(sums.telling for sums in both):
+                told[metric] = both
         return (
             replace(first, weighted={m: b for m, (b, _) in told.items()}),
             replace(second, weighted={m: c for m, (_, c) in told.items()}),

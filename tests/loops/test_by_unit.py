@@ -164,19 +164,11 @@ async def test_users_from_before_an_edit_are_one_observation_each(store: Store) 
     assert not one.allocations.steering["r"].ejected
 
 
-@pytest.mark.parametrize("read", [True, False])
-async def test_missing_values_of_few_busy_users_are_no_breach(store: Store, read: bool) -> None:
-    """Three hundred users of each variant buy once; ten with a hundred requests each always buy or, of v2, never.
+MISSING = "metrics: {bought: {type: boolean, missing: zero, window: 10s}}"
 
-    ``read``: whether the record, which says how many requests each sent, has been read.
-    """
-    text = CANARY.replace(
-        "backends:", "metrics: {bought: {type: boolean, missing: zero, window: 10s}}\nbackends:"
-    )
-    one = Service(store, "one", text.replace("error_rate, max_increase", "bought, max_decrease"))
-    if not read:
-        one.controller._rollouts._units = OutcomesByUnit(store, lambda: one.time, max_look_s=-1.0)
-    await one.start()
+
+async def some_silent_users(one: Service, period: str) -> None:
+    """Three hundred users of each variant buy once; ten with a hundred requests each always buy or, of v2, never."""
     epoch = one.allocations.held["r"].epoch
     made, sold = [], []
     for variant in ("v1", "v2"):
@@ -187,10 +179,21 @@ async def test_missing_values_of_few_busy_users_are_no_breach(store: Store, read
                 row = outcome(time=one.time + 1e-3 * k, **facts)
                 made.append(row)
                 if number == 1 or variant == "v1":
-                    sold.append(reward(1.0, of=row, metric="bought", unit=unit, period=f"e{epoch}+"))
-    await store.append(made)
-    await store.reward(sold)
+                    sold.append(reward(1.0, of=row, metric="bought", unit=unit, period=period))
+    await one.store.append(made)
+    await one.store.reward(sold)
     await one.pass_time(60)
+
+
+@pytest.mark.parametrize("read", [True, False])
+async def test_missing_values_of_few_busy_users_are_no_breach(store: Store, read: bool) -> None:
+    """``read``: whether the record, which says how many requests each user sent, has been read."""
+    text = CANARY.replace("backends:", MISSING + "\nbackends:")
+    one = Service(store, "one", text.replace("error_rate, max_increase", "bought, max_decrease"))
+    if not read:
+        one.controller._rollouts._units = OutcomesByUnit(store, lambda: one.time, max_look_s=-1.0)
+    await one.start()
+    await some_silent_users(one, period=f"e{one.allocations.held['r'].epoch}+")
     found = await one.controller.describe_rollout("r")
     assert found is not None
     (verdict,) = found["verdicts"]
@@ -199,3 +202,15 @@ async def test_missing_values_of_few_busy_users_are_no_breach(store: Store, read
     users = 1300**2 / 100_300  # as busy as the average request's
     assert verdict["samples"] == pytest.approx(users if read else 0)
     assert one.state == "running"
+
+
+@pytest.mark.parametrize("read", [True, False])
+async def test_nor_are_they_a_reason_to_eject(store: Store, read: bool) -> None:
+    text = BANDIT.replace("metrics: {ok: {type: boolean}}", MISSING).replace("metric: ok", "metric: bought")
+    one = Service(store, "one", text.replace("error_rate, max_increase", "bought, max_decrease"))
+    if not read:
+        one.controller._guardrails._units = OutcomesByUnit(store, lambda: one.time, max_look_s=-1.0)
+    await one.start()
+    await some_silent_users(one, period="all")
+    await one.pass_time(20)
+    assert not one.allocations.steering["r"].ejected
