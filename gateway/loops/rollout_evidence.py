@@ -38,6 +38,7 @@ from policies.rollout.verdicts import Guardrail, Levels, Verdict
 from policies.sequential.betting import WindowBets
 from policies.sequential.metric_comparison import Evidence
 from policies.sequential.stratified import Stratum
+from policies.sequential.unit_outcomes import UnitOutcomes
 from policies.types import RewardSums
 
 log = logging.getLogger("turnout.rollout")
@@ -202,11 +203,14 @@ class RolloutEvidence:
         kinds = {key: metric.type for key, metric in document.metrics.items()}
         ranges = capped_ranges(document)
         adjusted = [key for key, metric in metrics.items() if metric.adjust is not None]
-        by_variant, requests = await self._by_unit(document, name, since, epoch)
+        outcomes, by_variant = await self._by_unit(document, name, since, epoch)
+        counted = [
+            key for key, metric in metrics.items() if metric.missing == "zero" and by_variant is not None
+        ]
+        requests = await asyncio.to_thread(outcomes.requests) if counted and outcomes is not None else {}
         weighted = {
             key: values_by_unit({v: one for (v, m), one in found.items() if m == key}, requests)
-            for key, metric in metrics.items()
-            if metric.missing == "zero"
+            for key in counted
         }
 
         def evidence(variant: str) -> Evidence:
@@ -215,8 +219,8 @@ class RolloutEvidence:
             seen = Evidence(count.seen, count.errors, count.latency, rewards, kinds, seconds, ranges)
             if by_variant is None:
                 return seen
-            counted = {m: each[variant] for m, each in weighted.items() if variant in each}
-            seen = replace(seen, pasts=pasts(found, adjusted, variant), weighted=counted)
+            values = {m: each[variant] for m, each in weighted.items() if variant in each}
+            seen = replace(seen, pasts=pasts(found, adjusted, variant), weighted=values)
             return by_unit(seen, by_variant.get(variant, Stratum()))
 
         samples = float(counts.get(plan.candidate, Counts()).assigned)
@@ -232,14 +236,12 @@ class RolloutEvidence:
 
     async def _by_unit(
         self, document: Document, name: str, since: float, epoch: int
-    ) -> tuple[Mapping[str, Stratum] | None, Mapping[str, RewardSums]]:
-        """By variant, errors and latencies by unit, None where requests are their own units; and requests by unit."""
+    ) -> tuple[UnitOutcomes | None, Mapping[str, Stratum] | None]:
+        """The units, None until the record is read; by variant, their errors and latencies, None without units."""
         if document.routes[name].unit is None:
-            return None, {}
+            return None, None
         outcomes = await self._units.read(name, since, epoch)
-        if outcomes is None:
-            return {}, {}
-        return await asyncio.to_thread(lambda: (outcomes.whole(), outcomes.requests()))
+        return outcomes, {} if outcomes is None else await asyncio.to_thread(outcomes.whole)
 
 
 def _sick(state: State) -> str:
