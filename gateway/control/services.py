@@ -263,9 +263,11 @@ class ControlServices:
 
     async def _outcomes_by_unit(self, name: str, buckets: Sequence[RewardedBucket]) -> UnitOutcomes | None:
         """Return the units that are compared, of a day at most before this process began."""
+        if self.gateway.document().routes[name].unit is None:
+            return None
         by_epoch = self.status(name).by_epoch
         buckets = newest(buckets) if by_epoch else buckets
-        if self.gateway.document().routes[name].unit is None or not buckets:
+        if not buckets:
             return None
         epoch = buckets[0].epoch if by_epoch else None
         since, known = self._units_since.get(name, (0.0, None))
