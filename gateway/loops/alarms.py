@@ -135,8 +135,8 @@ class Alarms:
         lost = self._dropped()
         if lost > self._told:
             message = f"{lost - self._told} outcomes were not recorded: the store is too slow or away."
+            await self._keep_own("record_loss", message)  # or, while the store is away, at a later look
             self._told = lost
-            await self._keep_own("record_loss", message)
             self._raised("", "record_loss")
             await self._emit("alarm", "", {"code": "record_loss", "message": message})
 
@@ -165,8 +165,8 @@ class Alarms:
     async def _tell_change(self, code: str, message: str) -> None:
         """Raise or end an alarm of this process, if that is a change."""
         if bool(message) != (code in self._standing):
-            self._standing ^= {code}
             await self._tell_own(code, message)
+            self._standing ^= {code}
 
     async def engine_troubles(self) -> None:
         """The leader tells what is wrong with engines and the archive."""
@@ -188,12 +188,14 @@ class Alarms:
 
     async def _keep_own(self, code: str, message: str) -> None:
         """Store an alarm of the gateway, for `distrust` and for metrics; remove it if ``message`` is empty."""
-        before = await self._store.load(KIND, GATEWAY)
-        kept = [a for a in json.loads(before[1]) if a["code"] != code] if before is not None else []
-        if message:
-            kept.append({"code": code, "message": message, "since": self._clock()})
-        expected = before[0] if before is not None else 0
-        await self._store.save(KIND, GATEWAY, json.dumps(kept), expected=expected)
+        saved = False
+        while not saved:  # all processes keep theirs once a store is back
+            before = await self._store.load(KIND, GATEWAY)
+            kept = [a for a in json.loads(before[1]) if a["code"] != code] if before is not None else []
+            if message:
+                kept.append({"code": code, "message": message, "since": self._clock()})
+            expected = before[0] if before is not None else 0
+            saved = await self._store.save(KIND, GATEWAY, json.dumps(kept), expected=expected)
 
     async def look(self, document: Document, name: str, before: tuple[int, str] | None) -> list[Alarm]:
         """Looks at one route, and keeps and tells what changed. ``before``: version and text of its stored alarms."""

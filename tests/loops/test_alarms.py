@@ -297,6 +297,46 @@ async def test_a_lossy_record_is_told_by_whoever_lost(scene: Scene) -> None:
     assert scene.events == [("alarm", "", "record_loss")]
 
 
+async def test_a_loss_while_the_store_is_away_is_told_once_it_is_back(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was forgotten, so that rollouts trusted what was left of the record."""
+
+    async def away(*_: object) -> None:
+        raise StoreUnavailable("away")
+
+    scene.lost = 7
+    monkeypatch.setattr(scene.store, "load", away)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            await scene.watch.record_loss()
+    monkeypatch.undo()
+    await scene.watch.record_loss()
+    assert scene.events == [("alarm", "", "record_loss")]
+    stored = await scene.store.load(KIND, "")
+    assert stored is not None
+    assert json.loads(stored[1])[0]["message"].startswith("7 outcomes")
+
+
+async def test_no_process_overwrites_the_alarms_of_another(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = scene.store.save
+
+    async def late(kind: str, name: str, text: str, *, expected: int) -> bool:
+        monkeypatch.undo()
+        other = [{"code": "rewards_rejected", "message": "9", "since": scene.time}]
+        assert await save(kind, name, json.dumps(other), expected=expected)
+        return await save(kind, name, text, expected=expected)
+
+    monkeypatch.setattr(scene.store, "save", late)
+    scene.lost = 7
+    await scene.watch.record_loss()
+    stored = await scene.store.load(KIND, "")
+    assert stored is not None
+    assert [alarm["code"] for alarm in json.loads(stored[1])] == ["rewards_rejected", "record_loss"]
+
+
 async def serve(scene: Scene, requests: int, failing: float, seed: int) -> None:
     """``requests`` over ten seconds, of which ``failing`` of v2's refuse the connection."""
     rng = np.random.default_rng(seed)
