@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -169,6 +171,27 @@ def test_charts_draw_the_series(lived: Served, tabs: Tabs) -> None:
     assert len(told) > 40
     overlap = shares[-30:-5]
     assert any(told[k : k + len(overlap)] == pytest.approx(overlap, abs=0.06) for k in range(len(told)))
+
+
+def test_the_points_of_a_chart_are_saved_as_they_are(lived: Served, tabs: Tabs) -> None:
+    tab = tabs.new(lived.address, "/-/dashboard/routes/digits/time?metric=correct")
+    chart = tab.page.locator('[data-chart="chart-rewards"]')
+    chart.locator("canvas").wait_for()
+    with tab.page.expect_download() as download:
+        chart.get_by_role("link", name="CSV").click()
+    assert download.value.suggested_filename == "chart-rewards.csv"
+    rows = list(csv.DictReader(Path(download.value.path()).read_text().splitlines()))
+    series = api(lived, f"routes/digits/series?since={lived.clock() - 900}&until={lived.clock()}&step=10")
+    buckets = {bucket["start"]: bucket["variants"]["v2"] for bucket in series["buckets"][:-5]}
+    found = 0
+    for row in rows:
+        bucket = buckets.get(datetime.fromisoformat(row["time"]).timestamp())
+        if bucket and row["v2"]:
+            mean = bucket["to_date"]["correct"]
+            saved = [float(row[name]) for name in ("v2", "v2 low", "v2 high")]
+            assert saved == [mean["mean"], *mean["interval"]]
+            found += 1
+    assert found > 40
 
 
 def test_something_is_drawn_in_the_colours_of_the_variants(lived: Served, tabs: Tabs) -> None:

@@ -19,7 +19,11 @@ export function TimeChart({ chart, at, onPoint, onZoom }) {
     <figcaption class="chart-head">
       <div><h3 id=${`${chart.id}-title`}>${chart.title}</h3><p class="note">${chart.note}</p></div>
       <div class="chart-tools">${chart.controls}
-        ${!chart.empty && html`<button class="quiet" type="button" aria-pressed=${String(asTable)} onClick=${() => setTable(!asTable)}>${asTable ? "Chart" : "Table"}</button>`}
+        ${
+          !chart.empty &&
+          html`<button class="quiet" type="button" aria-pressed=${String(asTable)} onClick=${() => setTable(!asTable)}>${asTable ? "Chart" : "Table"}</button>
+        <a class="quiet" download=${`${chart.id}.csv`} href="data:," onClick=${(e) => e.currentTarget.setAttribute("href", csv(chart))}>CSV</a>`
+        }
       </div>
     </figcaption>
     ${chart.empty && html`<p class="empty">${chart.empty}</p>`}
@@ -49,6 +53,19 @@ function readout(chart, at, pointed) {
 
 function summary(chart, at) {
   return `${time(chart.x[at])}: ${chart.lines.map((line) => `${line.name} ${chart.row(at, line.name)}`).join(", ")}`;
+}
+
+// The points as drawn, unrounded, with the ends of their intervals.
+function csv({ x, lines }) {
+  const columns = lines
+    .flatMap(({ name, mean, low, high }) => [
+      [name, mean],
+      [`${name} low`, low],
+      [`${name} high`, high]
+    ])
+    .filter(([, values]) => values);
+  const rows = x.map((at, k) => [new Date(at * 1000).toISOString(), ...columns.map(([, values]) => values[k])]);
+  return `data:text/csv,${encodeURIComponent([["time", ...columns.map(([name]) => name)], ...rows].join("\r\n"))}`;
 }
 
 function table(chart) {
