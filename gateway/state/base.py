@@ -42,7 +42,7 @@ class Unconfirmed(StoreUnavailable):
 
 @contextmanager
 def unconfirmed() -> Iterator[None]:
-    """Within it a change is made.
+    """Mark a change: a store that becomes unavailable within the block may have made it.
 
     Raises:
         Unconfirmed: In place of StoreUnavailable.

@@ -15,6 +15,7 @@ from gateway.state.base import Event, StoreUnavailable
 from gateway.state.store import DocumentStore
 
 MAX_LATE_STEPS: Final = 200
+"""Steps that a process keeps for a store that is away; beyond it the oldest are lost."""
 
 
 class Events:
