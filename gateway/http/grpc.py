@@ -9,7 +9,6 @@ from typing import Final
 
 OK: Final = 0
 UNKNOWN: Final = 2
-MAX_TIMEOUT_S: Final = 86_400.0 * 365
 
 _TO_HTTP: Final[tuple[int, ...]] = (
     200, 499, 500, 400, 504, 404, 409, 403, 503, 400, 409, 400, 404, 500, 503, 500, 401
