@@ -131,6 +131,24 @@ async def test_a_damaged_cell_of_sums_over_features_fails_nothing(store: Store, 
     assert (await store.load(damage.KIND, "digits") is not None) == (what == "cell")
 
 
+async def test_rewards_of_a_unit_that_is_damaged_go_on(store: Store) -> None:
+    """In Redis its values so far count as those of a unit that was forgotten."""
+    values = [reward(0.5, of=one, unit=7, period="all") for one in ROWS]
+    await store.reward(values[:4])
+    if isinstance(store, SqliteStore):
+        with sqlite3.connect(store.path) as connection:
+            connection.execute("UPDATE units SET total_rest = x'0102030405'")
+        connection.close()
+    else:
+        assert isinstance(store, RedisStore)
+        (key,) = await store._link.command("KEYS", "*:unit:*")
+        for field in await store._link.command("HKEYS", key):
+            await store._link.command("HSET", key, field, b"\1\2\3\4\5")
+    assert await store.reward(values[4:]) == ["accepted"] * 8
+    assert await store.reward([values[5]._replace(value=None)]) == ["updated"]
+    assert (await store.reward_sums("digits"))["v1", "correct|sticky"].count == 11
+
+
 async def test_all_readers_that_meet_it_together_go_on(store: Store) -> None:
     """One of them mends it, and those that find nothing to mend then read again."""
     await store.append(ROWS)

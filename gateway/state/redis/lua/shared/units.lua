@@ -7,7 +7,7 @@ local UNIT_REST_S, UNIT_MOVES_S = 8640000, 34560000
 
 -- A unit: count, start, epoch, time of the newest decision, mean; then the exact total.
 local function read_unit(row)
-  if not row then return nil end
+  if not row or #row < 40 or #row % 8 ~= 0 then return nil end -- a damaged one counts as forgotten
   local unit, at = {total = {}}, nil
   unit.count, unit.start, unit.epoch, unit.last, unit.mean, at = struct.unpack('<i8i8i8dd', row)
   while at <= #row do unit.total[#unit.total + 1], at = struct.unpack('<d', row, at) end
