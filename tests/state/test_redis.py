@@ -244,12 +244,12 @@ async def test_upkeep_without_work_is_one_short_call_for_each_route(
     server: RedisServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twelve calls each, one of which returned the buckets of 90 days: five thousand of each route, each minute."""
-    store, routes, hours, now = await connect(address(server)), 12, 300, T0 + 3 * 86_400
+    store, routes, hours, now = await connect(address(server)), 4, 100, T0 + 3 * 86_400
     cells = [f"{T0 - 3600 * hour:.0f}" for hour in range(hours)]
     for route in (f"r{number}" for number in range(routes)):
         await store.append([outcome(route=route)], [shadowed(of=outcome(route=route))])
         await store.reward([reward(of=outcome(route=route))])
-        for epoch in range(1, 40):
+        for epoch in range(1, 5):
             await store.publish(published(epoch, route=route, time=now))
         base = store._link.of_route(route)
         for index in ("cells", "shadow_cells"):
