@@ -21,6 +21,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "run": ("gateway.commands.run", "run the gateway"),
     "check": ("gateway.commands.check", "validate a configuration file"),
     "init": ("gateway.commands.init", "write a configuration and keys after probing your servers"),
+    "import": ("gateway.commands.importing", "write the configuration of another tool as one of Turnout"),
     "schema": ("gateway.commands.schema", "print the JSON Schema of the configuration"),
     "demo": ("gateway.commands.demo", "run the bundled model server and the gateway, and replay real data"),
     "backend": ("backends.cli", "run the bundled model server"),

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Final
 
 from gateway.commands.output import say
@@ -28,6 +29,8 @@ class Command:
     options: tuple[Option, ...]
     words: tuple[str, ...]
     """Values of its arguments that are known, for example the actions of `rollout`."""
+    files: bool
+    """Whether files follow the known value."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +61,7 @@ def _commands() -> Iterator[Command]:
 def _command(name: str, summary: str, parser: argparse.ArgumentParser) -> Command:
     options: dict[tuple[str, ...], Option] = {}
     words: list[str] = []
+    files = False
     for action in parser._actions:
         choices, names = tuple(map(str, action.choices or ())), tuple(action.option_strings)
         if names:
@@ -66,10 +70,11 @@ def _command(name: str, summary: str, parser: argparse.ArgumentParser) -> Comman
             options[names] = Option(names, text, choices, action.nargs != 0, repeatable)
         else:
             words += choices
+            files |= action.type is Path
         if isinstance(action, argparse._SubParsersAction):
             for part in action.choices.values():
                 options |= {option.names: option for option in _command(name, "", part).options}
-    return Command(name, summary, tuple(options.values()), tuple(words))
+    return Command(name, summary, tuple(options.values()), tuple(words), files)
 
 
 def _bash(commands: tuple[Command, ...]) -> str:
@@ -128,7 +133,10 @@ def _zsh_specs(command: Command) -> Iterator[str]:
             value = f":value:({' '.join(option.choices)})" if option.choices else ":value:_files"
             star = "*" if option.repeatable else ""
             yield _quoted(f"{star}{name}[{text}]{value if option.takes_value else ''}")
-    yield _quoted(f"*:argument:({' '.join(command.words)})" if command.words else "*:argument:_files")
+    if command.words:
+        yield _quoted(f"{'1' if command.files else '*'}:argument:({' '.join(command.words)})")
+    if command.files or not command.words:
+        yield _quoted("*:argument:_files")
 
 
 def _fish(commands: tuple[Command, ...]) -> str:

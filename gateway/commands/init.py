@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -48,7 +49,7 @@ def main(arguments: argparse.Namespace) -> int:
         if arguments.out.suffix in ("", ".keys"):
             raise ValueError("--out is a file such as turnout.yaml; the keys go to one that ends with .keys")
         keys = arguments.out.with_suffix(".keys")
-        _refuse_existing(arguments, keys)
+        refuse_existing([arguments.out, keys], force=arguments.force)
         _ask(arguments)
         current = detect(arguments.current)
         candidate = detect(arguments.candidate) if arguments.candidate else None
@@ -62,16 +63,17 @@ def main(arguments: argparse.Namespace) -> int:
         arguments.out.write_text(text, encoding="utf-8")
         if secrets:
             _write_keys(keys, secrets)
-        _write_schema(arguments.out.with_name(SCHEMA))
+        write_schema(arguments.out.with_name(SCHEMA))
     except (ValueError, OSError) as error:
         return complain(error)
     _report(arguments, current, candidate, keys if secrets else None)
     return 0
 
 
-def _refuse_existing(arguments: argparse.Namespace, keys: Path) -> None:
-    for path in (arguments.out, keys):
-        if path.exists() and not arguments.force:
+def refuse_existing(paths: Iterable[Path], *, force: bool) -> None:
+    """Raise ValueError if one of the files to write exists, unless ``force``."""
+    for path in paths:
+        if path.exists() and not force:
             raise ValueError(f"{path} exists; write another --out, or --force to replace it")
 
 
@@ -101,7 +103,7 @@ def _chosen_path(server: Server) -> str:
     return server.path
 
 
-def _write_schema(path: Path) -> None:
+def write_schema(path: Path) -> None:
     """For editors; the one of another release is replaced."""
     from gateway.config.json_schema import json_schema
 

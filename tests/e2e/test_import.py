@@ -1,0 +1,592 @@
+"""``turnout import tensorzero``: what it writes is valid, says what it leaves out, and serves TensorZero's clients."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from gateway.config.document import Document
+from gateway.config.load import load
+from tests.docs.reader import blocks, wait_for
+from tests.support.command import turnout
+from tests.support.processes import GatewayProcess, ModuleProcess
+
+PAGE = "docs/tensorzero.md"
+EMAIL = """
+[functions.draft_email]
+type = "chat"
+[functions.draft_email.variants.mini]
+type = "chat_completion"
+model = "openai::gpt-5-mini"
+[functions.draft_email.variants.haiku]
+type = "chat_completion"
+model = "anthropic::claude-haiku-4-5"
+[functions.draft_email.variants.grok]
+type = "chat_completion"
+model = "xai::grok-4"
+"""
+LIKED = '[metrics.liked]\ntype = "boolean"\nlevel = "inference"\noptimize = "max"\n'
+
+
+def run(folder: Path, *texts: str) -> tuple[str, str]:
+    """What the command writes for files with ``texts``, and what it remarks."""
+    files = [folder / f"{number}.toml" for number in range(len(texts))]
+    for file, text in zip(files, texts, strict=True):
+        file.write_text(text)
+    ended = turnout("import", "tensorzero", *map(str, files))
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout, ended.stderr
+
+
+def document(text: str) -> Document:
+    variables = {name: f"https://{name.lower()}.example" for name in re.findall(r"\$\{(\w+)\}", text)}
+    return load(text, source="imported", env=variables)
+
+
+def refused(folder: Path, text: str) -> str:
+    """The one line with which a file is refused, without the directory."""
+    (folder / "tensorzero.toml").write_text(text)
+    ended = turnout("import", "tensorzero", "tensorzero.toml", cwd=folder)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.count("\n") == 1
+    return ended.stderr.strip()
+
+
+# Shapes -------------------------------------------------------------------------------------------------
+def test_without_an_experiment_the_variants_share_equally(tmp_path: Path) -> None:
+    text, _ = run(tmp_path, EMAIL)
+    route = document(text).routes["draft_email"]
+    assert route.match.path == "/openai/v1/chat/completions"
+    assert route.match.model == ("tensorzero::function_name::draft_email",)
+    assert route.unit is not None
+    assert route.unit.header == "x-episode-id"
+    assert route.policy.model_dump() == {"type": "split", "weights": {"mini": 1, "haiku": 1, "grok": 1}}
+    assert route.fallback == ("mini", "haiku", "grok")
+    backend = document(text).backends["anthropic"]
+    assert str(backend.url) == "https://api.anthropic.com/v1"
+    assert backend.headers == {"authorization": "Bearer https://anthropic_api_key.example"}
+
+
+@pytest.mark.parametrize(
+    ("experiment", "weights", "fallback"),
+    [
+        ('type = "static"\ncandidate_variants = ["mini", "haiku"]', {"mini": 1, "haiku": 1}, ()),
+        ('type = "uniform"\ncandidate_variants = ["mini", "haiku"]', {"mini": 1, "haiku": 1}, ()),
+        (
+            'type = "static"\ncandidate_variants = {mini = 0.9, haiku = 0.1}\nfallback_variants = ["grok"]',
+            {"mini": 0.9, "haiku": 0.1},
+            ("grok",),
+        ),
+        (
+            'type = "static_weights"\ncandidate_variants = {mini = 5, haiku = 1, grok = 0}',
+            {"mini": 5, "haiku": 1},
+            (),
+        ),
+    ],
+)
+def test_fixed_shares(
+    tmp_path: Path, experiment: str, weights: dict[str, float], fallback: tuple[str, ...]
+) -> None:
+    text, _ = run(tmp_path, f"{EMAIL}[functions.draft_email.experimentation]\n{experiment}\n")
+    route = document(text).routes["draft_email"]
+    assert route.policy.model_dump() == {"type": "split", "weights": weights}
+    assert route.fallback == (*weights, *fallback)
+
+
+def test_weights_of_older_files(tmp_path: Path) -> None:
+    weighted = EMAIL.replace("mini]\n", "mini]\nweight = 0.7\n").replace("haiku]\n", "haiku]\nweight = 0\n")
+    text, remarks = run(tmp_path, weighted)
+    route = document(text).routes["draft_email"]
+    assert route.policy.model_dump() == {"type": "single", "variant": "mini"}
+    assert route.fallback == ("grok",)  # without a weight: only if the others fail; with 0: never
+    assert "no experiment samples this variant:\n      functions.draft_email.variants.haiku\n" in remarks
+    assert "anthropic" not in text.split("# Not imported")[0]
+
+
+@pytest.mark.parametrize("kind", ["adaptive", "track_and_stop"])
+def test_an_adaptive_experiment_is_a_bandit_that_stops(tmp_path: Path, kind: str) -> None:
+    experiment = f"""
+[functions.draft_email.experimentation]
+type = "{kind}"
+candidate_variants = ["mini", "haiku"]
+fallback_variants = ["grok"]
+metric = "liked"
+min_prob = 0.1
+delta = 0.01
+epsilon = 0.05
+"""
+    text, remarks = run(tmp_path, EMAIL + experiment + LIKED)
+    found = document(text)
+    policy = found.routes["draft_email"].policy
+    assert policy.type == "bandit"
+    assert (policy.metric, policy.floor) == ("liked", 0.1)
+    assert policy.stop is not None
+    assert (policy.stop.alpha, policy.stop.then) == (0.01, "single")
+    assert set(found.routes["draft_email"].variants) == {"mini", "haiku"}  # a bandit would give grok a share
+    assert (found.metrics["liked"].type, found.metrics["liked"].window) == ("boolean", 86400)
+    assert "a bandit gives every variant" in remarks
+    assert "functions.draft_email.experimentation.epsilon" in remarks
+
+
+def test_namespaces_are_routes_with_a_header(tmp_path: Path) -> None:
+    experiment = """
+[functions.draft_email.experimentation]
+type = "static"
+candidate_variants = ["mini", "haiku"]
+[functions.draft_email.experimentation.namespaces.acme_corp]
+type = "static"
+candidate_variants = {grok = 1.0}
+"""
+    text, remarks = run(tmp_path, EMAIL + experiment)
+    routes = document(text).routes
+    assert routes["draft_email-acme_corp"].match.headers == {"x-namespace": "acme_corp"}
+    assert set(routes["draft_email"].variants) == {"mini", "haiku"}
+    assert "'x-namespace' instead of 'tensorzero::namespace'" in remarks
+
+
+def test_providers_of_a_model_step_in_for_each_other(tmp_path: Path) -> None:
+    text, remarks = run(
+        tmp_path,
+        """
+[provider_types.openai.defaults]
+api_key_location = "env::TEAM_KEY"
+[models.gpt]
+routing = ["openai", "azure", "own", "bedrock"]
+timeouts = { non_streaming.total_ms = 15000, streaming.ttft_ms = 3000, streaming.total_ms = 60000 }
+[models.gpt.providers.openai]
+type = "openai"
+model_name = "gpt-5-mini"
+extra_headers = [{ name = "X-Team", value = "a${b}" }, { name = "x-old", delete = true }]
+cost = [{ pointer = "/usage/prompt_tokens", cost_per_million = 2.5 }]
+[models.gpt.providers.azure]
+type = "azure"
+deployment_id = "mini"
+endpoint = "env::AZURE_ENDPOINT"
+[models.gpt.providers.own]
+type = "vllm"
+api_base = "http://localhost:8000/v1/"
+model_name = "microsoft/phi"
+api_key_location = "none"
+timeouts = { non_streaming.total_ms = 2500 }
+[models.gpt.providers.bedrock]
+type = "aws_bedrock"
+model_id = "anthropic.claude"
+[functions.f]
+type = "chat"
+[functions.f.variants."v/1"]
+type = "chat_completion"
+model = "gpt"
+retries = { num_retries = 3, max_delay_s = 4 }
+extra_headers = [{ name = "x-v", value = "1" }]
+""",
+    )
+    found = document(text)
+    route = found.routes["f"]
+    assert list(route.variants) == ["v-1", "v-1-azure", "v-1-own"]
+    assert route.policy.model_dump() == {"type": "single", "variant": "v-1"}
+    assert route.fallback == ("v-1-azure", "v-1-own")
+    assert {408, 429, 500, 529} <= route.fallback_on.status
+    assert 400 not in route.fallback_on.status
+    assert route.variants["v-1"].headers == {"x-v": "1", "x-team": "a${b}"}
+    assert [variant.rewrite.model for variant in route.variants.values()] == [
+        "gpt-5-mini",
+        "mini",
+        "microsoft/phi",
+    ]
+    assert str(found.backends["azure"].url) == "https://azure_endpoint.example/openai/v1"
+    assert found.backends["azure"].headers == {"api-key": "https://azure_api_key.example"}
+    assert found.backends["openai"].headers == {"authorization": "Bearer https://team_key.example"}
+    assert (str(found.backends["own"].url), found.backends["own"].headers) == (
+        "http://localhost:8000/v1",
+        {},
+    )
+    assert (route.retry.attempts, route.retry.replayable, route.retry.backoff.max) == (4, True, 4)
+    assert (route.timeouts.first_byte, route.timeouts.total) == (15, 180)
+    assert "TensorZero waits 3s for the first token" in text
+    assert found.routes["model-gpt"].match.model == ("tensorzero::model_name::gpt",)
+    for key in ("openai.extra_headers", "openai.cost", "bedrock"):
+        assert f"models.gpt.providers.{key}" in remarks
+    assert "AZURE_API_KEY, AZURE_ENDPOINT, TEAM_KEY" in remarks
+
+
+def test_credentials(tmp_path: Path) -> None:
+    model = """
+[models.{name}]
+routing = ["p"]
+[models.{name}.providers.p]
+type = "groq"
+model_name = "m"
+api_key_location = {place}
+"""
+    places = {
+        "own": '"dynamic::groq_key"',
+        "either": '{ default = "dynamic::groq_key", fallback = "env::SPARE" }',
+        "file": '"path::/run/secrets/groq"',
+    }
+    text, remarks = run(tmp_path, "".join(model.format(name=n, place=p) for n, p in places.items()))
+    written = re.findall(r'groq.com/openai/v1"(.*)}$', text, re.MULTILINE)
+    assert written == [
+        "",
+        ', headers: {authorization: "Bearer ${SPARE}"}',
+        ', headers: {authorization: "Bearer ${file:/run/secrets/groq}"}',
+    ]
+    assert "let clients send their own key in the header 'authorization'" in remarks
+
+
+def test_what_has_no_counterpart_is_named_with_what_to_do(tmp_path: Path) -> None:
+    text, remarks = run(
+        tmp_path,
+        """
+[gateway]
+bind_address = "0.0.0.0:4000"
+base_path = "/llm/"
+auth.enabled = true
+observability.enabled = true
+[tools.search]
+description = "Searches"
+parameters = "tools/search.json"
+[[rate_limiting.rules]]
+always = true
+tokens_per_minute = 10
+[functions.extract]
+type = "json"
+description = "Extracts\\nnames"
+output_schema = "output.json"
+user_schema = "user.json"
+tools = ["search"]
+[functions.extract.variants.good]
+type = "chat_completion"
+model = "openai::gpt-5-mini"
+templates.system.path = "good.minijinja"
+json_mode = "strict"
+temperature = 0.2
+brand_new = 1
+[functions.extract.variants.bad]
+type = "chat_completion"
+model = "openai::gpt-5-mini"
+system_template = "bad.minijinja"
+[functions.extract.variants.best]
+type = "experimental_best_of_n"
+candidates = ["good", "bad"]
+[functions.extract.variants.dicl]
+type = "experimental_dynamic_in_context_learning"
+model = "openai::gpt-5-mini"
+embedding_model = "e"
+k = 3
+[functions.extract.evaluators.exact]
+type = "exact_match"
+[evaluations.e]
+type = "inference"
+[embedding_models.e]
+routing = ["openai"]
+[embedding_models.e.providers.openai]
+type = "openai"
+model_name = "text-embedding-3-small"
+[metrics.latency_s]
+type = "float"
+optimize = "min"
+level = "episode"
+""",
+    )
+    found = document(text)
+    assert found.listen == "127.0.0.1:4000"
+    assert found.routes["extract"].match.path == "/llm/openai/v1/chat/completions"
+    assert found.routes["embedding_model-e"].match.path == "/llm/openai/v1/embeddings"
+    assert found.metrics["reported-latency_s"].goal == "minimize"
+    assert "# not imported: templates, json_mode, temperature, brand_new\n      good:" in text
+    assert "# variant best is left out: of the type experimental_best_of_n\n" in text
+    assert "# of an episode: report it once" in text
+    listed = dict(re.findall(r"- (.*?):\n +(\S.*?)(?=\n  - |\n?\Z)", remarks, re.DOTALL))
+    advice = {key: " ".join(what.split()) for what, keys in listed.items() for key in re.split(r",\s+", keys)}
+    function = "functions.extract"
+    for key, wanted in {
+        "gateway.auth": "turnout keys new",
+        "gateway.observability": "its own store",
+        "tools": "send 'tools'",
+        "rate_limiting": "'rate' of an API key",
+        f"{function}.output_schema": "response_format",
+        f"{function}.user_schema": "in the client",
+        f"{function}.tools": "send 'tools'",
+        f"{function}.variants.good.templates": "POST /-/decide",
+        f"{function}.variants.bad.system_template": "POST /-/decide",
+        f"{function}.variants.good.json_mode": "response_format",
+        f"{function}.variants.good.temperature": "with the request",
+        f"{function}.variants.good.brand_new": "does not know it",
+        f"{function}.variants.best": "several times",
+        f"{function}.variants.dicl": "several times",
+        f"{function}.variants.good": "the same request",
+        f"{function}.evaluators": "as a metric",
+        "evaluations": "as a metric",
+        "metrics.latency_s": "'reported-latency_s'",
+    }.items():
+        assert wanted in advice[key], key
+
+
+def test_several_files_are_one(tmp_path: Path) -> None:
+    model = '[models.m]\nrouting = ["p"]\n[models.m.providers.p]\ntype = "groq"\nmodel_name = "m"\n'
+    variant = '[functions.f.variants.v]\ntype = "chat_completion"\nmodel = "m"\n'
+    text, _ = run(tmp_path, variant, '[functions.f]\ntype = "chat"\n', model)
+    assert list(document(text).routes) == ["f", "model-m"]
+    ended = turnout("import", "tensorzero", "0.toml", "2.toml", "2.toml", cwd=tmp_path)
+    assert (
+        ended.stderr
+        == "2.toml:2:1: models.m.routing: two of the files have this key; leave one of them out\n"
+    )
+
+
+def test_strange_names_and_texts_stay_what_they_are(tmp_path: Path) -> None:
+    text, _ = run(
+        tmp_path,
+        """
+[functions."a b"]
+description = "${HOME}\\u0007: #"
+[functions."a b".variants.true]
+model = "openai::ft:gpt::${X}"
+[functions."a b".variants."3"]
+model = "openai::null"
+[functions.a-b]
+[functions.a-b.variants."é"]
+model = "openai::x"
+[metrics.m]
+type = "float"
+description = "${HOME}: 'a' \\"b\\" #"
+""",
+    )
+    found = document(text)
+    assert found.metrics["m"].description == "${HOME}: 'a' \"b\" #"
+    assert found.routes["a-b"].match.model == ("tensorzero::function_name::a b",)
+    assert [v.rewrite.model for v in found.routes["a-b"].variants.values()] == ["ft:gpt::${X}", "null"]
+    assert list(found.routes["a-b"].variants) == ["true", "3"]
+    assert list(found.routes["a-b-2"].variants) == ["unnamed"]
+    assert "\a" not in text
+
+
+def test_the_page_shows_what_is_written(tmp_path: Path) -> None:
+    text, _ = run(tmp_path, *blocks(PAGE, "toml"))
+    assert blocks(PAGE, "yaml") == [text]
+
+
+# Files that are refused -----------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("[functions.f\n", ":1:13: this is not TOML"),
+        ("a = 1\nb = [1,\n", ":3:1: this is not TOML"),
+        ("a = " + "[" * 5000, ": this is not a configuration"),
+        ("functions = 3\n", ":1:1: functions: this is not a table; write one"),
+        ("[models.m]\nrouting = 'p'\n", ":2:1: models.m.routing: this is not a list; write one"),
+        ("[models.m]\nrouting = ['p']\n", ":2:1: models.m.routing: there is no provider 'p'; there are none"),
+        ("[functions.f]\ntype = 'chat'\n", ":1:1: functions.f: this function has no variants"),
+        (
+            "[functions.f.variants.v]\ntype = 'chat_completion'\n",
+            ":1:1: functions.f.variants.v.model: there is no 'model'; write one",
+        ),
+        (
+            "[functions.f.variants.v]\nmodel = 'gtp'\n[models.gpt]\nrouting = []\n",
+            ":2:1: functions.f.variants.v.model: there is no model 'gtp'; known: gpt (did you mean 'gpt'?)",
+        ),
+        (
+            f"{EMAIL}[functions.draft_email.experimentation]\ntype = 'adaptive'\ncandidate_variants = ['mini']\n",
+            ":13:1: functions.draft_email.experimentation.metric: there is no 'metric'; write one",
+        ),
+        (
+            f"{EMAIL}[functions.draft_email.experimentation]\ncandidate_variants = ['mine']\n",
+            ":13:1: functions.draft_email.experimentation: there is no variant 'mine'",
+        ),
+        (
+            f"{EMAIL}[functions.draft_email.experimentation]\ncandidate_variants = {{mini = -1}}\n",
+            ":14:1: functions.draft_email.experimentation.candidate_variants: the weight of 'mini'",
+        ),
+        (
+            f"{EMAIL}[functions.draft_email.variants.mini.timeouts]\nstreaming.ttft_ms = 'x'\n",
+            ":14:1: functions.draft_email.variants.mini.timeouts.streaming.ttft_ms: this is not a number",
+        ),
+        (f"{EMAIL}[gateway]\nbind_address = 'x'\n", ":14:1: gateway.bind_address: this is not an address"),
+        ("[gateway]\ndebug = true\n", ": there is nothing to import"),
+        ("", ": there is nothing to import"),
+    ],
+    ids=lambda value: value[:48] if value.startswith(":") else "",
+)
+def test_a_broken_file_gets_one_error_with_its_line(tmp_path: Path, text: str, wanted: str) -> None:
+    assert refused(tmp_path, text).startswith(f"tensorzero.toml{wanted}")
+
+
+def test_files_are_not_replaced_without_force(tmp_path: Path) -> None:
+    (tmp_path / "tensorzero.toml").write_text(EMAIL)
+    words = ("import", "tensorzero", "tensorzero.toml", "--out", "turnout.yaml")
+    assert turnout(*words, cwd=tmp_path).returncode == 0
+    before = (tmp_path / "turnout.yaml").read_text()
+    keys = {f"{name}_API_KEY": "k" for name in ("OPENAI", "ANTHROPIC", "XAI")}
+    checked = turnout("check", cwd=tmp_path, env=keys)
+    assert (checked.returncode, checked.stdout) == (
+        0, "turnout.yaml: valid, 1 route, 3 backends, 0 metrics\n"
+    )  # fmt: skip
+    assert (tmp_path / "turnout.schema.json").exists()
+    (tmp_path / "turnout.yaml").write_text("mine")
+    again = turnout(*words, cwd=tmp_path)
+    assert (again.returncode, (tmp_path / "turnout.yaml").read_text()) == (1, "mine")
+    assert "--force" in again.stderr
+    assert turnout(*words, "--force", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "turnout.yaml").read_text() == before
+    own = turnout(*words[:3], "--out", "tensorzero.toml", "--force", cwd=tmp_path)
+    assert (own.returncode, (tmp_path / "tensorzero.toml").read_text()) == (1, EMAIL)
+
+
+def test_json(tmp_path: Path) -> None:
+    (tmp_path / "t.toml").write_text(EMAIL.replace("mini]\n", "mini]\ntemperature = 1\n"))
+    ended = turnout("import", "tensorzero", str(tmp_path / "t.toml"), "--json")
+    found = json.loads(ended.stdout)
+    assert ended.stderr == ""
+    assert found["variables"] == ["ANTHROPIC_API_KEY", "OPENAI_API_KEY", "XAI_API_KEY"]
+    assert [entry["keys"] for entry in found["by_hand"]] == [
+        ["functions.draft_email.variants.mini.temperature"]
+    ]
+    assert document(found["text"]).routes
+
+
+# Served -------------------------------------------------------------------------------------------------
+SERVED = """
+[models.first]
+routing = ["busy", "spare"]
+[models.first.providers.busy]
+type = "vllm"
+model_name = "busy"
+api_base = "@LLM@/v1/"
+api_key_location = "none"
+[models.first.providers.spare]
+type = "vllm"
+model_name = "spare"
+api_base = "@LLM@/v1/"
+api_key_location = "none"
+[models.second]
+routing = ["only"]
+[models.second.providers.only]
+type = "openai"
+model_name = "second"
+api_base = "@LLM@/v1"
+api_key_location = "none"
+[embedding_models.e]
+routing = ["openai"]
+[embedding_models.e.providers.openai]
+type = "openai"
+model_name = "e"
+api_base = "@LLM@/v1"
+api_key_location = "none"
+
+[functions.rescued]
+type = "chat"
+[functions.rescued.variants.v]
+type = "chat_completion"
+model = "first"
+
+[functions.draft_email]
+type = "chat"
+[functions.draft_email.variants.a]
+type = "chat_completion"
+model = "second"
+[functions.draft_email.variants.b]
+type = "chat_completion"
+model = "openai_spare"
+[models.openai_spare]
+routing = ["spare"]
+[models.openai_spare.providers.spare]
+type = "vllm"
+model_name = "other"
+api_base = "@LLM@/v1"
+api_key_location = "none"
+[functions.draft_email.experimentation]
+type = "adaptive"
+candidate_variants = ["a", "b"]
+metric = "accepted"
+min_prob = 0.2
+
+[metrics.accepted]
+type = "boolean"
+optimize = "max"
+level = "episode"
+"""
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    folder = tmp_path_factory.mktemp("imported")
+    with ModuleProcess("tests.compat.llm", says="sound") as server:
+        server.wait_ready()
+        text, _ = run(folder, SERVED.replace("@LLM@", server.url))
+        text = text.replace(":3000 ", ":@PORT@ ").replace("sqlite:///", "sqlite:///@DIR@/")
+        with GatewayProcess(folder, text) as running:
+            yield running
+
+
+@pytest.fixture(scope="module")
+def client(gateway: GatewayProcess) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{gateway.url}/openai/v1", api_key="not-used", max_retries=0) as found:
+        yield found
+
+
+MESSAGES: Any = [{"role": "user", "content": "hello"}]
+
+
+def test_the_clients_of_a_function_change_only_the_address(client: openai.OpenAI) -> None:
+    model = "tensorzero::function_name::draft_email"
+    completion = client.chat.completions.create(model=model, messages=MESSAGES)
+    assert completion.model in ("second", "other")
+    assert (completion.choices[0].message.content or "").startswith("sound:")
+    chunks = list(client.chat.completions.create(model=model, messages=MESSAGES, stream=True))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks).startswith("sound:")
+
+
+def test_the_client_of_the_page(gateway: GatewayProcess) -> None:
+    before = _rewards(gateway)
+    (program,) = blocks(PAGE, "python")
+    spaces: dict[str, Any] = {}
+    exec(program.replace("http://127.0.0.1:3000", gateway.url), spaces)
+    spaces["client"].close()
+    assert spaces["email"].startswith("sound:")
+    wait_for(lambda: _rewards(gateway) == before + 1, "the reward did not arrive")
+
+
+def test_the_next_provider_serves_where_the_first_is_busy(client: openai.OpenAI) -> None:
+    model = "tensorzero::function_name::rescued"
+    assert client.chat.completions.create(model=model, messages=MESSAGES).model == "spare"
+
+
+def test_models_are_called_directly_too(client: openai.OpenAI) -> None:
+    named = client.chat.completions.create(model="tensorzero::model_name::second", messages=MESSAGES)
+    assert named.model == "second"
+    assert client.embeddings.create(model="tensorzero::embedding_model_name::e", input="hello").data
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(model="tensorzero::function_name::unknown", messages=MESSAGES)
+
+
+def test_an_episode_stays_on_its_variant_and_gets_its_reward(
+    client: openai.OpenAI, gateway: GatewayProcess
+) -> None:
+    def ask(episode: str) -> tuple[str, str]:
+        raw = client.chat.completions.with_raw_response.create(
+            model="tensorzero::function_name::draft_email",
+            messages=MESSAGES,
+            extra_headers={"x-episode-id": episode},
+        )
+        return raw.headers["x-variant"], raw.headers["x-decision-id"]
+
+    before = _rewards(gateway)
+    first = {episode: ask(episode) for episode in map(str, range(20))}
+    assert {variant for variant, _ in first.values()} == {"a", "b"}
+    assert all(ask(episode)[0] == variant for episode, (variant, _) in first.items())
+    for variant, decision in first.values():
+        report = {"decision_id": decision, "metric": "accepted", "value": variant == "b"}
+        assert httpx.post(f"{gateway.url}/-/feedback", json=report).status_code == 200
+    wait_for(lambda: _rewards(gateway) == before + 20, "the rewards did not arrive")
+
+
+def _rewards(gateway: GatewayProcess) -> int:
+    variants = httpx.get(f"{gateway.url}/-/routes/draft_email").json()["variants"]
+    return sum(variants[name]["rewards"].get("accepted", {"count": 0})["count"] for name in ("a", "b"))
