@@ -31,6 +31,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "gateway.commands.rollout",
         "promote, roll back, pause, resume, restart or set a rollout manually",
     ),
+    "report": (
+        "gateway.commands.report",
+        "write a page on a route to sign: its versions, figures and history",
+    ),
     "plan": ("gateway.commands.plan", "estimate the number of requests that a canary's guardrails need"),
     "simulate": ("gateway.commands.simulate", "test a policy in synthetic worlds"),
     "evaluate": (

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from gateway.archive.open import open_archive
 from gateway.archive.record import WholeRecord
 from gateway.clock import wall
 from gateway.commands import stores
 from gateway.commands.documents import USUAL
-from gateway.commands.output import add_json, complain, print_json, progress, say
+from gateway.commands.output import add_json, complain, output_file, print_json, progress, say
 from gateway.commands.times import moment
 from gateway.config.document import Document
 from gateway.config.load import load_file
@@ -133,7 +131,7 @@ async def _export(
     arguments: argparse.Namespace, source: Source, chosen: str, metrics: Mapping[str, MetricConfig]
 ) -> int:
     async with source.opened() as record:
-        with _target(arguments.out) as target:
+        with output_file(arguments.out) as target:
             number = await export(
                 record,
                 target,
@@ -150,21 +148,3 @@ async def _export(
                     f"the record has no rows of the route {arguments.route!r}; nothing was written"
                 )
         return number
-
-
-@contextmanager
-def _target(out: Path) -> Iterator[BinaryIO]:
-    """Where rows go: a file that is there whole or not at all, or for ``-`` standard output."""
-    if str(out) == "-":
-        yield sys.stdout.buffer
-        return
-    if not out.parent.is_dir():
-        raise ValueError(f"there is no directory {out.parent}; make it, or write another --out")
-    new = out.with_name(f".{out.name}.part")
-    try:
-        with open(new, "wb") as target:
-            yield target
-        new.replace(out)
-    finally:
-        new.unlink(missing_ok=True)
-        progress()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, BinaryIO, Final
 
 from gateway.config.faults import ConfigError
 from gateway.telemetry.log import printable
@@ -77,3 +79,24 @@ def progress(text: str = "") -> None:
     if sys.stderr.isatty():
         sys.stderr.write(f"{_CLEAR}{text}")
         sys.stderr.flush()
+
+
+@contextmanager
+def output_file(out: Path) -> Iterator[BinaryIO]:
+    """Open the file of ``--out``, which is there whole or not at all; for ``-`` standard output.
+
+    Raises ValueError and OSError.
+    """
+    if str(out) == "-":
+        yield sys.stdout.buffer
+        return
+    if not out.parent.is_dir():
+        raise ValueError(f"there is no directory {out.parent}; make it, or write another --out")
+    new = out.with_name(f".{out.name}.part")
+    try:
+        with open(new, "wb") as target:
+            yield target
+        new.replace(out)
+    finally:
+        new.unlink(missing_ok=True)
+        progress()

@@ -90,6 +90,14 @@ def _local(url: str) -> bool:
         return host == "localhost"
 
 
+def named_url(arguments: argparse.Namespace) -> str:
+    """The URL of the gateway that the options, the environment or the directory name. Raises RemoteError."""
+    try:
+        return str(arguments.url or gateway_url())
+    except argparse.ArgumentTypeError as error:
+        raise RemoteError(f"TURNOUT_URL: {error}") from None
+
+
 def call(
     arguments: argparse.Namespace, method: str, path: str, body: Any = None, *, holds: str
 ) -> dict[str, Any]:
@@ -100,10 +108,21 @@ def call(
     Raises:
         RemoteError: There is no gateway, it refuses the call, or it responds with something else.
     """
-    try:
-        url = arguments.url or gateway_url()
-    except argparse.ArgumentTypeError as error:
-        raise RemoteError(f"TURNOUT_URL: {error}") from None
+    url = named_url(arguments)
+    response = _response(url, method, path, body)
+    found = _json_of(url, response)
+    if holds not in found:
+        raise RemoteError(_refused(url, response))
+    return found
+
+
+def call_text(arguments: argparse.Namespace, path: str) -> str:
+    """Read a text of the gateway. Raises RemoteError."""
+    return _response(named_url(arguments), "GET", path).text
+
+
+def _response(url: str, method: str, path: str, body: Any = None) -> httpx.Response:
+    """Raises RemoteError, also for a response with an error."""
     key = os.environ.get("TURNOUT_KEY")
     if key is not None and not (key.isascii() and key.isprintable()):
         raise RemoteError("TURNOUT_KEY has a character that no key has; copy the key again")
@@ -115,6 +134,20 @@ def call(
             f"no gateway responds at {url} ({connect_failure(error)}); start one with 'turnout run', "
             "or name it with --url"
         ) from error
+    if response.is_error:
+        refused = _json_of(url, response).get("error")
+        if response.status_code == 401 and not key:
+            raise RemoteError(
+                f"{url} asks for a key; set TURNOUT_KEY (one that 'turnout init' wrote: "
+                "export $(cat turnout.keys))"
+            )
+        message = refused.get("message") if isinstance(refused, dict) else None
+        raise RemoteError(message or _refused(url, response))
+    return response
+
+
+def _json_of(url: str, response: httpx.Response) -> dict[str, Any]:
+    """Raises RemoteError unless it is an object."""
     try:
         found = response.json()
     except ValueError:
@@ -122,19 +155,9 @@ def call(
             f"{url} responded with {response.status_code} and without JSON; is it a gateway?"
         ) from None
     if not isinstance(found, dict):
-        raise RemoteError(_refused(url, response.status_code))
-    if response.is_error:
-        refused = found.get("error", {}) if isinstance(found.get("error", {}), dict) else {}
-        if response.status_code == 401 and not key:
-            raise RemoteError(
-                f"{url} asks for a key; set TURNOUT_KEY (one that 'turnout init' wrote: "
-                "export $(cat turnout.keys))"
-            )
-        raise RemoteError(refused.get("message") or _refused(url, response.status_code))
-    if holds not in found:
-        raise RemoteError(_refused(url, response.status_code))
+        raise RemoteError(_refused(url, response))
     return found
 
 
-def _refused(url: str, status: int) -> str:
-    return f"{url} responded with {status}, but is not a gateway; name one with --url"
+def _refused(url: str, response: httpx.Response) -> str:
+    return f"{url} responded with {response.status_code}, but is not a gateway; name one with --url"

@@ -156,6 +156,7 @@ def report(
         "example": example(document, name),
         "unit": "requests" if document.routes[name].unit is None else "units",
         "since": since,
+        "first_decision": min((b.start for b in evidence.buckets if b.counts.assigned), default=None),
         **_roles(document.routes[name].policy),
         "recent": recent(evidence.recent),
         "stop": dict(evidence.stop) if evidence.stop is not None else None,

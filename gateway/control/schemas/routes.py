@@ -208,6 +208,12 @@ class RouteReport(RouteHead):
     since: Annotated[
         float | None, Field(description="The figures count from here; null: from the beginning.")
     ]
+    first_decision: Annotated[
+        float | None,
+        Field(
+            description="Start of the ten seconds (before the last hours, the hour) of the first that counts."
+        ),
+    ]
     metric: Annotated[str | None, Field(description="The metric of probability_best and expected_loss.")]
     goal: Literal["maximize", "minimize"] | None
     metrics: dict[str, MetricModel]

@@ -1,0 +1,235 @@
+"""The comparisons on the page of ``turnout report``: guardrails, metrics, segments and shadows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from gateway.commands.report_text import (
+    NONE,
+    Content,
+    Html,
+    Interval,
+    Kind,
+    difference,
+    ends,
+    factor_of,
+    kind_of,
+    loss,
+    number,
+    probability,
+    share,
+    table,
+    tag,
+    time,
+    value,
+    words,
+)
+
+Json = dict[str, Any]
+
+MAX_ROWS: Final = 60
+"""Segments on the page; the data have all."""
+MAX_KINDS: Final = 10
+WIDTH: Final = 140.0
+"""Of the picture of an interval, in pixels."""
+VERDICTS: Final = {"pass": "✓ pass", "fail": "✕ fail", "inconclusive": "? inconclusive", "error": "! error"}
+BETTER: Final = {True: "better", False: "worse", None: "undecided"}
+_NO_RESPONSES: Final[Json] = {"kinds": [], "failed": [], "latency_ms": None, "primary_ms": None}
+"""Of a shadow that the route no longer has."""
+BREAK: Final = Html("<br>")
+
+
+def guardrails(found: Json) -> Html:
+    rollout = found["rollout"]
+    if not rollout["verdicts"]:
+        return tag("p", "No guardrail has a verdict: none is configured, or a person decided.")
+    decided = rollout["decided"]
+    ended = rollout["state"] in ("promoted", "rolled_back", "halted") and not rollout.get("bake_until")
+    when = f"stood when they decided, at {time(decided['time'])}" if ended and decided else "stand now"
+    rows = []
+    for one in rollout["verdicts"]:
+        limit, estimate, picture = judged(one, found["metrics"])
+        past = ", adjusted by the past" if one["adjusted_by"] else ""
+        levels = f"α: fail {number(one['alpha'])}, pass {number(one['alpha_pass'])}"
+        seen = [f"{number(one['samples'])} {one['unit']}{past}", BREAK, tag("small", levels)]
+        rows.append([one["metric"], limit, estimate, picture, verdict(one), seen])
+    header = ["Metric", "Limit", "Against the baseline", "Interval", "Verdict", "Candidate's observations"]
+    return table(f"As they {when}; intervals are always-valid", header, rows)
+
+
+def verdict(one: Json) -> list[Content]:
+    said = tag("b", VERDICTS.get(one["verdict"], one["verdict"]), class_=f"n {one['verdict']}")
+    return [said, tag("small", f" {one['reason']}") if one["reason"] else None]
+
+
+def judged(one: Json, declared: Json) -> tuple[str, Content, Html]:
+    """The limit and the estimate of a guardrail, and its picture."""
+    kind, bound, limit = kind_of(one["metric"], declared), one["bound"], one["limit"]
+    estimate, interval = one["estimate"], one["interval"]
+    if bound in ("max_increase", "max_decrease"):
+        edge = -limit if bound == "max_decrease" else limit
+        said = [difference(estimate, kind), " ", ends(interval, factor_of(kind), "+")]
+        return difference(edge, kind), said, forest(estimate, interval, [0.0], edge)
+    if bound in ("max_ratio", "min_ratio"):
+        edge, said = f"×{number(limit)}", [f"×{number(estimate)} ", ends(interval)]
+    else:
+        edge, said = value(limit, kind), [value(estimate, kind), " ", ends(interval, factor_of(kind))]
+    marks = [1.0] if bound.endswith("_ratio") else []
+    least = "at most" if bound in ("max_ratio", "at_most") else "at least"
+    return f"{least} {edge}", said, forest(estimate, interval, marks, limit)
+
+
+def metrics(found: Json) -> Iterator[Html]:
+    variants, metric = found["variants"], found["metric"]
+    rows: list[list[Content]] = []
+    for name, about, means in _measured(found):
+        kind, lifts = kind_of(name, found["metrics"]), {v: variants[v]["lift"].get(name) for v in means}
+        known = [e for one in lifts.values() if one for e in (one["absolute"], *(one["interval"] or ()))]
+        axis = [0.0, *(end for end in known if end is not None)]
+        rows.append([[name, tag("small", f" {about}")]])
+        rows += [
+            [v, *mean, *(_lift(lifts[v], kind, axis) if v != found["compared_with"] else ("baseline", None))]
+            for v, mean in means.items()
+        ]
+    header = [
+        "Variant",
+        "Values",
+        "Mean or quantile",
+        f"Difference from {found['compared_with']}",
+        "Interval",
+    ]
+    yield table("With 95 % intervals; those of differences are always-valid", header, rows)
+    best = {name: one for name, one in variants.items() if one["probability_best"] is not None}
+    if best:
+        kind = kind_of(metric or "", found["metrics"])
+        said = (
+            f"{name} {probability(one['probability_best'])} (expected loss {loss(one['expected_loss'], kind)})"
+            for name, one in best.items()
+        )
+        yield tag("p", f"Probability of being best in {metric or 'utility'}: {', '.join(said)}.")
+
+
+def _measured(found: Json) -> Iterator[tuple[str, str, dict[str, tuple[str, Content]]]]:
+    """By metric: its name, what it is, and by variant the number of values and the mean with its interval."""
+    variants = found["variants"]
+    rates = {
+        n: (number(v["error_rate"]["count"]), _mean(v["error_rate"], "share")) for n, v in variants.items()
+    }
+    yield "error_rate", "failures of the assigned variant; minimize", rates
+    for q in ("p50", "p95", "p99"):
+        quantiles: dict[str, tuple[str, Content]] = {
+            n: (
+                number(v["served"]),
+                [value(v["latency_ms"][q], "ms"), " ", ends(v["latency_interval_ms"][q])],
+            )
+            for n, v in variants.items()
+            if v["latency_ms"] is not None
+        }
+        if quantiles:
+            yield f"latency_{q}", "to the last byte of the response; minimize", quantiles
+    for metric, declared in found["metrics"].items():
+        rewards = {n: v["rewards"][metric] for n, v in variants.items()}
+        if any(one["count"] for one in rewards.values()):
+            about = [
+                declared["type"],
+                declared["description"],
+                declared["goal"],
+                f"missing: {declared['missing']}",
+            ]
+            kind = kind_of(metric, found["metrics"])
+            means = {n: (_values(one), _mean(one, kind)) for n, one in rewards.items()}
+            yield metric, "; ".join(filter(None, about)), means
+
+
+def _values(one: Json) -> str:
+    fewer = one["observations"] != one["count"]
+    return number(one["count"]) + (f" ({number(one['observations'])} observations)" if fewer else "")
+
+
+def _mean(one: Json, kind: Kind) -> Content:
+    if one["mean"] is None:
+        return NONE
+    return [value(one["mean"], kind), " ", ends(one["interval"], factor_of(kind))]
+
+
+def _lift(one: Json | None, kind: Kind, axis: Sequence[float]) -> tuple[Content, Content]:
+    """A difference, absolute and relative, and its picture."""
+    if one is None or one["absolute"] is None:
+        return "not compared" if one is None else "no difference can be computed yet", None
+    how = [one["method"]] if one["method"] != "pooled" else []
+    how += ["by unit"] if one["unit"] == "units" else []
+    how += ["adjusted by the past"] if one["adjusted_by"] else []
+    relative = [share(one["relative"], "+"), " ", ends(one["relative_interval"], 100.0, "+"), BREAK]
+    said = [
+        [difference(one["absolute"], kind), " ", ends(one["interval"], factor_of(kind), "+"), BREAK],
+        relative if one["relative"] is not None else None,
+        [tag("b", BETTER[one["better"]]), tag("small", "".join(f", {part}" for part in how))],
+    ]
+    return said, forest(one["absolute"], one["interval"], axis, None)
+
+
+def forest(
+    estimate: float | None, interval: Interval | None, axis: Sequence[float], limit: float | None
+) -> Html:
+    """A picture of an estimate with its interval. A line marks the start of ``axis``, dashes the ``limit``."""
+    if estimate is None:
+        return Html("")
+    points = [x for x in (estimate, limit, *axis, *(interval or ())) if x is not None]
+    low, high = min(points), max(points)
+    air = 0.08 * (high - low) or 1.0
+
+    def at(x: float) -> float:
+        return round((x - low + air) / (high - low + 2 * air) * WIDTH, 1)
+
+    def line(x: float, **drawn: object) -> Html:
+        return tag("line", x1=at(x), x2=at(x), y1=1, y2=17, **drawn)
+
+    parts = [line(x, stroke="#777") for x in axis[:1]]
+    if interval is not None:
+        begin, end = (edge if x is None else at(x) for x, edge in zip(interval, (0.0, WIDTH), strict=True))
+        parts.append(tag("rect", x=begin, y=7, width=round(end - begin, 1), height=4, fill="#8fb0d0"))
+    if limit is not None:
+        parts.append(line(limit, stroke="#a3161b", stroke_dasharray="3 2"))
+    parts.append(tag("circle", cx=at(estimate), cy=9, r=3, fill="#123a63"))
+    return tag("svg", parts, width=WIDTH, height=18, aria_hidden="true")
+
+
+def segments(found: Json) -> Html:
+    names = list(found["variants"])
+    kind = kind_of(found["metric"] or "", found["metrics"])
+    rows = []
+    for one in found["contextual"]["segments"][:MAX_ROWS]:
+        means = [one["means"].get(name) for name in names]
+        name = f"{one['feature']} {one['value']}" if one["feature"] else "all requests"
+        rows.append([name, *(_mean(mean, kind) if mean is not None else NONE for mean in means)])
+    caption = f"Predicted {found['metric']} for the same requests, with 95 % credible intervals"
+    return table(caption, ["Requests", *names], rows)
+
+
+def shadows(found: Json) -> Iterator[Html]:
+    rows = []
+    for name, one in found["agreement"].items():
+        more = found["shadow_reports"].get(name, _NO_RESPONSES)
+        sides = {
+            q: [value(s[q] if s else None, "ms") for s in (more["latency_ms"], more["primary_ms"])]
+            for q in ("p50", "p99")
+        }
+        rows.append(
+            [
+                name,
+                f"{number(one['compared'])} of {number(one['answers'])}",
+                [share(one["rate"]), " ", ends(one["interval"], 100.0)],
+                "; ".join(f"{kind} {number(count)}" for kind, count in more["kinds"][:MAX_KINDS]) or "none",
+                "; ".join(f"{error} {number(count)}" for error, count in more["failed"]) or "none",
+                "; ".join(f"{q} {shadow} ({primary})" for q, (shadow, primary) in sides.items()),
+            ]
+        )
+    header = ["Shadow", "Compared", "Agreement", "Disagreements", "Failed", "Latency (the primary's)"]
+    caption = "Agreement with its always-valid interval; the rest: of the newest 2,000 responses, by kind"
+    yield table(caption, header, rows)
+    for name, counts in (found["shadow_counts"] or {}).items():
+        if not counts:
+            continue
+        said = ", ".join(f"{words(key)} {number(count)}" for key, count in counts.items())
+        yield tag("p", f"Copies for {name} since the start of the process: {said}.")
