@@ -76,6 +76,10 @@ def test_a_shell_completes_commands_options_and_values(
     assert offered("turnout rollout digits pro") == {"promote"}
     assert offered("turnout init --policy sh") == {"shadow"}
     assert offered("turnout keys n") == {"new"}
+    assert offered("turnout import ten") == {"tensorzero"}
+    assert shell == "bash" or offered("turnout import tensorzero scr") == {
+        "script"
+    }  # bash's readline adds files
     assert offered("turnout keys new --sc") == {"--scopes"}
     assert offered("turnout evaluate --metric a --met") == {"--metric"}
 

@@ -242,7 +242,7 @@ class Providers:
         return new
 
     def _credential(self, kind: str, table: Table) -> dict[str, str]:
-        """The header with the provider's key; none where clients send it, or none is needed."""
+        """The header with the provider's key; empty where clients send it."""
         location = table.take("api_key_location", (str, dict)) or self._keys.get(kind)
         wanted = location if isinstance(location, dict) else {"default": location}
         places = [place for key in ("default", "fallback") if isinstance(place := wanted.get(key), str)]
@@ -250,8 +250,8 @@ class Providers:
         header, word = ("api-key", "") if kind == "azure" else ("authorization", "Bearer ")
         if any(place.startswith("dynamic::") for place in places):
             advice = (
-                f"let clients send their own key in the header '{header}' instead of 'tensorzero::credentials'; if the "
-                "backend has 'headers', they replace it"
+                f"let clients send their own key in the header '{header}' instead of 'tensorzero::credentials': every "
+                "backend of the route without 'headers' gets it, one with 'headers' does not"
             )
             self._by_hand.add(advice, (*table.path, "api_key_location"))
         for place in places:
@@ -260,7 +260,9 @@ class Providers:
                 return {header: f"{word}${{{name}}}"}
             if how == "path" and re.fullmatch(r"[^{}\s]+", name):
                 return {header: f"{word}${{file:{name}}}"}
-            if how not in ("dynamic", "none"):
+            if how == "none":  # not the client's, which may be for another provider
+                return {header: f"{word}none"}
+            if how != "dynamic":
                 advice = "write the key as '${VARIABLE}' or '${file:PATH}' under 'headers' of the backend"
                 self._by_hand.add(advice, (*table.path, "api_key_location"))
         return {}

@@ -205,7 +205,7 @@ extra_headers = [{ name = "x-v", value = "1" }]
     assert found.backends["openai"].headers == {"authorization": "Bearer https://team_key.example"}
     assert (str(found.backends["own"].url), found.backends["own"].headers) == (
         "http://localhost:8000/v1",
-        {},
+        {"authorization": "Bearer none"},
     )
     assert (route.retry.attempts, route.retry.replayable, route.retry.backoff.max) == (4, True, 4)
     assert (route.timeouts.first_byte, route.timeouts.total) == (15, 180)
@@ -229,6 +229,7 @@ api_key_location = {place}
         "own": '"dynamic::groq_key"',
         "either": '{ default = "dynamic::groq_key", fallback = "env::SPARE" }',
         "file": '"path::/run/secrets/groq"',
+        "open": '"none"',
     }
     text, remarks = run(tmp_path, "".join(model.format(name=n, place=p) for n, p in places.items()))
     written = re.findall(r'groq.com/openai/v1"(.*)}$', text, re.MULTILINE)
@@ -236,6 +237,7 @@ api_key_location = {place}
         "",
         ', headers: {authorization: "Bearer ${SPARE}"}',
         ', headers: {authorization: "Bearer ${file:/run/secrets/groq}"}',
+        ', headers: {authorization: "Bearer none"}',
     ]
     assert "let clients send their own key in the header 'authorization'" in remarks
 
