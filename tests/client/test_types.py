@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-NODE = shutil.which("node") or ""
-PYRIGHT = Path(sys.prefix, "javascript/node_modules/pyright/index.js")
+from tests.support.node import FOLDER, NODE, installed
+
 CHECKERS = {
     "mypy": [sys.executable, "-m", "mypy", "--strict", "--python-executable", sys.executable],
-    "pyright": [NODE, str(PYRIGHT), "--pythonpath", sys.executable],
+    "pyright": [NODE, str(FOLDER / "node_modules/pyright/index.js"), "--pythonpath", sys.executable],
 }
 
 RIGHT = """
@@ -103,7 +102,7 @@ async def main(client: AsyncClient) -> None:
 @pytest.mark.parametrize("checker", CHECKERS)
 @pytest.mark.parametrize("program", [RIGHT, WRONG], ids=["right", "wrong"])
 def test_a_checker_finds_what_is_wrong_and_nothing_else(program: str, checker: str, tmp_path: Path) -> None:
-    if checker == "pyright" and not (NODE and PYRIGHT.exists()):
+    if checker == "pyright" and not installed("pyright"):
         pytest.skip("'make lint' installs pyright from npm")
     (tmp_path / "program.py").write_text(program)
     done = subprocess.run(

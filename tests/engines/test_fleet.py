@@ -135,7 +135,7 @@ async def test_a_version_of_another_kind_is_replaced_immediately(version: str) -
 
 
 async def test_a_difference_that_stays_reaches_the_node_once_in_each_hold() -> None:
-    """As where a gateway was upgraded, or its store was lost: what nodes have must not stay for ever."""
+    """As where a gateway was upgraded, or its store was lost: the node must not keep the old one without limit."""
     one, other = World(), World()
     one.edit("http://127.0.0.1:1", "http://127.0.0.1:3")
     other.edit("http://127.0.0.1:1", "http://127.0.0.1:4")

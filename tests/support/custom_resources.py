@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.node import FOLDER, NODE, installed
+
 Json = dict[str, Any]
-NODE = shutil.which("node") or ""
-MODULES = Path(sys.prefix, "javascript")
 PACKAGES = {
     "argoproj.io": "argo-rollouts",
     "gateway.envoyproxy.io": "envoy-gateway",
@@ -21,7 +19,7 @@ PACKAGES = {
     "monitoring.coreos.com": "prometheus-operator",
 }
 NEEDS_SCHEMAS = pytest.mark.skipif(
-    not NODE or not (MODULES / "node_modules/@kubernetes-models/argo-rollouts").exists(),
+    not installed("@kubernetes-models/argo-rollouts"),
     reason="'make lint' installs them from npm",
 )
 
@@ -38,7 +36,7 @@ def against(*parts: tuple[str, str, Json]) -> list[list[Json]]:
         group, _, version = api.partition("/")
         lines.append(json.dumps([PACKAGES[group], version.capitalize() + name, part]))
     done = subprocess.run(
-        [NODE, str(Path(__file__).with_suffix(".mjs")), str(MODULES)],
+        [NODE, str(Path(__file__).with_suffix(".mjs")), str(FOLDER)],
         input="\n".join(lines),
         capture_output=True,
         text=True,
