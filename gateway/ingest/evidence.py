@@ -166,7 +166,9 @@ async def rewarded(
         ended: Sums = {}
         if since is None or limit > since:
             decided = await store.decided(route, since=since, until=limit, epoch=epoch)
-            counts = {name: Counts(assigned=made, errors=failed) for name, (made, failed) in decided.items()}
+            counts = {
+                name: Counts(assigned=made, errors=failed) for name, (made, _, failed) in decided.items()
+            }
             ended = await store.reward_sums(route, since=since, until=limit, epoch=epoch)
         for name in names:
             share = _share(found, name)

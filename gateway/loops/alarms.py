@@ -261,7 +261,7 @@ class Alarms:
             return None
         until = self._clock() - REWARD_DELAY_S
         decided = await self._store.decided(name, until=until)
-        asked = [v for v, (seen, errors) in decided.items() if seen - errors >= MIN_SERVED]
+        asked = [v for v, (_, seen, errors) in decided.items() if seen - errors >= MIN_SERVED]
         if not asked:
             return None
         sums = await self._store.reward_sums(name, until=until)
@@ -288,7 +288,7 @@ class Alarms:
             decided = await self._store.decided(name, since=since)
             if not decided:
                 break  # nor in the shorter stretches
-            stretches.append((now - since, decided))
+            stretches.append((now - since, {v: one[1:] for v, one in decided.items() if one[1]}))
         failing = await asyncio.to_thread(_failures, stretches) if stretches else {}
         if not failing:
             return None

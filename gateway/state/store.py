@@ -141,8 +141,8 @@ class AggregateStore(Protocol):
 
     async def decided(
         self, route: str, *, since: float | None = None, until: float | None = None, epoch: int | None = None
-    ) -> dict[str, tuple[int, int]]:
-        """``seen`` and ``errors`` of `counts`, by variant; without the histograms, at a fraction of the cost."""
+    ) -> dict[str, tuple[int, int, int]]:
+        """``assigned``, ``seen`` and ``errors`` of `counts`, by variant, at a fraction of the cost."""
         ...
 
     async def reward_sums(

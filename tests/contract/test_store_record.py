@@ -259,13 +259,13 @@ async def test_decisions_without_a_response_count_as_assignments_alone(store: St
     assert (found.assigned, found.unseen, found.seen, found.served, found.errors) == (5, 3, 2, 1, 1)
     assert sum(found.latency.values()) == sum(found.gateway.values()) == 1
     assert found.expected == 5 * 0.5
-    assert await store.decided("digits") == {"v1": (2, 1)}
+    assert await store.decided("digits") == {"v1": (5, 2, 1)}
     seen = await store.exposures("digits", since=T0, until=T0 + 10, below=EVERY_UNIT)
     assert [one.seen for one in seen] == [False, False, False, True, True]
     while await store.prune(Retention(), now=T0 + 3 * 86_400):
         pass
     assert (await store.counts("digits"))["v1"] == found
-    assert await store.decided("digits") == {"v1": (2, 1)}
+    assert await store.decided("digits") == {"v1": (5, 2, 1)}
 
 
 async def test_without_a_published_allocation_the_recorded_propensities_stand_in(store: Store) -> None:
@@ -370,7 +370,7 @@ async def test_decided_is_what_counts_say_of_assignments_and_errors(store: Store
         {"epoch": 1, "until": T0 + 100},
     ):
         full = await store.counts("digits", **limits)
-        wanted = {name: (c.assigned, c.errors) for name, c in full.items() if c.assigned}
+        wanted = {name: (c.assigned, c.seen, c.errors) for name, c in full.items() if c.assigned}
         assert await store.decided("digits", **limits) == wanted
 
 

@@ -149,7 +149,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
                 until(client, "promoted", "promoted")
                 until(client, "failed", "rolled_back")
                 wait_for(
-                    lambda: all(settled(client, route) for route in REQUESTS if route != "decided"),
+                    lambda: all(settled(client, route) for route in ROUTES),
                     limit=90.0,
                 )
             yield found

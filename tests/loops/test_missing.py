@@ -62,16 +62,19 @@ class Scene:
         await self.controller.step()
         return self.allocations.held["r"].allocation.probability("v2")
 
-    async def serve(self, rate: Mapping[str, int], *, requests: int = 400, of_unit: int = 0) -> None:
+    async def serve(
+        self, rate: Mapping[str, int], *, requests: int = 400, of_unit: int = 0, seen: bool = True
+    ) -> None:
         """Ten seconds, half of the requests to each; every ``rate``-th of a variant's is reported as a 1."""
         rows: list[Outcome] = []
         rewards: list[Reward] = []
         for k in range(requests):
             variant = f"v{k % 2 + 1}"
             time = self.time + k * 10.0 / requests
-            rows.append(outcome(int(self.time) * 1000 + k, time, variant, 0.5))
+            row = outcome(int(self.time) * 1000 + k, time, variant, 0.5)
+            rows.append(row if seen else row._replace(status=0, served=""))
             if rate[variant] and k // 2 % rate[variant] == 0:
-                rewards.append(reward(1.0, of=rows[-1], metric="bought"))
+                rewards.append(reward(1.0, of=row, metric="bought"))
         if of_unit:
             route = self.document.routes["r"]
             rewards = [r._replace(unit=of_unit, period=period(route, r.epoch, r.decided)) for r in rewards]
@@ -85,11 +88,12 @@ def scene(store: Store) -> Scene:
     return Scene(store)
 
 
-async def test_a_bandit_learns_from_what_is_missing_when_the_windows_end(scene: Scene) -> None:
+@pytest.mark.parametrize("seen", [True, False], ids=["proxied", "decided"])
+async def test_a_bandit_learns_from_what_is_missing_when_the_windows_end(scene: Scene, seen: bool) -> None:
     """v1 sells to one in ten and v2 to one in four: each report is a sale, so only what is missing tells."""
     await scene.start()
     for _ in range(5):
-        await scene.serve({"v1": 10, "v2": 4})
+        await scene.serve({"v1": 10, "v2": 4}, seen=seen)
     before = await scene.step()
     assert before == 0.5
     scene.time += 500

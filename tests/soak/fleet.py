@@ -226,7 +226,7 @@ class Fleet:
         """By route, what the store has: requests, rewards, and the sum of their values."""
         requests, rewards, values = Counter[str](), Counter[str](), Counter[str]()
         for route in ROUTES:
-            requests[route] = sum(a for a, _ in (await self._read(self.store.decided, route)).values())
+            requests[route] = sum(a for a, _, _ in (await self._read(self.store.decided, route)).values())
             for (_, metric), sums in (await self._read(self.store.reward_sums, route)).items():
                 if metric == "good":
                     rewards[route] += int(sums.count)

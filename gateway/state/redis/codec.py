@@ -82,10 +82,10 @@ def unpack_shares(cell: bytes) -> tuple[int, float]:
     return assigned, expected
 
 
-def unpack_decided(cell: bytes) -> tuple[int, int]:
-    """Assigned, as far as the response was seen, and errors of a cell of counts."""
+def unpack_decided(cell: bytes) -> tuple[int, int, int]:
+    """Assigned, those whose response was seen, and errors of a cell of counts."""
     assigned, _, errors, _, _, _, _, unseen = _head(cell)
-    return assigned - unseen, errors
+    return assigned, assigned - unseen, errors
 
 
 def _head(cell: bytes) -> tuple[int, int, int, int, float, int, int, int]:

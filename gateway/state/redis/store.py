@@ -288,7 +288,7 @@ class RedisStore(Control):
 
     async def decided(
         self, route: str, *, since: float | None = None, until: float | None = None, epoch: int | None = None
-    ) -> dict[str, tuple[int, int]]:
+    ) -> dict[str, tuple[int, int, int]]:
         start = await self._since(route, since, epoch)
         return await self._around_damage(
             lambda: sums.decided(self._link, route, start, until, epoch), (route,)

@@ -109,8 +109,8 @@ async def _before(link: Link, route: str, letter: str, until: float) -> tuple[Ce
 
 async def decided(
     link: Link, route: str, since: float | None, until: float | None, epoch: int | None
-) -> dict[str, tuple[int, int]]:
-    """Assigned, as far as the response was seen, and errors, by variant."""
+) -> dict[str, tuple[int, int, int]]:
+    """Assigned, those whose response was seen, and errors, by variant."""
     newer: Cells = {}
     if since is None and epoch is None and until is not None:
         cells, newer = await _before(link, route, "c", until)
@@ -118,16 +118,16 @@ async def decided(
         cells = await _cells(link, route, "c", since, until, epoch, heads=True)
     made = {}
     for key, found in cells.items():
-        seen, errors = _sum_decided(found)
-        less, fewer = _sum_decided(newer.get(key, []))
-        if seen > less:
-            made[key[0]] = (seen - less, errors - fewer)
+        assigned, seen, errors = _sum_decided(found)
+        later = _sum_decided(newer.get(key, []))
+        if assigned > later[0]:
+            made[key[0]] = (assigned - later[0], seen - later[1], errors - later[2])
     return made
 
 
-def _sum_decided(cells: Sequence[bytes]) -> tuple[int, int]:
+def _sum_decided(cells: Sequence[bytes]) -> tuple[int, int, int]:
     each = [unpack_decided(cell) for cell in cells]
-    return sum(seen for seen, _ in each), sum(errors for _, errors in each)
+    return sum(one[0] for one in each), sum(one[1] for one in each), sum(one[2] for one in each)
 
 
 async def counts(

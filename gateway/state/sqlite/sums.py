@@ -137,14 +137,14 @@ def decided(
     since: float | None = None,
     until: float | None = None,
     epoch: int | None = None,
-) -> dict[str, tuple[int, int]]:
-    """Assigned, as far as the response was seen, and errors, by variant."""
+) -> dict[str, tuple[int, int, int]]:
+    """Assigned, those whose response was seen, and errors, by variant."""
     if since is None and epoch is None:
         found = totals.decided(connection, route)
         newer = {} if until is None else _decided(connection, (route, until, _ALWAYS))
-        for variant, (seen, errors) in newer.items():
-            before = found.get(variant, (0, 0))
-            found[variant] = before[0] - seen, before[1] - errors
+        for variant, (assigned, seen, errors) in newer.items():
+            before = found.get(variant, (0, 0, 0))
+            found[variant] = before[0] - assigned, before[1] - seen, before[2] - errors
     else:
         found = _decided(connection, _range(route, since, until), epoch)
     return {variant: one for variant, one in found.items() if one[0] > 0}
@@ -152,15 +152,15 @@ def decided(
 
 def _decided(
     connection: sqlite3.Connection, limits: tuple[str, float, float], epoch: int | None = None
-) -> dict[str, tuple[int, int]]:
+) -> dict[str, tuple[int, int, int]]:
     rows = connection.execute(
-        "SELECT variant, SUM(assigned - unseen), SUM(errors) FROM outcome_cells "
+        "SELECT variant, SUM(assigned), SUM(assigned - unseen), SUM(errors) FROM outcome_cells "
         "WHERE route = ? AND start >= ? AND start < ?"
         + (" AND epoch = ?" if epoch is not None else "")
         + " GROUP BY variant ORDER BY variant",
         (*limits, *([] if epoch is None else [epoch])),
     )
-    return {variant: (seen, errors) for variant, seen, errors in rows}
+    return {variant: (assigned, seen, errors) for variant, assigned, seen, errors in rows}
 
 
 def _summed(rows: Sequence[_Figures]) -> Counts:

@@ -188,13 +188,13 @@ def counts(connection: sqlite3.Connection, route: str) -> dict[str, Counts]:
     return {variant: as_counts(*figures) for variant, *figures in rows}
 
 
-def decided(connection: sqlite3.Connection, route: str) -> dict[str, tuple[int, int]]:
-    """Assigned, as far as the response was seen, and errors, by variant."""
+def decided(connection: sqlite3.Connection, route: str) -> dict[str, tuple[int, int, int]]:
+    """Assigned, those whose response was seen, and errors, by variant."""
     rows = connection.execute(
-        "SELECT variant, assigned - unseen, errors FROM outcome_totals WHERE route = ? ORDER BY variant",
+        "SELECT variant, assigned, assigned - unseen, errors FROM outcome_totals WHERE route = ? ORDER BY variant",
         (route,),
     )
-    return {variant: (seen, errors) for variant, seen, errors in rows}
+    return {variant: (assigned, seen, errors) for variant, assigned, seen, errors in rows}
 
 
 def sums(connection: sqlite3.Connection, route: str) -> dict[tuple[str, str], ExactSums]:
