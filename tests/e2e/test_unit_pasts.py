@@ -80,8 +80,12 @@ def test_the_past_of_users_sharpens_a_rollout(tmp_path: Path, model_server: Mode
         low, high = verdict["interval"]
         assert low < 0 < high
         assert high - low < 0.4  # without their past: 0.66
-        lift = client.get("/-/routes/shop").json()["variants"]["v2"]["lift"]["correct"]
-        assert (lift["adjusted_by"], lift["unit"]) == ("past", "units")
+
+        def lift() -> Any:  # of decisions, whose outcomes may be written after their rewards
+            return client.get("/-/routes/shop").json()["variants"]["v2"]["lift"].get("correct")
+
+        wait_for(lift)
+        assert (lift()["adjusted_by"], lift()["unit"]) == ("past", "units")
 
 
 def test_without_a_past_nothing_is_adjusted(tmp_path: Path, model_server: ModelServerProcess) -> None:

@@ -54,6 +54,17 @@ def address(server: RedisServer, query: str = "") -> str:
     return f"redis://127.0.0.1:{server.port}/0{query}"
 
 
+async def test_a_restarted_server_fails_no_command(server: RedisServer, connect: Connect) -> None:
+    """Each connection that rested meanwhile failed one, so a page that had just recovered lost a step."""
+    store = await connect(address(server))
+    await asyncio.gather(*(store.allocation_history("a") for _ in range(8)))
+    server.kill()
+    with pytest.raises(StoreUnavailable):
+        await store.allocation_history("a")
+    await asyncio.to_thread(server.start)
+    await asyncio.gather(*(store.allocation_history("a") for _ in range(8)))
+
+
 @pytest.mark.slow
 async def test_acknowledged_rewards_outlive_a_kill_of_the_server(
     server: RedisServer, connect: Connect

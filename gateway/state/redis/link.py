@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -17,6 +17,9 @@ from redis.exceptions import (
     ReadOnlyError,
     RedisError,
     ResponseError,
+)
+from redis.exceptions import (
+    ConnectionError as ConnectionLost,
 )
 
 from gateway.record.page import BadPage
@@ -51,6 +54,7 @@ class Link:
         self._connected: Redis | RedisCluster | None = None
         self._gate = asyncio.Semaphore(_MAX_CONNECTIONS)
         """Callers wait here; in the client's own pool they would fail."""
+        self._dropping: asyncio.Task[None] | None = None
 
     @property
     def _client(self) -> Redis | RedisCluster:
@@ -61,6 +65,8 @@ class Link:
     async def close(self) -> None:
         """Closes the connections; a later command opens new ones."""
         client, self._connected = self._connected, None
+        if self._dropping is not None:
+            await self._dropping
         if client is not None:
             await client.aclose()
 
@@ -144,7 +150,20 @@ class Link:
         try:
             yield
         except (RedisError, OSError, TimeoutError, BadPage) as error:
+            if isinstance(error, ConnectionLost):
+                self._drop_idle()
             raise StoreUnavailable(f"The store {self.shown} {_advice(error)}") from error
+
+    def _drop_idle(self) -> None:
+        """Closes connections that rest: after a restart of the server each would fail one more command."""
+        client = self._connected
+        if isinstance(client, Redis) and (self._dropping is None or self._dropping.done()):
+            self._dropping = asyncio.create_task(_disconnect(client))
+
+
+async def _disconnect(client: Redis) -> None:
+    with suppress(RedisError, OSError):
+        await client.connection_pool.disconnect(inuse_connections=False)
 
 
 def _client(address: str, *, cluster: bool) -> Redis | RedisCluster:
