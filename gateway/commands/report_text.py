@@ -10,6 +10,8 @@ from typing import Any, Final, Literal
 from gateway.telemetry.log import printable
 
 NONE: Final = "–"
+MIN_SHOWN: Final = 1e-9
+"""Sizes below are what sums of floating-point numbers leave of 0."""
 
 Kind = Literal["share", "ms", "number"]
 """In what values of a metric are written."""
@@ -53,9 +55,11 @@ def kind_of(metric: str, declared: Mapping[str, Any]) -> Kind:
 
 
 def number(x: float | None, sign: str = "") -> str:
-    """Four digits; whole numbers and those from 10,000 on have all before the point."""
+    """Four digits; whole numbers and those from 10,000 on have all before the point, and rounding errors are 0."""
     if x is None:
         return NONE
+    if abs(x) < MIN_SHOWN:
+        x = 0.0
     shape = f"{sign},.0f" if x == int(x) or abs(x) >= 1e4 else f"{sign}.4g"
     return format(x, shape).replace("-", "−")
 

@@ -19,6 +19,7 @@ import pytest
 
 from gateway.commands.report_document import document
 from gateway.commands.report_page import page
+from gateway.commands.report_text import loss
 from tests.e2e.common import wait_for
 from tests.support.command import turnout
 from tests.support.processes import GatewayProcess
@@ -462,3 +463,7 @@ def test_whence_a_person_steered_is_left_out(said: dict[str, Any]) -> None:
     assert "10.1.2.3" not in json.dumps(found)
     row = Cells(page(found)).under("Time")[0]
     assert row[1:] == ["Steered set at 25 %", "ada", ""]
+
+
+def test_what_rounding_leaves_of_zero_is_zero() -> None:
+    assert (loss(9.077e-17, "share"), loss(0.2766, "share")) == ("0 pp", "27.66 pp")
