@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
+from time import monotonic
 from typing import Any, Final, Protocol
 
 from gateway.clock import Clock, wall
@@ -118,7 +119,8 @@ class RewardIngest:
         """Totals of rejected items by error code."""
         self._clock = clock
         self._renewed = -inf
-        """When the sealing keys were last reloaded."""
+        """`monotonic` when the sealing keys were last read."""
+        self._renewing = asyncio.Lock()
 
     def open(self, text: str) -> Opened:
         """Open a decision id. Raises BadDecisionId."""
@@ -168,7 +170,7 @@ class RewardIngest:
         named: Mapping[int, Opened | RejectedItem],
     ) -> list[Reward]:
         rewards = []
-        now = self._clock()
+        now, came = self._clock(), monotonic()
         for index, item in enumerate(items):
             if index % _ITEMS_PER_TURN == _ITEMS_PER_TURN - 1:
                 await asyncio.sleep(0)
@@ -176,7 +178,7 @@ class RewardIngest:
                 try:
                     rewards.append(self._reward(item, may_report, now, named.get(index)))
                 except BadDecisionId as error:
-                    if error.code != "unknown_key" or not await self._renew_keys(now):
+                    if error.code != "unknown_key" or not await self._renew_keys(came):
                         raise
                     rewards.append(self._reward(item, may_report, now))
             except BadDecisionId as error:
@@ -232,15 +234,16 @@ class RewardIngest:
             return dict(opened)
         return dict(zip(opened, await self.stamped_units.found(list(opened.values())), strict=True))
 
-    async def _renew_keys(self, now: float) -> bool:
-        """Reload the sealing keys, at most once a second: another replica may have just added one."""
-        if abs(now - self._renewed) < _KEY_RELOAD_INTERVAL_S:
-            return False
-        self._renewed = now
-        try:
-            self.sealer.renew(await self.store.secrets(SEALING_KEYS))
-        except StoreUnavailable:
-            return False
+    async def _renew_keys(self, since: float) -> bool:
+        """Know the sealing keys of ``since``: another replica may have just added one. Reads once a second at most."""
+        async with self._renewing:
+            if self._renewed < since:
+                await asyncio.sleep(self._renewed + _KEY_RELOAD_INTERVAL_S - monotonic())
+                self._renewed = monotonic()
+                try:
+                    self.sealer.renew(await self.store.secrets(SEALING_KEYS))
+                except StoreUnavailable:
+                    return False
         return True
 
     async def keep(self, rewards: list[Reward]) -> list[RewardResult]:

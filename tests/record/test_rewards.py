@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -50,7 +51,10 @@ class Away(SqliteStore):
     away = False
     keys: tuple[bytes, ...] = (b"k" * 32,)
 
+    reads = 0
+
     async def secrets(self, name: str) -> tuple[bytes, ...]:
+        self.reads += 1
         return self.keys
 
     async def reward(self, rewards_: Sequence[Reward], *, replay: bool = False) -> list[RewardResult]:
@@ -248,6 +252,22 @@ async def test_a_key_that_another_replica_has_just_added_is_read_before_an_id_is
     store.keys = (*store.keys, b"other" * 5)
     report = await book.take([item(id=by_another), item(id=by_another), item()])
     assert (report.accepted, report.duplicates, report.rejected) == (2, 1, [])
+
+
+async def test_a_key_that_is_added_right_after_a_read_is_read_too(book: RewardIngest, store: Away) -> None:
+    """Otherwise a valid reward would be refused for good because of an unknown id a moment before."""
+    other = b"other" * 5
+    foreign, strange = Sealer([other]), Sealer([b"strange" * 5])
+    static = Sealer.static("digits", "v1", "v1", 1, 1.0, False)
+    unknown = strange.seal(strange.new_decision(NOW), 1, static).decode()
+    assert codes(await book.take([item(id=unknown)])) == [(0, "unknown_key")]
+    store.keys = (*store.keys, other)
+    items = [item(id=foreign.seal(foreign.new_decision(NOW - k), 1, static).decode()) for k in range(3)]
+    found = await asyncio.gather(
+        book.take(items), book.take([item(id=unknown)]), book.take([item(id=unknown)])
+    )
+    assert [report.accepted for report in found] == [3, 0, 0]
+    assert store.reads == 2
 
 
 async def test_a_rescued_decision_counts_as_the_worst(book: RewardIngest, store: Away) -> None:
