@@ -121,7 +121,7 @@ class App extends Component {
 
   async leave() {
     this.stop();
-    this.watched = null; // another page begins anew
+    this.watched = null; // another page starts from nothing
     const refused = await send("POST", "dashboard/logout").catch((error) => error);
     if (refused) this.setState({ refused });
     else location.replace(`${HOME}login`);

@@ -1,4 +1,4 @@
-"""Changes while the store is away: whoever asked for one is told whether it was made."""
+"""Changes while the store is away: who asked for one is told whether it was made."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def text_of(route: str, folder: Path) -> str:
 
 
 def test_of_a_file_with_cas_nodes_get_the_certificates_alone(tmp_path: Path) -> None:
-    """A file for HAProxy or nginx often holds a key too, and whoever may write the configuration may write a token."""
+    """A file for HAProxy or nginx often holds a key too, and who may write the configuration may write a token."""
     Issuer(tmp_path)
     ca = (tmp_path / "ca.pem").read_text()
     key = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n"
