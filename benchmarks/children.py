@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import random
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +20,9 @@ from typing import IO, Self
 _CONNECT_WAIT = 0.05
 _SERVER_PORTS = (20_000, 32_000)
 _CHANCE = random.SystemRandom()
+_CLAIMS = os.open(Path(tempfile.gettempdir(), f"turnout-ports-{os.getuid()}"), os.O_RDWR | os.O_CREAT, 0o600)
+"""A file of which a process locks a byte for each port that it was given; the kernel ends locks with the process."""
+_taken: set[int] = set()
 _LAUNCH = Path(__file__).with_name("launch.py")
 
 
@@ -119,17 +124,21 @@ def listening(port: int) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Distinct ports of 127.0.0.1 that nothing is bound to.
+    """Distinct ports of 127.0.0.1 that nothing is bound to, and that belong to this process until it ends.
 
-    They lie below the range from which the kernel takes the source ports of outgoing connections, and are
-    drawn at random: neither a connection nor a test that runs in parallel takes one before its server binds.
+    They lie below the range from which the kernel takes the source ports of outgoing connections, and no other
+    process of this user is given one, be it before its server binds, between two starts, or where nobody listens.
     """
     found: set[int] = set()
     while len(found) < count:
         port = _CHANCE.randrange(*_SERVER_PORTS)
+        if port in _taken:
+            continue
         with socket.socket() as probe, contextlib.suppress(OSError):
+            fcntl.lockf(_CLAIMS, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)  # a byte for each port
             probe.bind(("127.0.0.1", port))
             found.add(port)
+            _taken.add(port)
     return list(found)
 
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import usage
+from benchmarks import children, usage
 from benchmarks.children import Child, StartError, free_ports
 
 ROOT = Path(__file__).parents[2]
 PYTHON = sys.executable
 
 
-def gone(pid: int, limit: float = 5.0) -> bool:
+def gone(pid: int, limit: float = 60.0) -> bool:
     """Whether the process has ended, or is a zombie, within ``limit`` seconds."""
     until = time.monotonic() + limit
     while time.monotonic() < until:
@@ -38,7 +38,7 @@ def cores() -> list[int]:
 def test_stopping_ends_the_descendants_too(tmp_path: Path) -> None:
     code = "import os, time; print(os.fork(), flush=True); time.sleep(60)"
     with Child("family", [PYTHON, "-c", code], cores=cores(), log=tmp_path / "log") as child:
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while len(child.tail().split()) < 2 and time.monotonic() < until:
             time.sleep(0.02)
         found = [int(word) for word in child.tail().split()]
@@ -75,7 +75,12 @@ def test_children_end_when_the_harness_is_killed(tmp_path: Path) -> None:
     assert harness.stdout is not None
     with harness.stdout:
         orphan = int(harness.stdout.readline())
-        time.sleep(0.3)  # so that the launcher has asked for the signal
+        until = time.monotonic() + 60
+        while (
+            Path(f"/proc/{orphan}/comm").read_text() != "sleep\n"
+        ):  # then the launcher has asked for the signal
+            assert time.monotonic() < until
+            time.sleep(0.02)
         harness.send_signal(signal.SIGKILL)
         harness.wait()
     assert gone(orphan)
@@ -89,14 +94,22 @@ def test_cpu_time_and_memory_are_those_of_the_child(tmp_path: Path) -> None:
     )
     with Child("busy", [PYTHON, "-c", code], cores=cores()[:1], log=tmp_path / "log") as child:
         start = usage.reset_peak(child.session)
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while usage.peak(child.session) < 2**26 and time.monotonic() < until:
             time.sleep(0.05)
         seen = usage.usage(child.session)
-        assert 0.4e6 <= seen.cpu_us < 1.5e6
+        assert 0.4e6 <= seen.cpu_us < 4e6
         assert usage.peak(child.session) - start >= 2**26 * 0.9
         assert os.sched_getaffinity(child.session) == {cores()[0]}
 
 
-def test_ports_differ() -> None:
-    assert len(set(free_ports(20))) == 20
+def test_ports_differ_between_processes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of 12,000 that were drawn and not yet bound met once in a few runs of the tests."""
+    first = children._SERVER_PORTS[0]
+    monkeypatch.setattr(children, "_SERVER_PORTS", (first, first + 100))
+    own = free_ports(20)
+    code = "from benchmarks import children; children._SERVER_PORTS = ({0}, {0} + 100); print(*children.free_ports(20))"
+    told = subprocess.run(
+        [PYTHON, "-c", code.format(first)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert len({*own, *map(int, told.stdout.split())}) == 40

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -31,13 +30,6 @@ class Request:
 
     def get(self, name: bytes) -> bytes | None:
         return dict(self.fields).get(name)
-
-
-def free_port() -> int:
-    """A port for a backend that starts later."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 Plan = Callable[["Request"], None]

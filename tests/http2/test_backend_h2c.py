@@ -12,8 +12,9 @@ from typing import cast
 import grpc
 import pytest
 
+from benchmarks.children import free_port
 from gateway.transport.http2_connection import Http2Connection
-from tests.http2.backend import Http2Backend, Plan, Request, free_port
+from tests.http2.backend import Http2Backend, Plan, Request
 from tests.http2.client import PATIENCE, Client
 from tests.http2.raw import AUTHORITY, SCHEME, WINDOW_UPDATE, Pair, Reader, block, data, frame, headers, word
 from tests.wire.rig import Rig

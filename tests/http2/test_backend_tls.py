@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.http2.backend import Http2Backend, free_port
+from benchmarks.children import free_port
+from tests.http2.backend import Http2Backend
 from tests.wire.rig import Rig, Tls
 from tests.wire.test_tls import contexts
 

@@ -11,8 +11,8 @@ from typing import Any
 import grpc
 import pytest
 
+from benchmarks.children import free_port
 from gateway.transport.http2_address import Http2Address
-from tests.http2.backend import free_port
 from tests.http2.inference import OWN_CONNECTION
 from tests.wire.rig import Rig
 
