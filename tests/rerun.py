@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-MAX_RERUNS = 5
+MAX_RERUNS = 20
 LAST_FAILED = Path(".pytest_cache/v/cache/lastfailed")
 TESTS_FAILED = 1
 """The exit status of pytest when tests failed; every other one is a fault of the run itself."""

@@ -27,7 +27,7 @@ def test_fails_the_first_time():
     [
         (UNSTABLE, 0, "UNSTABLE"),
         ("def test_fails():\n    assert False\n", 1, "once more"),
-        ("".join(f"def test_{n}():\n    assert False\n" for n in range(6)), 1, ""),
+        ("".join(f"def test_{n}():\n    assert False\n" for n in range(21)), 1, ""),
         ("import nothing_of_this_name\n", 2, ""),
     ],
     ids=["unstable", "broken", "too many", "not collected"],

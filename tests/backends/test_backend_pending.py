@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def server(
     with ModelServerProcess(root, *options) as server:
         server.wait_ready()
         yield server
+        gate.touch()
         assert server.stop() == 0, server.log
 
 
@@ -116,17 +118,27 @@ async def test_what_has_ended_is_counted_no_more(server: ModelServerProcess, gat
             assert (await client.post(url, content=body, headers=headers)).status_code == 200
             assert (await client.post(url, content=body[:-1], headers=headers)).status_code == 400
         gate.unlink()
-        held = asyncio.create_task(
-            client.post(url, content=binary(BIG[:, :10])[0], headers=binary(BIG[:, :10])[1])
-        )
-        await asyncio.sleep(0.2)
-        for _ in range(5):
-            with pytest.raises(httpx.ReadTimeout):
-                await client.post(url, content=body, headers=headers, timeout=0.2)
-        await asyncio.sleep(0.2)
+        small, small_headers = binary(BIG[:, :10])
+        held = [asyncio.create_task(client.post(url, content=small, headers=small_headers)) for _ in range(2)]
+        end = time.monotonic() + 60
+        while (
+            'nv_inference_pending_request_count{model="gated",version="1"} 1.0'
+            not in (await client.get(f"{server.url}/metrics")).text
+        ):
+            assert time.monotonic() < end, "one runs, one waits"
+        left = 0
+        while left < 5:
+            assert time.monotonic() < end, "the bytes of a client that left are never free again"
+            try:  # 503 as long as the server has not heard that the client before has left
+                refused = await client.post(url, content=body, headers=headers, timeout=0.5)
+                assert refused.status_code == 503
+            except httpx.TimeoutException:
+                left += 1
         gate.touch()
-        assert (await held).status_code == 200
-        assert (await client.post(url, content=body, headers=headers)).status_code == 200
+        assert [one.status_code for one in await asyncio.gather(*held)] == [200, 200]
+        while (response := await client.post(url, content=body, headers=headers)).status_code == 503:
+            assert time.monotonic() < end, "the bytes of a client that left are never free again"
+        assert response.status_code == 200
 
 
 def test_texts_count_with_their_objects() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from playwright.sync_api import expect
 
 from gateway.engines.fleet import Poll
 from tests.browser.conftest import Tabs
@@ -160,14 +161,16 @@ def test_steps_older_than_the_latest_events_are_marked_on_the_charts(served: Ser
     step = {"source": "running", "target": "paused", "reason": "why", "stage": 0, "weight": 0.1}
     served.live(SHOP, steps=3, per_step=10)
     served.do(lambda h: h.emit("rollout", "shop", step))
+    served.wind(1)
     for _ in range(210):
         served.do(lambda h: h.emit("ejection", "shop", {"backend": "a", "state": "ejected"}))
     served.wind(30)
     served.live(SHOP, steps=3, per_step=10)
     tab = tabs.new(served.address, "/-/dashboard/routes/shop/time")
     tab.page.locator('[data-chart="chart-requests"] canvas').wait_for()
-    latest, listed, steps = 200, 6, 1  # the steps come with a request of their own
-    tab.page.locator(f'[data-field="marks.earlier"][data-value="{latest - listed + steps}"]').wait_for()
+    latest, listed, steps = 200, 6, 2  # the configuration and the pause come with a request of their own
+    earlier = tab.page.locator('[data-field="marks.earlier"]')
+    expect(earlier).to_have_attribute("data-value", str(latest - listed + steps), timeout=60_000)
 
 
 async def polls(harness: Harness) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -33,10 +34,20 @@ def test_the_bandit_finds_the_version_that_users_like(tmp_path: Path) -> None:
         assert "new 95.0%" in reader.shell(status)
         before, _, after = configuration.partition("    policy:\n")
         reader.save("turnout.yaml", before + stop + "    fallback:" + after.partition("    fallback:")[2])
-        wait_for(lambda: _winner(reader) == "new", "the stop rule names the winner", limit=240.0)
+        _wait_for_winner(reader, users, requests)
         assert "new has won" in reader.shell(status)
 
 
-def _winner(reader: Reader) -> str | None:
-    stop = reader.route("recommend")["stop"]
-    return stop and str(stop["winner"])
+def _wait_for_winner(reader: Reader, users: str, requests: str) -> None:
+    """With more users where the chance of the first thousand does not suffice."""
+    for thousand in range(1, 8):
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            stop = reader.route("recommend")["stop"]
+            if stop and stop["winner"] is not None:
+                assert stop["winner"] == "new"
+                return
+            time.sleep(0.2)
+        reader.save("users.py", users.replace("range(1000)", f"range({thousand}000, {thousand + 1}000)"))
+        reader.shell(requests)
+    raise AssertionError("the stop rule names no winner")

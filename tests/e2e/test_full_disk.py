@@ -85,7 +85,7 @@ def test_requests_go_on_rewards_are_refused_and_nothing_acknowledged_is_lost(
             assert (reported.status_code, reported.json()["error"]["code"]) == (503, "store_unavailable")
             assert "retry-after" in reported.headers
             refused += 1
-        assert "no room left on its disk" in gateway.log
+        wait_for(lambda: "no room left on its disk" in gateway.log, 30)  # a batch of the record says so
         assert "Traceback" not in gateway.log
         os.truncate(ballast, 0)
         ballast.unlink()
