@@ -20,6 +20,7 @@ from gateway.control.auth import FEEDBACK, SAFE
 from gateway.errors import TurnoutError, render
 from gateway.json_text import compact
 from gateway.state.base import StoreUnavailable, Unconfirmed
+from gateway.telemetry.repeats import Repeats
 
 log = logging.getLogger("turnout.control")
 
@@ -52,6 +53,7 @@ class ErrorMiddleware:
         self._inner = inner
         self._hsts = hsts
         self._outage = outage
+        self._repeats = Repeats()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -81,52 +83,56 @@ class ErrorMiddleware:
         except Exception as error:
             if isinstance(error, ClientDisconnect):
                 return  # no client is left to receive a response
-            failure = refusal(error, request_id, scope, self._outage())
+            failure = self._refusal(error, request_id, scope)
             if started:
                 # Too late for another response: a truncated one must not look complete.
                 raise
             await failure(scope, receive, with_headers)
 
+    def _refusal(self, error: Exception, request_id: str, scope: Scope) -> Response:
+        """Return the error response for an exception."""
+        match error:
+            case TurnoutError():
+                return _error_response(error, request_id)
+            case ConfigError():
+                return _config_response(error, request_id)
+            case StoreUnavailable():
+                more = self._repeats.suffix(("store", str(error)))
+                if more is not None:
+                    log.warning(
+                        "the store is unavailable: %s (request %s)%s",
+                        error,
+                        request_id,
+                        more,
+                        extra={"request_id": request_id},
+                    )
+                told = _told(error, scope, self._outage())
+                return _error_response(
+                    TurnoutError("store_unavailable", told, retry_after=STORE_RETRY_AFTER_S), request_id
+                )
+            case HTTPException(status_code=404):
+                message = f"There is nothing at {scope['path']}; /-/openapi.json lists the endpoints."
+                return _error_response(TurnoutError("not_found", message), request_id)
+            case HTTPException(status_code=405, headers=headers):
+                allow = (headers or {}).get("Allow", "")
+                message = f"{scope['method']} is not supported at {scope['path']}; use {allow}."
+                return _error_response(
+                    TurnoutError("method_not_allowed", message), request_id, {"allow": allow}
+                )
+        log.error(
+            "%s %s failed (request %s)",
+            scope["method"],
+            scope["path"],
+            request_id,
+            exc_info=error,
+            extra={"request_id": request_id},
+        )
+        return _error_response(TurnoutError("internal"), request_id)
+
 
 def _request_id(scope: Scope) -> str:
     given = Headers(scope=scope).get("x-request-id", "")
     return given if _REQUEST_ID.fullmatch(given) else os.urandom(12).hex()
-
-
-def refusal(error: Exception, request_id: str, scope: Scope, outage: str) -> Response:
-    """Return the error response for an exception. ``outage``: see `ErrorMiddleware`."""
-    match error:
-        case TurnoutError():
-            return _error_response(error, request_id)
-        case ConfigError():
-            return _config_response(error, request_id)
-        case StoreUnavailable():
-            log.warning(
-                "the store is unavailable: %s (request %s)",
-                error,
-                request_id,
-                extra={"request_id": request_id},
-            )
-            told = _told(error, scope, outage)
-            return _error_response(
-                TurnoutError("store_unavailable", told, retry_after=STORE_RETRY_AFTER_S), request_id
-            )
-        case HTTPException(status_code=404):
-            message = f"There is nothing at {scope['path']}; /-/openapi.json lists the endpoints."
-            return _error_response(TurnoutError("not_found", message), request_id)
-        case HTTPException(status_code=405, headers=headers):
-            allow = (headers or {}).get("Allow", "")
-            message = f"{scope['method']} is not supported at {scope['path']}; use {allow}."
-            return _error_response(TurnoutError("method_not_allowed", message), request_id, {"allow": allow})
-    log.error(
-        "%s %s failed (request %s)",
-        scope["method"],
-        scope["path"],
-        request_id,
-        exc_info=error,
-        extra={"request_id": request_id},
-    )
-    return _error_response(TurnoutError("internal"), request_id)
 
 
 def _told(error: StoreUnavailable, scope: Scope, outage: str) -> str:

@@ -86,6 +86,7 @@ def test_requests_go_on_rewards_are_refused_and_nothing_acknowledged_is_lost(
             assert "retry-after" in reported.headers
             refused += 1
         wait_for(lambda: "no room left on its disk" in gateway.log, 30)  # a batch of the record says so
+        assert gateway.log.count("can't be written either") < refused, "not a line for each refused reward"
         assert "Traceback" not in gateway.log
         os.truncate(ballast, 0)
         ballast.unlink()
