@@ -9,16 +9,18 @@ from ipaddress import ip_address
 from typing import Any, Final
 
 import httpx
+from pydantic import TypeAdapter, ValidationError
 
 from gateway.commands.documents import USUAL, control_url
 from gateway.commands.output import add_json
 from gateway.config.document import Document
 from gateway.config.faults import ConfigError
 from gateway.config.load import read_text
-from gateway.config.model import is_web_address
+from gateway.config.model import Name, is_web_address
 from gateway.config.yaml_text import read
 
 DEFAULT: Final = "http://127.0.0.1:8080"
+_NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
 
 
 def connect_failure(error: httpx.HTTPError | OSError) -> str:
@@ -51,6 +53,14 @@ def add_remote_arguments(parser: argparse.ArgumentParser) -> None:
         f"directory, or {DEFAULT}); the key is read from TURNOUT_KEY, CA certificates from SSL_CERT_FILE",
     )
     add_json(parser)
+
+
+def route_name(text: str) -> str:
+    """The type of ROUTE: a name, which is the same in a URL. Raises ArgumentTypeError."""
+    try:
+        return _NAME.validate_python(text)
+    except ValidationError as error:
+        raise argparse.ArgumentTypeError(str(error.errors()[0]["ctx"]["error"])) from None
 
 
 def _url(text: str) -> str:
@@ -96,6 +106,11 @@ def named_url(arguments: argparse.Namespace) -> str:
         return str(arguments.url or gateway_url())
     except argparse.ArgumentTypeError as error:
         raise RemoteError(f"TURNOUT_URL: {error}") from None
+
+
+def shown_url(arguments: argparse.Namespace) -> str:
+    """`named_url` without user and password. Raises RemoteError."""
+    return str(httpx.URL(named_url(arguments)).copy_with(userinfo=b""))
 
 
 def call(

@@ -5,11 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from gateway.clock import wall
 from gateway.commands.output import MISUSED, complain, output_file, say
-from gateway.commands.remote import RemoteError, add_remote_arguments, call, call_text, named_url
+from gateway.commands.remote import (
+    RemoteError,
+    add_remote_arguments,
+    call,
+    call_text,
+    route_name,
+    shown_url,
+)
 from gateway.commands.report_document import canonical, document
 from gateway.commands.report_page import page
 from gateway.commands.times import moment
@@ -23,7 +30,7 @@ BUCKET_S: Final = 10.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("route", metavar="ROUTE")
+    parser.add_argument("route", type=route_name, metavar="ROUTE")
     parser.add_argument(
         "--since", type=moment, metavar="TIME", help="only decisions after: 1h (ago), 2026-01-31T12:00"
     )
@@ -46,6 +53,10 @@ def main(arguments: argparse.Namespace) -> int:
                 target.write(page(found).encode(errors="backslashreplace"))
     except (RemoteError, ValueError, OSError) as error:
         return complain(error)
+    except KeyError as error:
+        return complain(
+            f"the gateway's API has no {error}: it is of another release; use the 'turnout' of that release"
+        )
     if arguments.json:
         say(canonical(found))
     elif str(arguments.out) != "-":
@@ -63,7 +74,7 @@ def responses(arguments: argparse.Namespace) -> Json:
         given = urlencode({key: value for key, value in query.items() if value is not None})
         return call(arguments, "GET", f"{path}?{given}" if given else path, holds=holds)
 
-    base, since = f"/-/routes/{quote(arguments.route, safe='')}", arguments.since
+    base, since = f"/-/routes/{arguments.route}", arguments.since
     report = get(base, "variants", since=since)
     session = get("/-/dashboard/session", "scopes")
     everything = session["routes"] is None
@@ -79,7 +90,7 @@ def responses(arguments: argparse.Namespace) -> Json:
     if everything and "config" in session["scopes"]:
         config = call_text(arguments, f"/-/config?revision={report['revision']}")
     return {
-        "gateway": named_url(arguments),
+        "gateway": shown_url(arguments),
         "version": get("/-/openapi.json", "info")["info"]["version"],
         "session": session,
         "report": report,

@@ -6,11 +6,11 @@ import argparse
 from typing import Any
 
 from gateway.commands.output import MISUSED, complain, print_json, say
-from gateway.commands.remote import RemoteError, add_remote_arguments, call
+from gateway.commands.remote import RemoteError, add_remote_arguments, call, route_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("route", metavar="ROUTE")
+    parser.add_argument("route", type=route_name, metavar="ROUTE")
     parser.add_argument("action", choices=("promote", "rollback", "pause", "resume", "restart", "set"))
     parser.add_argument("weight", nargs="?", metavar="WEIGHT", help="share for set: 5%% or 0.05")
     parser.add_argument(

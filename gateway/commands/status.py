@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from gateway.commands.output import MISUSED, complain, print_json, say
-from gateway.commands.remote import RemoteError, add_remote_arguments, call
+from gateway.commands.remote import RemoteError, add_remote_arguments, call, route_name
 from gateway.commands.times import clock_time, moment
 
 WATCH_S: Final = 2.0
@@ -18,7 +18,11 @@ WATCH_S: Final = 2.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "route", nargs="?", metavar="ROUTE", help="show one route in full (default: a summary of all)"
+        "route",
+        nargs="?",
+        type=route_name,
+        metavar="ROUTE",
+        help="show one route in full (default: a summary of all)",
     )
     parser.add_argument(
         "--since",

@@ -159,6 +159,13 @@ def test_what_the_shell_or_disk_lacks_is_one_line(
     assert advice in said.stderr
 
 
+@pytest.mark.parametrize("words", ["status x?y", "status .", "rollout ../config pause", "report a#b --out -"])
+def test_a_route_in_a_url_is_a_name(words: str) -> None:
+    said = turnout(*words.split(), env={"TURNOUT_URL": "http://127.0.0.1:9"})
+    assert said.returncode == 2
+    assert f"argument ROUTE: {words.split()[1]!r} is not a name; write at most" in said.stderr
+
+
 @pytest.mark.parametrize(
     ("host", "ca", "advice"),
     [("127.0.0.2", "ca.pem", "is for another name"), ("127.0.0.1", "other.pem", "is not trusted")],
