@@ -129,7 +129,8 @@ def _sample_ratio(found: Json) -> Json:
         return {"result": "not tested", "message": "With features, each request has its own probabilities."}
     if sum(one["expected"] > 0 for one in found["variants"].values()) < 2:
         return {"result": "not tested", "message": "No decision was drawn between two variants."}
-    return {"result": "no mismatch", "message": "Always-valid; the probability of a false alarm is 0.1 %."}
+    message = "The test is always-valid: the probability that it ever raises a false alarm is 0.1 %."
+    return {"result": "no mismatch found", "message": message}
 
 
 def _limits(found: Json) -> Iterator[str]:
@@ -171,13 +172,20 @@ def _of_the_record(found: Json) -> Iterator[str]:
 def _of_the_method(found: Json) -> Iterator[str]:
     yield (
         "Intervals of differences and of agreement hold at every look with probability 95 %, those of differences "
-        "for all pairs of variants of a metric together; intervals of means and quantiles hold for one look."
+        "for all pairs of variants of a metric together; intervals of means and quantiles, and the probability of "
+        "being best, hold for one look."
     )
     if found["unit"] == "units":
         yield (
-            "Rewards and differences count each sticky unit once per variant; error rates and quantiles of a "
-            "variant count requests."
+            "Rewards and differences count each sticky unit once per variant; error rates, quantiles and missing "
+            "values of a variant count requests."
         )
+        by_epoch = found["policy"] != "bandit" and (found["rollout"] or {}).get("phase") != "bandit"
+        if by_epoch and len(found["variants"]) > 1:
+            yield (
+                "Differences are those of the newest epoch in which two variants could be drawn, such as the present "
+                "stage of a canary, and their intervals hold within it; means are of the whole period."
+            )
     elif len(found["variants"]) > 1:
         yield "Each request counts as independent: if few clients send most of them, intervals are too narrow."
     if found["policy"] == "bandit":
@@ -202,9 +210,12 @@ def _of_a_metric(metric: str, declared: Json, variants: Json) -> Iterator[str]:
         yield f"{metric} has no values: nothing is known about it."
         return
     if declared["missing"] == "zero":
-        yield f"{metric}: {total('missing'):g} missing values count as zero; {total('waiting'):g} are not due yet."
+        yield (
+            f"{metric}: {total('missing'):,.15g} missing values count as zero, or as its worst value after a failure; "
+            f"{total('waiting'):,.15g} are not due yet."
+        )
     elif total("count") < (made := sum(one["assigned"] for one in variants.values())):
-        yield f"{metric}: {total('count'):g} of {made} decisions have a value; the others are left out."
+        yield f"{metric}: {total('count'):,.15g} of {made:,} decisions have a value; the others are left out."
     drawn = {name: one for name, one in rewards.items() if variants[name]["assigned"]}
     if few := [name for name, one in drawn.items() if one["observations"] < FEW]:
         yield f"{metric} has fewer than {FEW} observations of {', '.join(few)}."

@@ -35,8 +35,6 @@ WIDTH: Final = 140.0
 """Of the picture of an interval, in pixels."""
 VERDICTS: Final = {"pass": "✓ pass", "fail": "✕ fail", "inconclusive": "? inconclusive", "error": "! error"}
 BETTER: Final = {True: "better", False: "worse", None: "undecided"}
-_NO_RESPONSES: Final[Json] = {"kinds": [], "failed": [], "latency_ms": None, "primary_ms": None}
-"""Of a shadow that the route no longer has."""
 BREAK: Final = Html("<br>")
 
 
@@ -51,11 +49,12 @@ def guardrails(found: Json) -> Html:
     for one in rollout["verdicts"]:
         limit, estimate, picture = judged(one, found["metrics"])
         past = ", adjusted by the past" if one["adjusted_by"] else ""
-        levels = f"α: fail {number(one['alpha'])}, pass {number(one['alpha_pass'])}"
+        levels = f"α: fail {number(one['alpha'])}, pass {number(one['alpha_pass'] or one['alpha'])}"
         seen = [f"{number(one['samples'])} {one['unit']}{past}", BREAK, tag("small", levels)]
         rows.append([one["metric"], limit, estimate, picture, verdict(one), seen])
     header = ["Metric", "Limit", "Against the baseline", "Interval", "Verdict", "Candidate's observations"]
-    return table(f"As they {when}; intervals are always-valid", header, rows)
+    level = "each end of an interval holds at every look with probability 1 − α (pass)"
+    return table(f"As they {when}; {level}", header, rows)
 
 
 def verdict(one: Json) -> list[Content]:
@@ -210,19 +209,13 @@ def segments(found: Json) -> Html:
 def shadows(found: Json) -> Iterator[Html]:
     rows = []
     for name, one in found["agreement"].items():
-        more = found["shadow_reports"].get(name, _NO_RESPONSES)
-        sides = {
-            q: [value(s[q] if s else None, "ms") for s in (more["latency_ms"], more["primary_ms"])]
-            for q in ("p50", "p99")
-        }
+        more = found["shadow_reports"].get(name)
         rows.append(
             [
                 name,
                 f"{number(one['compared'])} of {number(one['answers'])}",
                 [share(one["rate"]), " ", ends(one["interval"], 100.0)],
-                "; ".join(f"{kind} {number(count)}" for kind, count in more["kinds"][:MAX_KINDS]) or "none",
-                "; ".join(f"{error} {number(count)}" for error, count in more["failed"]) or "none",
-                "; ".join(f"{q} {shadow} ({primary})" for q, (shadow, primary) in sides.items()),
+                *(_of_newest(more) if more is not None else ["not in the route"] * 3),
             ]
         )
     header = ["Shadow", "Compared", "Agreement", "Disagreements", "Failed", "Latency (the primary's)"]
@@ -233,3 +226,12 @@ def shadows(found: Json) -> Iterator[Html]:
             continue
         said = ", ".join(f"{words(key)} {number(count)}" for key, count in counts.items())
         yield tag("p", f"Copies for {name} since the start of the process: {said}.")
+
+
+def _of_newest(more: Json) -> Iterator[str]:
+    """Disagreements, failures and latencies of a shadow's newest responses."""
+    yield "; ".join(f"{kind} {number(count)}" for kind, count in more["kinds"][:MAX_KINDS]) or "none"
+    yield "; ".join(f"{error} {number(count)}" for error, count in more["failed"]) or "none"
+    sides = more["latency_ms"], more["primary_ms"]
+    both = {q: [value(one[q] if one else None, "ms") for one in sides] for q in ("p50", "p99")}
+    yield "; ".join(f"{q} {shadow} ({primary})" for q, (shadow, primary) in both.items())

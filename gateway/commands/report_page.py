@@ -14,6 +14,8 @@ from gateway.commands.report_text import (
     NONE,
     Content,
     Html,
+    kind_of,
+    loss,
     number,
     share,
     table,
@@ -129,7 +131,14 @@ def _conclusions(found: Json) -> Iterator[str]:
         reasons = "; ".join(found["verdict"]["reasons"])
         yield f"Verdict: {found['verdict']['verdict']}{f' ({reasons})' if reasons else ''}."
     if stop is not None and stop["winner"] is not None:
-        yield f"The stop rule: {stop['winner']} has won ({words(stop['state'])}, by {stop['by']})."
+        kind, lead = kind_of(found["metric"] or "", found["metrics"]), stop["lead"]
+        ahead = (
+            f", ahead of {lead['over']} by at most about {loss(lead['shrunk'], kind)} (observed: "
+            f"{loss(lead['difference'], kind)}, biased upwards since the winner was selected)"
+            if lead is not None
+            else ""
+        )
+        yield f"The stop rule: {stop['winner']} has won ({words(stop['state'])}, by {stop['by']}){ahead}."
     for metric, one in found["standings"].items():
         best = f"{one['leader']} is best" if one["leads"] else "no variant is shown to be best"
         yield f"{metric}: {best}{', ' + one['last'] + ' is worst' if one['trails'] else ''}."
@@ -238,12 +247,14 @@ def _step(step: Json, declared: Json) -> tuple[str, str, Content]:
         about = [data.get(key) for key in ("action", "variant", "code")]
         what = " ".join([words(kind), *(words(one) for one in about if one is not None)]) + weight
         why = why or data.get("message", "")
-    kept = [one for one in data.get("evidence") or () if one.get("verdict")]
+    found = data.get("evidence") or ()
+    kept = [one for one in ([found] if isinstance(found, dict) else found) if one.get("verdict")]
     evidence = [tag("li", _evidence(one, declared)) for one in kept]
     return what[:1].upper() + what[1:], by, [why, tag("ul", evidence) if evidence else None]
 
 
 def _evidence(one: Json, declared: Json) -> Content:
+    one = {"unit": "requests", "reason": "", **one}  # earlier builds recorded neither
     limit, estimate, _ = judged(one, declared)
     return [
         verdict(one),

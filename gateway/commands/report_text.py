@@ -10,8 +10,8 @@ from typing import Any, Final, Literal
 from gateway.telemetry.log import printable
 
 NONE: Final = "–"
-MIN_SHOWN: Final = 1e-9
-"""Sizes below are what sums of floating-point numbers leave of 0."""
+MIN_SHARE: Final = 1e-11
+"""Sizes of shares below are what sums of floating-point numbers leave of 0."""
 
 Kind = Literal["share", "ms", "number"]
 """In what values of a metric are written."""
@@ -54,18 +54,20 @@ def kind_of(metric: str, declared: Mapping[str, Any]) -> Kind:
     return "share" if metric in ("error_rate", "agreement") or types in ("boolean", "fraction") else "number"
 
 
-def number(x: float | None, sign: str = "") -> str:
-    """Four digits; whole numbers and those from 10,000 on have all before the point, and rounding errors are 0."""
+def number(x: float | None, sign: str = "", factor: float = 1.0) -> str:
+    """``factor`` times ``x``, in four digits; whole numbers and those from 10,000 on have all before the point.
+
+    Of shares (``factor`` 100), rounding errors are 0.
+    """
     if x is None:
         return NONE
-    if abs(x) < MIN_SHOWN:
-        x = 0.0
-    shape = f"{sign},.0f" if x == int(x) or abs(x) >= 1e4 else f"{sign}.4g"
+    x = 0.0 if factor != 1.0 and abs(x) < MIN_SHARE else factor * x + 0.0  # -0.0 is 0.0
+    shape = f"{sign},.0f" if x == int(x) or abs(x) >= 9999.5 else f"{sign}.4g"
     return format(x, shape).replace("-", "−")
 
 
 def share(x: float | None, sign: str = "") -> str:
-    return NONE if x is None else f"{number(100 * x, sign)} %"
+    return NONE if x is None else f"{number(x, sign, 100.0)} %"
 
 
 def value(x: float | None, kind: Kind) -> str:
@@ -75,7 +77,7 @@ def value(x: float | None, kind: Kind) -> str:
 def difference(x: float | None, kind: Kind) -> str:
     """With its sign; of shares in percentage points."""
     unit = {"share": " pp", "ms": " ms", "number": ""}[kind]
-    return NONE if x is None else number(x * factor_of(kind), "+") + unit
+    return NONE if x is None else number(x, "+", factor_of(kind)) + unit
 
 
 def loss(x: float | None, kind: Kind) -> str:
@@ -93,7 +95,7 @@ def factor_of(kind: Kind) -> float:
 
 def ends(interval: Interval | None, factor: float = 1.0, sign: str = "") -> Html:
     """ "[−1, 2]" on one line; an end on whose side nothing is excluded is an ellipsis."""
-    known = ", ".join("…" if x is None else number(factor * x, sign) for x in interval or ())
+    known = ", ".join("…" if x is None else number(x, sign, factor) for x in interval or ())
     return tag("span", f"[{known or 'no interval yet'}]", class_="n")
 
 

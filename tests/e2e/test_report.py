@@ -17,9 +17,9 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.commands import report_text
 from gateway.commands.report_document import document
 from gateway.commands.report_page import page
-from gateway.commands.report_text import loss
 from tests.e2e.common import wait_for
 from tests.support.command import turnout
 from tests.support.processes import GatewayProcess
@@ -132,31 +132,40 @@ class Model(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def do_GET(self) -> None:
+        """As a gateway of another release, whose report has other keys."""
+        body = b'{"variants": {}, "scopes": [], "routes": null}'
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
     def log_message(self, *_: object) -> None:
         pass
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+def backend() -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Model)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    text = CONFIG.replace("@BACKEND@", f"127.0.0.1:{server.server_port}")
     try:
-        with GatewayProcess(tmp_path_factory.mktemp("report"), text) as found:
-            with httpx.Client(base_url=found.url, timeout=30) as client:
-                for route, requests in REQUESTS.items():
-                    send(client, route, requests)
-                steer(client)
-                until(client, "promoted", "promoted")
-                until(client, "failed", "rolled_back")
-                wait_for(
-                    lambda: all(settled(client, route) for route in ROUTES),
-                    limit=90.0,
-                )
-            yield found
+        yield f"127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory, backend: str) -> Iterator[GatewayProcess]:
+    with GatewayProcess(tmp_path_factory.mktemp("report"), CONFIG.replace("@BACKEND@", backend)) as found:
+        with httpx.Client(base_url=found.url, timeout=30) as client:
+            for route, requests in REQUESTS.items():
+                send(client, route, requests)
+            steer(client)
+            until(client, "promoted", "promoted")
+            until(client, "failed", "rolled_back")
+            wait_for(lambda: all(settled(client, route) for route in ROUTES), limit=90.0)
+        yield found
 
 
 def send(client: httpx.Client, route: str, requests: int) -> None:
@@ -344,6 +353,13 @@ def test_nothing_on_a_page_is_markup_of_a_client_or_comes_from_elsewhere(
         assert "\\u202e" in text
 
 
+def test_a_password_in_the_url_is_not_on_the_page(gateway: GatewayProcess) -> None:
+    url = gateway.url.replace("//", "//ada:literal-secret@")
+    done = turnout("report", "paused", "--url", url, "--out", "-")
+    assert f"{gateway.url}, Turnout" in done.stdout
+    assert "literal-secret" not in done.stdout
+
+
 def test_a_period_bounds_the_figures(gateway: GatewayProcess, tmp_path: Path) -> None:
     text, found, _ = made(gateway, tmp_path, "split", "--since", str(time.time() + 60))
     assert sum(one["assigned"] for one in found["variants"].values()) == 0
@@ -355,10 +371,10 @@ def test_the_limits_of_the_statements(gateway: GatewayProcess, tmp_path: Path) -
     _, found, _ = made(gateway, tmp_path, "bandit")
     limits = " ".join(found["limits"])
     assert "unused has no values" in limits
-    assert "missing values count as zero; 0 are not due yet" in limits
+    assert "missing values count as zero, or as its worst value after a failure; 0 are not due yet" in limits
     made_, known = 90, sum(one["rewards"]["amount"]["count"] for one in found["variants"].values())
     assert f"amount: {known:g} of {made_} decisions have a value" in limits
-    assert found["sample_ratio"]["result"] == "no mismatch"
+    assert found["sample_ratio"]["result"] == "no mismatch found"
     assert made(gateway, tmp_path, "linear")[1]["sample_ratio"]["result"] == "not tested"
     assert made(gateway, tmp_path, "single")[1]["sample_ratio"]["result"] == "not tested"
 
@@ -385,7 +401,7 @@ def test_a_key_that_may_read_one_route_is_enough(tmp_path: Path) -> None:
         assert other.returncode == 1
 
 
-def test_what_cannot_be_done_is_one_line(gateway: GatewayProcess, tmp_path: Path) -> None:
+def test_what_cannot_be_done_is_one_line(gateway: GatewayProcess, backend: str, tmp_path: Path) -> None:
     def refused(*words: str, code: int = 1) -> str:
         done = turnout("report", *words)
         assert (done.returncode, done.stdout) == (code, "")
@@ -394,8 +410,9 @@ def test_what_cannot_be_done_is_one_line(gateway: GatewayProcess, tmp_path: Path
 
     out, url = str(tmp_path / "page.html"), ("--url", gateway.url)
     assert "There is no route 'splt'" in refused("splt", *url, "--out", out)
-    refused("../config?x", *url, "--out", out)
+    assert "'../config?x' is not a name; write" in refused("../config?x", *url, "--out", out, code=2)
     assert "name it with --url" in refused("split", "--url", "http://127.0.0.1:9", "--out", out)
+    assert "it is of another release" in refused("split", "--url", f"http://{backend}", "--out", out)
     assert f"there is no directory {tmp_path}/no" in refused(
         "split", *url, "--out", f"{tmp_path}/no/page.html"
     )
@@ -465,5 +482,45 @@ def test_whence_a_person_steered_is_left_out(said: dict[str, Any]) -> None:
     assert row[1:] == ["Steered set at 25 %", "ada", ""]
 
 
-def test_what_rounding_leaves_of_zero_is_zero() -> None:
-    assert (loss(9.077e-17, "share"), loss(0.2766, "share")) == ("0 pp", "27.66 pp")
+def test_the_step_of_a_guardrail_has_the_verdict_on_one_variant(said: dict[str, Any]) -> None:
+    verdict = {
+        "metric": "error_rate", "verdict": "fail", "bound": "max_increase", "limit": 0.05, "estimate": 0.4782,
+        "interval": [0.1885, 0.7437], "samples": 46.0,
+    }  # fmt: skip
+    data = {"variant": "v2", "reason": HOSTILE, "evidence": verdict}
+    found = document(said | {"history": [{"id": 1, "time": 1.0, "kind": "guardrail", "data": data}]}, 100.0)
+    row = Cells(page(found)).under("Time")[0]
+    assert row[1] == "Guardrail v2"
+    assert row[3].endswith(
+        "✕ fail error_rate +47.82 pp [+18.85, +74.37], limit +5 pp, 46 requests"
+    )  # as a build recorded it that knew no units
+
+
+def test_the_lead_of_a_winner_is_shrunk(said: dict[str, Any]) -> None:
+    lead = {"over": "v1", "difference": 0.1, "shrunk": 0.04, "interval": [0.01, 0.2]}
+    stop = {"state": "asking", "winner": "v2", "by": "rule", "lead": lead}
+    found = document(said | {"report": said["report"] | {"stop": stop, "metric": "correct"}}, 100.0)
+    assert "v2 has won (asking, by rule), ahead of v1 by at most about 4 pp (observed: 10 pp, biased" in page(
+        found
+    )
+
+
+def test_whose_differences_are_of_the_newest_epoch(said: dict[str, Any]) -> None:
+    def limits(**other: Any) -> str:
+        return " ".join(document(said | {"report": said["report"] | other}, 100.0)["limits"])
+
+    assert "of the newest epoch in which two variants could be drawn" in limits()
+    assert "newest epoch" not in limits(policy="bandit") + limits(unit="requests")
+
+
+def test_a_shadow_that_is_gone_has_no_figures_of_its_responses(said: dict[str, Any]) -> None:
+    agreement = {"old": {"answers": 4, "compared": 4, "rate": 0.5, "interval": [0.1, 0.9]}}
+    found = document(said | {"report": said["report"] | {"agreement": agreement}}, 100.0)
+    assert Cells(page(found)).under("Shadow")[0][3:] == ["not in the route"] * 3
+
+
+def test_figures_keep_their_size() -> None:
+    assert (report_text.loss(9.077e-17, "share"), report_text.loss(0.2766, "share")) == ("0 pp", "27.66 pp")
+    assert (report_text.share(9.077e-17), report_text.share(-0.0)) == ("0 %", "0 %")
+    assert [report_text.number(x) for x in (9999.7, 9999.4, 12345.6)] == ["10,000", "9999", "12,346"]
+    assert report_text.number(5e-11) == "5e−11"  # of a metric whose values are that small
