@@ -5,22 +5,25 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
 import onnx
 import pytest
-import skops.io
 import torch
-import xgboost
 from onnx import TensorProto, helper
-from sklearn.linear_model import LogisticRegression
 
 from backends.config import PLATFORMS
 from backends.runtime.loading import _LOADERS
 from tests.backends.repositories import write_model
 from tests.support.processes import ModelServerProcess
+
+if (
+    TYPE_CHECKING
+):  # imported when first used: they take seconds, and each process of pytest collects all files
+    import xgboost
+    from sklearn.linear_model import LogisticRegression
 
 X = {"x": ("FP32", [3])}
 ROWS = np.arange(12, dtype="<f4").reshape(4, 3)
@@ -61,11 +64,15 @@ def write_torchscript(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def classifier() -> LogisticRegression:
+    from sklearn.linear_model import LogisticRegression
+
     return LogisticRegression().fit(ROWS, [0, 1, 0, 1])
 
 
 @pytest.fixture(scope="module")
 def booster() -> xgboost.Booster:
+    import xgboost
+
     data = xgboost.DMatrix(ROWS, label=[0, 1, 2, 3])
     return xgboost.train({"max_depth": 2, "nthread": 1, "base_score": 0.5}, data, 3)
 
@@ -80,7 +87,7 @@ def client(
     write_torchscript(write_model(root, "torchscript", None, X, y, platform="torchscript") / "model.pt")
     outputs = {"predict": ("INT64", []), "predict_proba": ("FP64", [2])}
     folder = write_model(root, "sklearn", None, X, outputs, platform="sklearn")
-    skops.io.dump(classifier, folder / "model.skops")
+    dump(classifier, folder / "model.skops")
     folder = write_model(root, "xgboost", None, X, {"y": ("FP32", [])}, platform="xgboost")
     booster.save_model(folder / "model.ubj")
     with ModelServerProcess(root) as server:
@@ -132,6 +139,12 @@ def test_an_aotinductor_package(tmp_path: Path) -> None:
             assert ask(connected, "aot") == {"y": AFFINE}
 
 
+def dump(what: object, path: Path) -> None:
+    import skops.io
+
+    skops.io.dump(what, path)
+
+
 class Untrusted:
     """A type that skops does not know."""
 
@@ -152,7 +165,7 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
         write_model(tmp_path, "renamed", None, X, {"z": ("FP32", [3])}, platform="onnx") / "model.onnx"
     )
     folder = write_model(tmp_path, "untrusted", None, X, {"predict": ("INT64", [])}, platform="sklearn")
-    skops.io.dump(Untrusted(), folder / "model.skops")
+    dump(Untrusted(), folder / "model.skops")
     with ModelServerProcess(tmp_path) as server:
         while "still being loaded" in httpx.get(f"{server.url}/v2/health/ready", timeout=60).text:
             pass

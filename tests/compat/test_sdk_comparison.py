@@ -7,14 +7,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anthropic
 import httpx
 import openai
 import pytest
 
 from tests.support.processes import GatewayProcess, ModuleProcess
+
+if (
+    TYPE_CHECKING
+):  # imported when first used: it takes a second, and each process of pytest collects all files
+    import anthropic
 
 CONFIG = """
 listen: 127.0.0.1:@PORT@
@@ -53,6 +57,8 @@ def openai_client(gateway: GatewayProcess) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture(scope="module")
 def anthropic_client(gateway: GatewayProcess) -> Iterator[anthropic.Anthropic]:
+    import anthropic
+
     with anthropic.Anthropic(base_url=gateway.url, api_key="unused", max_retries=0) as client:
         yield client
 

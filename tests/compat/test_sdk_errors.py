@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
-import anthropic
 import httpx
 import openai
 import pytest
@@ -130,6 +129,8 @@ def test_a_key_that_is_refused(
 
 
 def test_the_anthropic_sdk_shows_the_message_too(gateway: GatewayProcess) -> None:
+    import anthropic  # here, since it takes a second and each process of pytest collects all files
+
     with (
         anthropic.Anthropic(base_url=f"{gateway.url}/nowhere", api_key=KEY, max_retries=0) as sdk,
         pytest.raises(anthropic.NotFoundError, match=r"unknown_route.*No route matches"),

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import anthropic
 import httpx
 import openai
 import pytest
@@ -77,6 +76,8 @@ def wait_for(condition: Callable[[], Any]) -> Any:
 
 
 def test_what_sdks_ask_for_is_counted(gateway: GatewayProcess) -> None:
+    import anthropic  # here, since it takes a second and each process of pytest collects all files
+
     with (
         openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="unused", max_retries=0) as client,
         anthropic.Anthropic(base_url=gateway.url, api_key="unused", max_retries=0) as claude,
