@@ -164,7 +164,13 @@ def test_what_the_backend_is_sent(setup: OneNode, client: httpx.Client) -> None:
         backend.seen.clear()
     client.post(
         f"{PATH}?a=1",
-        headers={"x-user-id": "anna", "x-variant": "v2", "x-a": "evil", "x-decision-id": "evil"},
+        headers={
+            "x-user-id": "anna",
+            "x-variant": "v2",
+            "x-a": "evil",
+            "x-decision-id": "evil",
+            "x-turnout-path": "evil",
+        },
     )
     ((path, fields),) = setup.backends[0].seen + setup.backends[1].seen
     assert path == "/m/infer?a=1"
@@ -207,6 +213,7 @@ def test_a_fallback_is_served_by_the_other_and_charged_to_the_assigned(
     finally:
         setup.backends[1].status, setup.backends[1].delay = 200, 0.0
     assert (answered.status_code, answered.headers["x-variant"]) == (200, "v1")
+    assert [path for backend in setup.backends for path, _ in backend.seen[-1:]] == ["/m/infer"] * 2
     outcome = setup.outcome(answered)
     assert (outcome["assigned"], outcome["served"], outcome["fallback"]) == ("v2", "v1", True)
     assert outcome["error"] == "backend_status"

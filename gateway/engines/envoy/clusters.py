@@ -17,6 +17,8 @@ Json = dict[str, Any]
 
 METADATA: Final = "turnout"
 """Name of the metadata that addresses carry."""
+ORIGINAL_PATH: Final = "x-turnout-path"
+"""Request header with the path before it was replaced; what a client sends under this name is removed."""
 _ENVOY: Final = "type.googleapis.com/envoy"
 _OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _POLICIES: Final = {"least_load": "LEAST_REQUEST", "round_robin": "ROUND_ROBIN", "random": "RANDOM"}
@@ -121,9 +123,15 @@ def _protocol(route: RouteConfig, variant: str, backend: BackendConfig) -> Json:
 def _path_filter(prefix: str, other: str | None, base: str) -> str:
     """Lua that puts ``base`` before the path, and ``other`` in place of ``prefix``.
 
-    As in the gateway itself, exactly one slash stands between a replacement and what follows it.
+    As in the gateway itself, exactly one slash stands between a replacement and what follows it. All attempts of a
+    request share its headers, so the first one replaces the path for all.
     """
-    lines = ['local path = handle:headers():get(":path")']
+    lines = [
+        "local headers = handle:headers()",
+        f'if headers:get("{ORIGINAL_PATH}") then return end',
+        'local path = headers:get(":path")',
+        f'headers:replace("{ORIGINAL_PATH}", path)',
+    ]
     if other is not None:
         slash = '"/" .. ' if prefix.endswith("/") else ""
         lines += [
@@ -131,7 +139,7 @@ def _path_filter(prefix: str, other: str | None, base: str) -> str:
             f"path = {_lua(other)} .. rest",
             f'if rest ~= "" and string.sub(rest, 1, 1) ~= "?" then path = {_lua(other.rstrip("/"))} .. {slash}rest end',
         ]
-    lines.append(f'handle:headers():replace(":path", {_lua(base)} .. path)')
+    lines.append(f'headers:replace(":path", {_lua(base)} .. path)')
     return "function envoy_on_request(handle)\n  " + "\n  ".join(lines) + "\nend"
 
 

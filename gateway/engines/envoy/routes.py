@@ -13,7 +13,7 @@ from typing import Final
 
 from gateway.config.document import Document
 from gateway.config.route import MatchConfig, RouteConfig
-from gateway.engines.envoy.clusters import METADATA, cluster_name, seconds
+from gateway.engines.envoy.clusters import METADATA, ORIGINAL_PATH, cluster_name, seconds
 from gateway.engines.offers import Assigned, Json, ordered, salt_text
 
 DECISION: Final = "x-decision-id"
@@ -32,7 +32,7 @@ def route_table(document: Document, engine: str, assigned: Mapping[str, Assigned
         "name": engine,
         # A table never names a cluster that the node does not have: it keeps its last good one until it does.
         "validate_clusters": True,
-        "request_headers_to_remove": ["x-variant"],
+        "request_headers_to_remove": ["x-variant", ORIGINAL_PATH],
         "virtual_hosts": [{"name": engine, "domains": ["*"], "routes": [*table, _unknown_route()]}],
     }
 
