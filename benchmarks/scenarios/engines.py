@@ -37,6 +37,7 @@ _COLUMNS: Final = (
 )
 _LABELS: Final = {
     "envoy-engine": "Envoy: units, ids, rows",
+    "envoy-sealed-engine": "Envoy: the same, ids sealed",
     "haproxy-engine": "HAProxy: units, ids, rows",
     "haproxy-sealed-engine": "HAProxy: the same, ids sealed",
 }
@@ -65,7 +66,7 @@ class Fleet:
 
     def __init__(self, made: Bench, folder: Path, stack: ExitStack) -> None:
         self._made, self._folder, self._stack = made, folder, stack
-        port, *self._ports = free_ports(4)
+        port, *self._ports = free_ports(5)
         options = made.options
         place = Place(folder, options.cores.backend, made.backends, options.priority)
         self._config = render("turnout_engines.yaml", place, port, {})
@@ -89,12 +90,12 @@ class Fleet:
         path.write_text(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
         return path
 
-    def envoy(self) -> None:
-        port = self._ports.pop()
-        path = self._bootstrap("envoy", port)
+    def envoy(self, engine: str = "envoy") -> None:
+        port, name = self._ports.pop(), f"{engine}-engine"
+        path = self._bootstrap(engine, port)
         config = path.rename(path.with_suffix(".json"))
         words = [str(BIN / "envoy"), "-c", str(config), "--concurrency", "1", "--disable-hot-restart"]
-        self._serve("envoy-engine", port, self._child("envoy-engine", [*words, "-l", "error"], proxy=True))
+        self._serve(name, port, self._child(name, [*words, "-l", "error"], proxy=True))
 
     def haproxy(self, engine: str = "haproxy") -> None:
         port, files = self._ports.pop(), self._folder / engine
@@ -140,7 +141,7 @@ def run(options: Options) -> Result:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="turnout-")))
         fleet = Fleet(made, folder, stack)
         starts: dict[str, list[Callable[[], None]]] = {
-            "envoy": [fleet.envoy],
+            "envoy": [fleet.envoy, partial(fleet.envoy, "envoy-sealed")],
             "haproxy": [fleet.haproxy, partial(fleet.haproxy, "haproxy-sealed")],
         }
         for name in [*made.running]:

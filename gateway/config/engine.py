@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator
 
 from gateway.config.backend import BackendConfig, is_ip
 from gateway.config.faults import KeyPath
@@ -44,14 +44,6 @@ class EngineConfig(ConfigModel):
     """Greatest part of the rows of five minutes that nodes may lose; above it, comparisons are not trusted."""
     forget: PositiveDuration = 3600.0
     """A node that has been silent for this long is gone: no longer listed, and no rollout waits for it."""
-
-    @model_validator(mode="after")
-    def _sealed(self) -> Self:
-        if self.ids == "sealed" and self.type != "haproxy":
-            raise ValueError(
-                "only HAProxy seals ids; write 'ids: joined' to refuse rewards of invented requests"
-            )
-        return self
 
 
 Refusal = tuple[KeyPath, str]

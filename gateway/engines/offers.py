@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Final, Literal, Protocol
 
@@ -41,6 +41,8 @@ class Assigned:
     stamps: Mapping[str, str]
     """By variant."""
     salt: bytes
+    keys: Mapping[str, bytes] = field(default_factory=dict)
+    """By variant: with which nodes seal its requests; empty if they do not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,8 @@ def assigned(sealer: Sealer, name: str, effect: InEffect, salt: bytes, sealed: b
         variant: sealer.stamp(Stamp(name, variant, effect.epoch, propensity, effect.time, sealed))
         for variant, propensity in parts.propensities.items()
     }
-    return Assigned(parts, stamps, salt)
+    keys = {variant: sealer.request_key(stamp) for variant, stamp in stamps.items()} if sealed else {}
+    return Assigned(parts, stamps, salt, keys)
 
 
 def salt_text(salt: bytes) -> str:

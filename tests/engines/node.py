@@ -125,6 +125,10 @@ class Setup:
         """Requests of the route in the record."""
         return sum(variant["assigned"] for variant in self.report()["variants"].values())
 
+    def reward(self, identity: str, value: bool = True) -> dict[str, Any]:
+        item = {"decision_id": identity, "metric": "correct", "value": value}
+        return dict(httpx.post(f"{self.gateway.url}/-/feedback", json=item, timeout=20).json())
+
     def stop(self) -> None:
         for node in self.nodes:
             node.process.send_signal(signal.SIGCONT)
@@ -132,6 +136,22 @@ class Setup:
         self.gateway.stop()
         for backend in self.backends:
             backend.stop()
+
+
+def check_seals(setup: Setup, identity: str, other: str) -> None:
+    """Of a sealed id, only itself takes a reward, and one. ``other``: of another request."""
+    stamp, time, uuid, served = identity.split(".")
+    own, _, seal = uuid.partition("~")
+    forged = {
+        f"{stamp}.{time}.{other.split('.')[2].partition('~')[0]}~{seal}.{served}": "forged",
+        f"{stamp}.{int(time) + 1}.{uuid}.{served}": "forged",
+        f"{other.split('.')[0].swapcase()}.{time}.{uuid}.{served}": "unknown_key",
+        f"{stamp}.{time}.{own}.{served}": "malformed",
+    }
+    codes = {text: setup.reward(text)["rejected"][0]["code"] for text in forged}
+    assert codes == forged
+    assert setup.reward(identity)["accepted"] == 1
+    assert setup.reward(identity)["duplicates"] == 1, "a replayed one counts once"
 
 
 def bootstrap(config: Path, node: str, port: int, admin: int, *options: str, engine: str = "edge") -> str:

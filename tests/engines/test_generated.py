@@ -104,9 +104,9 @@ def test_the_real_envoy_takes_it(name: str, tmp_path: Path) -> None:
     variants = document.routes["digits"].variants
     shares = allocation(dict.fromkeys(variants, 1 / len(variants)))
     stamps = dict.fromkeys(variants, "STAMP")
-    table = route_table(
-        document, "edge", {"digits": Assigned(cells(shares), stamps, salt(document, "digits"))}
-    )
+    keys = dict.fromkeys(variants, b"k" * 16)
+    made = Assigned(cells(shares), stamps, salt(document, "digits"), keys)
+    table = route_table(document, "edge", {"digits": made})
     node = Node(
         "edge",
         "e1",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from gateway.engines.counters import COUNTERS_PATH, NODE
 from gateway.engines.envoy.clusters import METADATA
-from gateway.engines.envoy.routes import DECISION, UNIT
+from gateway.engines.envoy.routes import DECISION, ID_FILTER, SEAL_FILTER, UNIT
 from gateway.engines.following import POLL_TIMEOUT_S
 from gateway.engines.offers import Json, Kind
 from gateway.engines.rows import ROWS_PATH, SEPARATOR
@@ -165,17 +166,37 @@ def _listener(node: Node) -> Json:
         "upgrade_configs": [{"upgrade_type": "websocket"}],
         "access_log": [_rows()],
         "http_filters": [
+            *_sealing(),
             {
                 "name": "envoy.filters.http.router",
                 "typed_config": {
                     "@type": f"{_TYPE}.extensions.filters.http.router.v3.Router",
                     "suppress_envoy_headers": True,
                 },
-            }
+            },
         ],
     }
     chain = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
     return {"name": node.engine, "address": _address(*node.listen), "filter_chains": [chain]}
+
+
+def _sealing() -> list[Json]:
+    """Filters that routes of engines with ``ids: sealed`` turn on; until then they cost nothing."""
+    http = f"{_TYPE}.extensions.filters.http"
+    script = Path(__file__).with_name("seal.lua").read_text(encoding="utf-8")
+    lua = {
+        "@type": f"{http}.lua.v3.Lua",
+        "default_source_code": {"inline_string": script},
+        "clear_route_cache": False,  # the weighted cluster, whose key it is, would be picked again
+    }
+    return [
+        {
+            "name": ID_FILTER,
+            "disabled": True,
+            "typed_config": {"@type": f"{http}.header_mutation.v3.HeaderMutation"},
+        },
+        {"name": SEAL_FILTER, "disabled": True, "typed_config": lua},
+    ]
 
 
 def _rows() -> Json:

@@ -40,11 +40,12 @@ class EnvoyOffers:
     ) -> bytes:
         """`route_table` as JSON. A change of one route makes the text of that route alone: there may be hundreds."""
         before, texts = self._texts.get(engine, {}), dict[str, Text]()
+        sealed = document.engines[engine].ids == "sealed"
         for name in ordered(document, served):
             made_from = revision, served[name].epoch
             known = before.get(name)
             if known is None or known[0] != made_from:
-                parts = assigned(self._sealer, name, served[name], salt(document, name))
+                parts = assigned(self._sealer, name, served[name], salt(document, name), sealed)
                 known = made_from, compact(entries(document, name, parts))[1:-1]
             texts[name] = known
         self._texts[engine] = texts

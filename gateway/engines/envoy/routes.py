@@ -17,6 +17,10 @@ from gateway.engines.envoy.clusters import METADATA, ORIGINAL_PATH, cluster_name
 from gateway.engines.offers import Assigned, Json, ordered, salt_text
 
 DECISION: Final = "x-decision-id"
+ID_FILTER: Final = "turnout.id"
+SEAL_FILTER: Final = "turnout.seal"
+"""Filters of the listener that make and seal ids. They are off but for variants whose requests are sealed."""
+_FILTERS: Final = "type.googleapis.com/envoy.extensions.filters.http"
 UNIT: Final = "x-turnout-unit"
 """Request header that carries the unit to the log; what a client sends under this name is removed."""
 _SERVED: Final = f"%UPSTREAM_METADATA({METADATA}:variant)%"
@@ -101,7 +105,7 @@ def _response_fields() -> list[Json]:
 
 def _action(name: str, route: RouteConfig, document: Document, assigned: Assigned) -> Json:
     weighted = [
-        _weighted(name, route, document, variant, parts, assigned.stamps[variant])
+        _weighted(name, route, document, variant, parts, assigned)
         for variant, parts in assigned.cells.segments
     ]
     return {
@@ -116,22 +120,40 @@ def _action(name: str, route: RouteConfig, document: Document, assigned: Assigne
 
 
 def _weighted(
-    name: str, route: RouteConfig, document: Document, variant: str, parts: int, stamp: str
+    name: str, route: RouteConfig, document: Document, variant: str, parts: int, assigned: Assigned
 ) -> Json:
     section = route.variants[variant]
     backend = document.backends[section.backend]
     fields = {**backend.headers, **section.headers}
+    identity = _set(DECISION, f"{assigned.stamps[variant]}.%START_TIME(%s%3f)%.%UNIQUE_ID%")
+    key = assigned.keys.get(variant)
     made: Json = {
         "name": cluster_name(name, variant),
         "weight": parts,
         "request_headers_to_add": [
-            _set(DECISION, f"{stamp}.%START_TIME(%s%3f)%.%UNIQUE_ID%"),
+            *([identity] if key is None else []),
             *(_set(field, value.replace("%", "%%")) for field, value in fields.items()),
         ],
     }
+    if key is not None:
+        made["typed_per_filter_config"] = _sealed(identity, key)
     if section.rewrite.host is not None:
         made["host_rewrite_literal"] = section.rewrite.host
     return made
+
+
+def _sealed(identity: Json, key: bytes) -> Json:
+    """Filters that seal the id: the router would add it too late for them."""
+    return {
+        ID_FILTER: {
+            "@type": f"{_FILTERS}.header_mutation.v3.HeaderMutationPerRoute",
+            "mutations": {"request_mutations": [{"append": identity}]},
+        },
+        SEAL_FILTER: {
+            "@type": f"{_FILTERS}.lua.v3.LuaPerRoute",
+            "filter_context": {"key": key.hex()},
+        },
+    }
 
 
 def _retries(route: RouteConfig) -> Json:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from gateway.compile.plans import salt
@@ -123,15 +123,14 @@ def _is_plain(match: MatchConfig) -> bool:
     )
 
 
-def ranges(assigned: Assigned, key: Callable[[str], bytes] | None) -> str:
-    """The ranges of one route. ``key``: of the seal of a stamp's requests, or None if they have none."""
+def ranges(assigned: Assigned) -> str:
+    """The ranges of one route, with the key of the seal if nodes seal requests."""
     parts, end = [], 0
     for variant, size in assigned.cells.segments:
-        stamp = assigned.stamps[variant]
         end += size
-        parts.append(
-            f"{end}|{variant}|{stamp}" + ("" if key is None else f"|{b64encode(key(stamp)).decode()}")
-        )
+        part = f"{end}|{variant}|{assigned.stamps[variant]}"
+        key = assigned.keys.get(variant)
+        parts.append(part if key is None else f"{part}|{b64encode(key).decode()}")
     return "~".join(parts)
 
 

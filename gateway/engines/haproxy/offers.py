@@ -56,13 +56,12 @@ class HaproxyOffers:
     ) -> dict[str, str]:
         before, maps = self._maps.get(engine, {}), dict[str, Text]()
         sealed = document.engines[engine].ids == "sealed"
-        key = self._sealer.request_key if sealed else None
         for name, effect in served.items():
             made_from = revision, effect.epoch
             known = before.get(name)
             if known is None or known[0] != made_from:
                 parts = assigned(self._sealer, name, effect, salt(document, name), sealed)
-                known = made_from, ranges(parts, key)
+                known = made_from, ranges(parts)
             maps[name] = known
         self._maps[engine] = maps
         return {name: text for name, (_, text) in maps.items()}
