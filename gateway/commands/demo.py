@@ -79,18 +79,20 @@ def main(arguments: argparse.Namespace) -> int:
     from backends import train, train_text
     from backends.reference import digits
 
-    if not arguments.models.exists():
+    chat = CHAT in document.routes
+    names = (train.NAME, train_text.NAME) if chat else (train.NAME,)
+    if not all((arguments.models / name).exists() for name in names):
         import torch  # noqa: F401  # before anything is announced that needs it
 
         note(f"training the reference models into {arguments.models} (about 30 seconds) ...")
     train.ensure(arguments.models)
-    if CHAT in document.routes:
+    if chat:
         train_text.ensure(arguments.models)
     data = digits.held_out()
     rows = [[float(v) for v in row] for row in data.pixels]
     labels = [int(label) for label in data.labels]
     with tempfile.TemporaryDirectory(prefix="turnout-demo-") as folder:
-        place = Place(gateway_url, backend_url, Path(folder), CHAT in document.routes)
+        place = Place(gateway_url, backend_url, Path(folder), chat)
         try:
             return asyncio.run(_demo(arguments, rows, labels, place))
         except FlushTimeout as error:

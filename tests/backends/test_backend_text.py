@@ -15,25 +15,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends import train_text
 from backends.text.generation import TextStream
 from tests.backends.repositories import write_model
+from tests.support.models import reference_texts
 from tests.support.processes import ModelServerProcess
 
 PROMPT = 'The "if" statement is used for'
 
 
-@pytest.fixture(scope="module")
-def trained_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root: Path = tmp_path_factory.mktemp("texts")
-    trained = train_text.main(root, steps=25)
-    assert all(one.bits_per_byte < 6 for one in trained), "25 steps learn the frequencies of bytes at least"
-    return root
-
-
 @pytest.fixture(scope="module", params=["1", "2"], ids=["one process", "API servers"])
-def texts(request: pytest.FixtureRequest, trained_texts: Path) -> Iterator[ModelServerProcess]:
-    with ModelServerProcess(trained_texts, "--allow-load", "--api-server-count", request.param) as server:
+def texts(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ModelServerProcess]:
+    models = reference_texts(tmp_path_factory)
+    with ModelServerProcess(models, "--allow-load", "--api-server-count", request.param) as server:
         server.wait_ready()
         yield server
         assert server.stop() == 0, server.log

@@ -17,7 +17,7 @@ import pytest
 from gateway import build
 from tests.e2e.test_demo import example
 from tests.support.deployed import deployed
-from tests.support.models import reference_models
+from tests.support.models import with_texts
 
 HOT_PATH = [
     "tests/wire",
@@ -106,7 +106,7 @@ def test_the_demo_runs_from_the_wheel_in_a_bare_environment(
     (site / "libraries.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
     (empty := tmp_path / "empty").mkdir()
     config = example(site, empty)
-    models = reference_models(tmp_path_factory).folder.parent
+    models = with_texts(tmp_path_factory, tmp_path / "models")
     words = [str(tmp_path / "venv/bin/turnout"), "demo", "--config", str(config), "--models", str(models)]
     done = subprocess.run(
         [*words, "--duration", "1", "--json"], cwd=empty, capture_output=True, text=True, timeout=240

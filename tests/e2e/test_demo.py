@@ -15,6 +15,7 @@ import pytest
 
 from benchmarks.children import free_ports
 from gateway import build
+from tests.support.models import with_texts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -35,8 +36,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The reference models, trained once by the first demo."""
-    return tmp_path_factory.mktemp("models") / "models"
+    """The first demo trains what is missing: `digits`."""
+    return with_texts(tmp_path_factory, tmp_path_factory.mktemp("models"))
 
 
 def environment(installed: Path) -> dict[str, str]:
