@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
@@ -55,7 +55,8 @@ def supervise(path: Path, workers: int, overrides: Mapping[str, str]) -> int:
     with _metrics_folder(document, overrides) as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
         arguments = (path, sockets, dict(overrides), text, workers, os.getpid())
-        return WorkerPool(_worker, arguments, workers).run(document.shutdown.grace)
+        pool = WorkerPool(_worker, arguments, workers, sockets=sockets)
+        return pool.run(document.shutdown.grace)
 
 
 @contextmanager
@@ -113,11 +114,15 @@ class WorkerPool:
         arguments: tuple[Any, ...],
         size: int,
         now: Callable[[], float] = time.monotonic,
+        *,
+        sockets: Sequence[socket.socket] = (),
     ) -> None:
+        """``sockets``: those of ``arguments`` on which the workers listen; `close` closes them here too."""
         # Spawned and not forked: each worker draws its own randomness and has its own threads and connections.
         self._context = multiprocessing.get_context("spawn")
         self._target = target
         self._arguments = arguments
+        self._sockets = sockets
         self._now = now
         self._size = size
         self._not_before = now()
@@ -189,6 +194,8 @@ class WorkerPool:
 
     def close(self, grace: float) -> int:
         """End all workers; return 0 if all of them ended cleanly, else 1."""
+        for each in self._sockets:  # else the kernel would take connections that nobody serves
+            each.close()
         for worker in self.workers:
             worker.terminate()
         deadline = time.monotonic() + grace + EXIT_MARGIN_S
