@@ -31,7 +31,7 @@ async def test_a_task_that_swallows_its_cancellation_ends(monkeypatch: pytest.Mo
 
     running.spawn(repeat())
     await asyncio.sleep(0)
-    await asyncio.wait_for(running.close(), 30)
+    await asyncio.wait_for(running.close(), 60)
     assert swallowed == 3
     assert not running.running
 

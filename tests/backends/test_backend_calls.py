@@ -202,7 +202,7 @@ def test_a_chunked_body_is_read_whole(client: httpx.Client) -> None:
 )
 def test_ambiguous_heads_end_the_connection(server: ModelServerProcess, head: str) -> None:
     host, port = server.address.split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as raw:
+    with socket.create_connection((host, int(port)), timeout=60) as raw:
         smuggled = b"GET /v2/models/digits HTTP/1.1\r\nHost: x\r\n\r\n"
         text = head.format(path=INFER, filler="y" * 1000).encode()
         answer = b""

@@ -221,7 +221,7 @@ async def test_slow_clients_are_ended(monkeypatch: pytest.MonkeyPatch, case: str
         one.check(one.since + getattr(deadlines, deadline) - 0.1)
         assert not one.transport.is_closing()
         one.check(one.since + getattr(deadlines, deadline) + 0.1)
-        assert statuses(await asyncio.wait_for(reader.read(), 30)) == expected
+        assert statuses(await asyncio.wait_for(reader.read(), 60)) == expected
         writer.close()
 
 
@@ -275,7 +275,7 @@ async def test_unfinished_bodies_share_a_bound(monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture
 def raw(server: ModelServerProcess) -> Iterator[socket.socket]:
     host, port = server.address.split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connected:
+    with socket.create_connection((host, int(port)), timeout=60) as connected:
         yield connected
 
 

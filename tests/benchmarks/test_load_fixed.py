@@ -114,6 +114,6 @@ async def test_the_timer_fires_at_its_moment() -> None:
     try:
         timer.set(due)
         loop.add_reader(timer.fd, fire)
-        assert await asyncio.wait_for(fired, 30) >= due
+        assert await asyncio.wait_for(fired, 60) >= due
     finally:
         timer.close()

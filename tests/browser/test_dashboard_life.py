@@ -23,11 +23,11 @@ def test_new_traffic_and_rewards_appear_by_themselves(served: Served, tabs: Tabs
     figure.wait_for()
     assert figure.get_attribute("data-value") == "0"
     served.live(DIGITS, steps=3, per_step=20)
-    tab.page.locator('[data-field="recent.assigned"][data-value="60"]').wait_for(timeout=30_000)
+    tab.page.locator('[data-field="recent.assigned"][data-value="60"]').wait_for()
     served.live(DIGITS, steps=3, per_step=20, seed=2)
-    tab.page.locator('[data-field="recent.assigned"][data-value="120"]').wait_for(timeout=30_000)
+    tab.page.locator('[data-field="recent.assigned"][data-value="120"]').wait_for()
     epoch = served.harness.route_status("digits").epoch  # type: ignore[union-attr]
-    tab.page.locator(f'[data-field="epoch"][data-value="{epoch}"]').wait_for(timeout=30_000)
+    tab.page.locator(f'[data-field="epoch"][data-value="{epoch}"]').wait_for()
 
 
 def test_a_rollout_that_is_with_its_bandit_says_so(served: Served, tabs: Tabs) -> None:
@@ -47,14 +47,14 @@ def test_a_rollout_that_is_with_its_bandit_says_so(served: Served, tabs: Tabs) -
         "reason": "why",
     }
     served.do(lambda h: h.emit("rollout", "shop", step))
-    tab.page.locator("#happened", has_text="running, bandit").wait_for(timeout=30_000)
+    tab.page.locator("#happened", has_text="running, bandit").wait_for()
 
 
 def test_an_event_is_shown_within_a_second_or_two(served: Served, tabs: Tabs) -> None:
     tab = tabs.new(served.address, "/-/dashboard/routes/shop/health")
     tab.page.locator("#events").wait_for()
     served.do(lambda h: h.emit("rollout", "shop", {"message": "stage 2 began"}))
-    tab.page.locator("#events", has_text="stage 2 began").wait_for(timeout=30_000)
+    tab.page.locator("#events", has_text="stage 2 began").wait_for()
 
 
 def test_an_update_keeps_focus_and_what_was_opened(served: Served, tabs: Tabs) -> None:
@@ -64,7 +64,7 @@ def test_an_update_keeps_focus_and_what_was_opened(served: Served, tabs: Tabs) -
     tab.page.locator('[data-picture="quantiles"]').wait_for()
     tab.page.locator(".pictures summary").focus()
     served.live(DIGITS, steps=2, per_step=20, seed=5)
-    tab.page.locator('[data-field="recent.assigned"][data-value="80"]').wait_for(timeout=30_000)
+    tab.page.locator('[data-field="recent.assigned"][data-value="80"]').wait_for()
     assert tab.page.evaluate("document.activeElement.tagName") == "SUMMARY"
     assert tab.page.locator('[data-picture="quantiles"]').is_visible()
 
@@ -93,11 +93,11 @@ def test_a_gateway_that_is_gone_is_said_to_be_and_what_was_known_stays(served: S
     tab.page.locator("#verdict").wait_for()
     tab.page.context.set_offline(True)
     served.do(cut)
-    tab.page.locator(".live.off", has_text="Unreachable").wait_for(timeout=30_000)
-    tab.page.get_by_role("alert").filter(has_text="can't be reached").wait_for(timeout=30_000)
+    tab.page.locator(".live.off", has_text="Unreachable").wait_for()
+    tab.page.get_by_role("alert").filter(has_text="can't be reached").wait_for()
     assert tab.page.locator('[data-variant="v1"]').count() == 1
     tab.page.context.set_offline(False)
-    tab.page.locator(".live.on").wait_for(timeout=30_000)
+    tab.page.locator(".live.on").wait_for()
     assert tab.page.get_by_role("alert").count() == 0
     tab.complaints[:] = [c for c in tab.complaints if "ERR_" not in c]
 
@@ -177,7 +177,7 @@ def test_an_ended_login_leads_to_the_form_and_back_to_the_page(locked: Served, t
     tab.page.get_by_role("heading", name="digits").wait_for()
     tab.page.context.clear_cookies()
     tab.page.clock.run_for(60_000)
-    tab.page.get_by_label("API key").wait_for(timeout=45_000)
+    tab.page.get_by_label("API key").wait_for()
     tab.page.get_by_label("API key").fill("reader")
     tab.page.get_by_label("API key").press("Enter")
     tab.page.wait_for_url(wanted)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from benchmarks.children import free_port
 from tests.browser.conftest import Tabs
+from tests.e2e.common import wait_for
 from tests.support.processes import GatewayProcess
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -77,14 +77,16 @@ def test_a_backend_that_refuses_every_request_is_told_everywhere(gateway: Gatewa
     assert address["state"] == "failing"
     assert address["failing"]["attempts"] >= 40
     assert address["failing"]["error"] == "backend_connect"
-    time.sleep(1.1)
-    metrics = httpx.get(f"{gateway.url}/-/metrics").text
-    told = [line for line in metrics.splitlines() if line.startswith("turnout_backend_failing{")]
-    assert sorted(line.rsplit(" ", 1)[1] for line in told) == ["0.0", "1.0"]
+
+    def told() -> list[str]:
+        metrics = httpx.get(f"{gateway.url}/-/metrics").text.splitlines()
+        return sorted(m.rsplit(" ", 1)[1] for m in metrics if m.startswith("turnout_backend_failing{"))
+
+    wait_for(lambda: told() == ["0.0", "1.0"])
     tab = tabs.new(gateway.url)
     row = tab.page.locator('[data-group="needs"] [data-route="legacy"]')
     row.wait_for()
-    row.filter(has_text="new fails: 40 of 40 requests").wait_for(timeout=20_000)
+    row.filter(has_text="new fails: 40 of 40 requests").wait_for()
     tab.page.get_by_role("link", name="legacy").click()
     tab.page.locator("#verdict", has_text="new does not serve").wait_for()
     tab.page.get_by_role("alert").filter(has_text="Last error: backend_connect").wait_for()
@@ -105,9 +107,9 @@ def test_a_canary_is_rolled_back_from_the_page(gateway: GatewayProcess, tabs: Ta
     dialog.get_by_label("Percent").fill("45")
     dialog.get_by_label("Reason").fill("half of Europe")
     dialog.get_by_role("button", name="Set share").click()
-    tab.page.locator("#rollout", has_text="45% of the traffic goes to v2").wait_for(timeout=30_000)
+    tab.page.locator("#rollout", has_text="45% of the traffic goes to v2").wait_for()
     tab.page.get_by_role("button", name="Roll back").click()
-    tab.page.locator("#rollout", has_text="Rolled back").wait_for(timeout=30_000)
+    tab.page.locator("#rollout", has_text="Rolled back").wait_for()
     shares = httpx.get(f"{gateway.url}/-/routes/shop").json()["allocation"]
     assert shares == {"v1": 1.0, "v2": 0.0}
     tab.page.get_by_role("link", name="History").click()

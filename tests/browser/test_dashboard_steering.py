@@ -71,8 +71,8 @@ def test_a_rollback_is_one_click_and_on_every_open_page_within_two_seconds(keyed
     other = log_in(keyed, tabs, "reader", steer=False)
     other.locator("#rollout", has_text="Running").wait_for()
     page.get_by_role("button", name="Roll back").click()
-    other.locator("#rollout", has_text="Rolled back").wait_for(timeout=30_000)
-    page.locator("#rollout", has_text="Rolled back").wait_for(timeout=30_000)
+    other.locator("#rollout", has_text="Rolled back").wait_for()
+    page.locator("#rollout", has_text="Rolled back").wait_for()
     assert page.get_by_role("dialog").count() == 0
 
 

@@ -280,7 +280,8 @@ def test_t7_ticks_have_the_digits_that_their_step_needs(world: Served, tabs: Tab
     tab.page.add_init_script(SPY)
     tab.page.reload()
     tab.page.locator('[data-chart="chart-errors"] canvas').wait_for()
-    tab.page.wait_for_timeout(700)
+    tab.page.wait_for_function("new Set(window.drawn.filter(text => text.endsWith('%'))).size >= 3")
+    tab.settled()
     ticks = sorted(
         {
             float(t[:-1])

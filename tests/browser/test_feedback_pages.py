@@ -14,6 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from benchmarks.children import free_ports
+from tests.e2e.common import wait_for
 from tests.support.processes import GatewayProcess
 
 pytestmark = pytest.mark.browser
@@ -138,8 +139,7 @@ def test_a_token_is_good_for_little(
     assert token(process, routes=["none"]).status_code == 404
     assert token(process, ttl=0).status_code == 422
     short = token(process, ttl=1).json()["token"]
-    page.wait_for_timeout(1500)
-    assert report(page, process, decided(process), short)[0] == 401
+    wait_for(lambda: report(page, process, decided(process), short)[0] == 401)
 
 
 def test_a_token_goes_with_its_key(
@@ -154,7 +154,8 @@ def test_a_token_goes_with_its_key(
     before = process.path.read_text()
     process.path.write_text(before.replace(HASH, hashlib.sha256(b"other").hexdigest()))
     try:
-        page.wait_for_timeout(4000)
-        assert httpx.post(f"{process.url}/-/feedback", json=item, headers=bearer).status_code == 401
+        wait_for(
+            lambda: httpx.post(f"{process.url}/-/feedback", json=item, headers=bearer).status_code == 401
+        )
     finally:
         process.path.write_text(before)

@@ -170,7 +170,7 @@ def test_a_page_of_another_origin_loads_nothing_unseen(
     """S27: frames, and what speculation rules load ahead of time, reached the routes and counted as decisions."""
     page.goto(f"http://localhost:{backend.server_port}/attack")
     backend.seen.clear()
-    before, end = refused(gateway), time.monotonic() + 30
+    before, end = refused(gateway), time.monotonic() + 60
     page.evaluate(HIDDEN, f"http://127.0.0.1:{gateway.port}/a/hidden-")
     while refused(gateway) < before + 3:  # a browser may leave one of the four out
         assert not [line for line in backend.seen if "hidden" in line]

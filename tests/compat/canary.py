@@ -59,7 +59,7 @@ class Site:
 
     def report(self, ready: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The route's report as soon as it is ``ready``, or after a while."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while True:
             found: dict[str, Any] = httpx.get(f"{self.gateway.url}/-/routes/model").json()
             if ready(found) or time.monotonic() > end:

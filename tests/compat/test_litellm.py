@@ -44,7 +44,7 @@ routes:
 
 def rewards(url: str, key: str, route: str, count: int) -> Any:
     """The values of the route's variant once there are ``count``, or after a while."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while True:
         report = httpx.get(f"{url}/-/routes/{route}", headers={"x-api-key": key}).json()
         found = report["variants"]["v1"]["rewards"]

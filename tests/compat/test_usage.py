@@ -68,7 +68,7 @@ def report(gateway: GatewayProcess, route: str) -> Any:
 
 def wait_for(condition: Callable[[], Any]) -> Any:
     """Return what ``condition`` returns once that is true."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while not (found := condition()):
         assert time.monotonic() < end
         time.sleep(0.1)

@@ -116,7 +116,7 @@ async def test_a_damaged_page_that_an_index_lacks_is_set_aside(redis_url: str) -
     await store.open()
     await _pages(store)
     await store._link.command("ZREM", f"{store._link.of_route('digits')}:last", 1)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         found = await store.page_exposures("digits", [1, 2], since=T0 - 1, below=EVERY_UNIT)
     assert len(found) == 3
     await store.close()

@@ -30,7 +30,7 @@ def folded(blocks: list[dict[str, str]]) -> Any:
 async def views(found: AsyncIterator[dict[str, str]], count: int) -> list[dict[str, str]]:
     blocks: list[Any] = []
     while len(blocks) < count:
-        block = await asyncio.wait_for(anext(found), 10)
+        block = await asyncio.wait_for(anext(found), 60)
         if block.get("event") == "view":
             blocks.append(block)
     return blocks
@@ -84,7 +84,7 @@ async def test_a_view_is_made_once_for_all_and_by_nobody_when_all_have_left() ->
     views_ = Views()
     watching = [views_.patches("routes", make) for _ in range(5)]
     for one in watching:
-        assert b'"n":1' in await asyncio.wait_for(anext(one), 30)
+        assert b'"n":1' in await asyncio.wait_for(anext(one), 60)
     assert made == 1
     for one in watching:
         await cast("AsyncGenerator[bytes]", one).aclose()

@@ -19,7 +19,7 @@ def pair(first: bytes, second: bytes, media: str = "application/json") -> Pair:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
 

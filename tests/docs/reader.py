@@ -61,7 +61,7 @@ class Reader:
             for group in self._groups:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(group, sent)
-            end = time.monotonic() + 20
+            end = time.monotonic() + 60
             while any(map(_alive, self._groups)) and time.monotonic() < end:
                 time.sleep(0.02)
         self._groups.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -95,7 +96,7 @@ async def replay(
 
 def report(gateway: GatewayProcess, route: str = "digits") -> dict[str, Any]:
     """The report of a route; of a canary once its rollout has begun, which the first step of a loop does."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while True:
         found: dict[str, Any] = httpx.get(f"{gateway.url}/-/routes/{route}").json()
         if found.get("policy") != "canary" or found["rollout"] is not None or time.monotonic() > end:
@@ -103,8 +104,18 @@ def report(gateway: GatewayProcess, route: str = "digits") -> dict[str, Any]:
         time.sleep(0.05)
 
 
-def wait_for(condition: Any, limit: float = 30.0) -> None:
+def wait_for(condition: Any, limit: float = 60.0) -> None:
     end = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < end, "it did not come about in time"
         time.sleep(0.1)
+
+
+def stays(condition: Callable[[], bool], seconds: float) -> bool:
+    """Whether it holds for that long: of several workers one may learn late, and tell what it knew before."""
+    end = time.monotonic() + seconds
+    while condition():
+        if time.monotonic() > end:
+            return True
+        time.sleep(0.05)
+    return False

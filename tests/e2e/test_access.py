@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.e2e.common import wait_for
 from tests.support.processes import GatewayProcess
 
 
@@ -83,10 +84,7 @@ def test_figures_of_a_bound_key_are_those_of_its_routes(gateway: GatewayProcess)
     """S23, on what prometheus_client really writes."""
     for path in ("/one", "/two"):
         assert ask(gateway, "GET", path, "ops").status_code == 200
-    end = time.monotonic() + 10
-    while 'route="two"' not in ask(gateway, "GET", "/-/metrics", "ops").text:
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    wait_for(lambda: 'route="two"' in ask(gateway, "GET", "/-/metrics", "ops").text)
     headers = {"x-api-key": "bound", "host": "gateway"}  # from this machine by its address no key is asked
     shown = httpx.get(f"{gateway.url}/-/metrics", headers=headers).text
     lines = [line for line in shown.splitlines() if not line.startswith("#")]
@@ -143,7 +141,7 @@ def test_no_value_of_the_environment_leaves_the_gateway(gateway: GatewayProcess)
     refused = ask(gateway, "PUT", "/-/config", "ops", content=faulty)
     assert refused.status_code == 422
     gateway.write(faulty)
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     events = ""
     while "stays as it is" not in gateway.log or "config_refused" not in events:
         assert time.monotonic() < end, gateway.log
@@ -170,8 +168,7 @@ def test_a_copied_cookie_dies_with_the_log_out_in_every_worker(gateway: GatewayP
     assert statuses() == {200}
     out = httpx.post(f"{gateway.url}/-/dashboard/logout", cookies=cookies, headers=HERE)
     assert out.status_code == 204
-    time.sleep(1.1)
-    assert statuses() == {401}
+    wait_for(lambda: statuses() == {401})
 
 
 def test_only_the_owner_reads_what_the_gateway_writes(gateway: GatewayProcess) -> None:

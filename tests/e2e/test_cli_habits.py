@@ -11,7 +11,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -336,9 +335,13 @@ def test_the_next_release_follows_the_page(gateway: GatewayProcess) -> None:
 
 def test_metrics_name_backends_and_the_process(gateway: GatewayProcess) -> None:
     with gateway:
-        time.sleep(1.1)
-        metrics = httpx.get(f"{gateway.url}/-/metrics").text
-    assert 'turnout_backend_healthy{address="http://127.0.0.1:9",backend="good"} 1.0' in metrics
+
+        def told() -> str:
+            return httpx.get(f"{gateway.url}/-/metrics").text
+
+        healthy = 'turnout_backend_healthy{address="http://127.0.0.1:9",backend="good"} 1.0'
+        wait_for(lambda: healthy in told())
+        metrics = told()
     assert "process_resident_memory_bytes " in metrics
     assert "_created{" not in metrics
 

@@ -55,7 +55,7 @@ def test_states_are_shown_and_what_is_gone_disappears(tmp_path: Path) -> None:
             return None if found is None else float(found[1])
 
         running = 'turnout_rollout_state{route="shop",state="running"}'
-        wait_for(lambda: value(running) == 1, 60)
+        wait_for(lambda: value(running) == 1)
         verdict = 'turnout_guardrail_verdict{metric="error_rate",route="shop",verdict="inconclusive"}'
         expiry = f'turnout_certificate_expiry_timestamp_seconds{{path="{tmp_path}/server.pem"}}'
         at_least = {
@@ -67,16 +67,16 @@ def test_states_are_shown_and_what_is_gone_disappears(tmp_path: Path) -> None:
             expiry: 1e9,
         }
         for series, least in at_least.items():  # either worker may respond, and each looks every five seconds
-            wait_for(lambda series=series, least=least: (value(series) or 0.0) >= least, 30)
+            wait_for(lambda series=series, least=least: (value(series) or 0.0) >= least)
 
         for _ in range(20):
             served = httpx.get(f"{url}/learn", verify=trust)
             reward = {"decision_id": served.headers["x-decision-id"], "metric": "good", "value": True}
             assert httpx.post(f"{url}/-/feedback", json=reward, verify=trust).json()["accepted"] == 1
-        wait_for(lambda: value('turnout_probability_best{route="learn",variant="x"}') is not None, 30)
+        wait_for(lambda: value('turnout_probability_best{route="learn",variant="x"}') is not None)
 
         second = 'turnout_backend_healthy{address="http://127.0.0.1:10",backend="a"}'
-        wait_for(lambda: value(second) is not None, 30)
+        wait_for(lambda: value(second) is not None)
         paused = httpx.post(
             f"{url}/-/routes/shop/rollout",
             json={"action": "pause"},
@@ -85,6 +85,6 @@ def test_states_are_shown_and_what_is_gone_disappears(tmp_path: Path) -> None:
         )
         assert paused.status_code == 200, paused.text
         gateway.write(CONFIG.replace(', "http://127.0.0.1:10"', ""))
-        wait_for(lambda: value(second) is None, 30)
-        wait_for(lambda: value(running) is None, 30)
-        wait_for(lambda: value(running.replace("running", "paused")) == 1, 30)
+        wait_for(lambda: value(second) is None)
+        wait_for(lambda: value(running) is None)
+        wait_for(lambda: value(running.replace("running", "paused")) == 1)

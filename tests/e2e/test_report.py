@@ -202,7 +202,7 @@ def until(client: httpx.Client, route: str, state: str) -> None:
         send(client, route, 10)
         return bool(client.get(f"/-/routes/{route}").json()["rollout"]["state"] == state)
 
-    wait_for(there, limit=60.0)
+    wait_for(there)
 
 
 class Cells(HTMLParser):

@@ -131,7 +131,7 @@ def test_a_contextual_bandit_learns_from_it(gateway: GatewayProcess) -> None:
             rewards: dict[str, float] = reader.get("/-/routes/learning").json()["contextual"]["rewards"]
             return sum(rewards.values())
 
-        wait_for(lambda: learned() == 20, limit=30)
+        wait_for(lambda: learned() == 20)
 
 
 def test_without_the_option_an_item_says_what_to_write(gateway: GatewayProcess) -> None:

@@ -60,7 +60,7 @@ def test_spooled_rewards_outlive_the_gateway(tmp_path: Path) -> None:
             gateway.kill()
             server.start()
             gateway.start()
-            wait_for(lambda: rewards(gateway) == 1, 20)
+            wait_for(lambda: rewards(gateway) == 1)
             assert gateway.stop() == 0
         assert not list(spool.glob("*.spool"))
 
@@ -130,6 +130,6 @@ def test_an_outage_is_two_lines(tmp_path: Path) -> None:
         assert gateway.log.count("The store redis://") == 1, gateway.log
         assert "the store is unavailable" in gateway.log
         server.start()
-        wait_for(lambda: "the store is available again after" in gateway.log, 30)
+        wait_for(lambda: "the store is available again after" in gateway.log)
         assert gateway.log.count("The store redis://") == 1, gateway.log
         assert gateway.stop() == 0

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 
 from gateway.serving import START_FAILED
 from gateway.state.last_state import LAST_STATE_S
-from tests.e2e.common import wait_for
+from tests.e2e.common import stays, wait_for
 from tests.support.command import turnout
 from tests.support.processes import GatewayProcess
 from tests.support.servers import RedisServer, redis_server
@@ -89,16 +88,6 @@ class Seen:
     def steer(self, **body: object) -> None:
         found = self.http.post(f"{self.url}/-/routes/shop/rollout", json=body)
         assert found.status_code == 200, found.text
-
-
-def stays(condition: Callable[[], bool], seconds: float) -> bool:
-    """Whether it holds for that long: each worker writes the file, and one that learns late writes what it knew."""
-    end = time.monotonic() + seconds
-    while condition():
-        if time.monotonic() > end:
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def kept(folder: Path) -> str:

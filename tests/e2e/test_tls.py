@@ -254,7 +254,7 @@ routes: {}
 def shown(port: int, server_hostname: str | None, context: ssl.SSLContext) -> int:
     """The serial number of the certificate that a new connection sees."""
     with (
-        socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
+        socket.create_connection(("127.0.0.1", port), timeout=60) as plain,
         context.wrap_socket(plain, server_hostname=server_hostname) as secure,
     ):
         secure.sendall(b"GET /-/readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
@@ -269,7 +269,7 @@ def test_clients_need_certificates_from_the_edit_that_requires_them_on(tmp_path:
     issuer.issue("server")
     issuer.issue("client")
     with GatewayProcess(tmp_path, RENEWED, ready=False) as gateway:
-        wait_for(lambda: " ready" in gateway.log, 30)
+        wait_for(lambda: " ready" in gateway.log)
         without, with_one = trust(tmp_path, ""), trust(tmp_path, "client")
 
         def admitted(context: ssl.SSLContext) -> bool:
@@ -302,7 +302,7 @@ def test_a_renewed_certificate_is_taken_without_a_restart(tmp_path: Path) -> Non
     unsure = ssl.create_default_context()
     unsure.check_hostname, unsure.verify_mode = False, ssl.CERT_NONE
     with GatewayProcess(tmp_path, RENEWED, ready=False) as gateway:
-        wait_for(lambda: " ready" in gateway.log, 30)
+        wait_for(lambda: " ready" in gateway.log)
         context = trust(tmp_path, "")
         first = serial()
         assert shown(gateway.port, "localhost", context) == first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -222,7 +223,7 @@ def test_a_collector_that_misbehaves_hurts_nobody(tmp_path: Path, echo: int, way
                 begun = time.perf_counter()
                 ask(gateway)
                 took.append(time.perf_counter() - begun)
-            assert sorted(took)[90] < 0.3
+            assert statistics.median(took) < 0.3, "nobody waits for the collector"
             found = counted(gateway)
             assert found["offered"] == 200
             assert found["dropped"] >= 100

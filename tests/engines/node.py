@@ -174,7 +174,7 @@ def validate(config: dict[str, Any], folder: Path) -> str:
     )
 
 
-def wait_for(condition: Any, what: str, limit: float = 30.0) -> Any:
+def wait_for(condition: Any, what: str, limit: float = 60.0) -> Any:
     end = time.monotonic() + limit
     while time.monotonic() < end:
         if found := condition():

@@ -137,7 +137,7 @@ def test_a_node_that_the_gateway_refuses_is_told_what_to_do(
                     await asyncio.sleep(0.02)
                 task.cancel()
 
-    asyncio.run(asyncio.wait_for(follow(), 30))
+    asyncio.run(asyncio.wait_for(follow(), 60))
     assert told in caplog.messages[0]
 
 

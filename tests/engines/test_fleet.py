@@ -199,7 +199,7 @@ async def test_held_polls_end_with_the_gateway() -> None:
     assert await held(waiting)
     world.closing.set()
     world.fleet.wake()
-    await asyncio.wait_for(waiting, 10)
+    await asyncio.wait_for(waiting, 60)
 
 
 @asynccontextmanager

@@ -241,7 +241,7 @@ def test_errors_of_the_gateway_are_statuses(channel: grpc.Channel) -> None:
 
 
 def test_a_deadline_is_passed_on_and_kept(channel: grpc.Channel) -> None:
-    call(channel, "/test.Echo/Unary", timeout=15)
+    call(channel, "/test.Echo/Unary", timeout=60)
     assert 10 < ONE.seen[0]["left"] < 16
     ONE.cancelled.clear()
     began = time.monotonic()
@@ -254,7 +254,7 @@ def test_a_deadline_is_passed_on_and_kept(channel: grpc.Channel) -> None:
 def test_cancelling_reaches_the_backend(channel: grpc.Channel) -> None:
     ONE.cancelled.clear()
     future = channel.unary_unary("/test.Echo/Hang").future(b"", timeout=20)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not ONE.seen and time.monotonic() < deadline:
         time.sleep(0.01)
     future.cancel()

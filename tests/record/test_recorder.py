@@ -85,7 +85,7 @@ async def test_run_writes_by_itself(store: Away) -> None:
     recorder = Recorder(store, interval=0.01)
     running = asyncio.create_task(recorder.run())
     recorder.offer(outcome())
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while recorder.written < 1:
             await asyncio.sleep(0.01)
     running.cancel()
@@ -180,7 +180,7 @@ async def test_a_mistake_in_writing_does_not_end_the_record(
     recorder = Recorder(store, interval=0.001)
     running = asyncio.create_task(recorder.run())
     recorder.offer(outcome(1))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while recorder.written < 1:
             await asyncio.sleep(0.01)
     assert "a mistake of ours" in caplog.text
@@ -197,7 +197,7 @@ async def test_a_row_that_cannot_be_written_holds_up_no_other(
     recorder = Recorder(store)
     recorder.offer(outcome(request_bytes=10**30))
     with pytest.raises(OverflowError):
-        await asyncio.wait_for(recorder.flush(), 20)
+        await asyncio.wait_for(recorder.flush(), 60)
     recorder.offer(outcome(T0 + 1))
     assert await recorder.flush()
     assert (recorder.written, recorder.dropped["unwritable"]) == (1, 1)

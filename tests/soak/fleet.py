@@ -257,7 +257,7 @@ class Fleet:
             "bandit": (bandit["epoch"], bandit["allocation"]),
         }
 
-    async def agreed(self, limit: float = 30.0) -> dict[str, Any]:
+    async def agreed(self, limit: float = 60.0) -> dict[str, Any]:
         """The state that all replicas have come to."""
         for _ in range(int(limit * 5)):
             states = [await self.state(replica) for replica in self.replicas]

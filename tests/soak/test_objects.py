@@ -47,7 +47,7 @@ class CountedGateway(GatewayProcess):
 
     def settled_blocks(self) -> int:
         """The least of some readings, once all outcomes are in the store: loops hold some for a moment."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while self._written("offered") != self._written("written") and time.monotonic() < end:
             time.sleep(0.1)
         found = []
@@ -64,7 +64,7 @@ class CountedGateway(GatewayProcess):
     def blocks(self) -> int:
         before = len(self._counts())
         self.process.send_signal(signal.SIGUSR2)
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while len(self._counts()) == before:
             assert time.monotonic() < end, self.log
             time.sleep(0.05)

@@ -156,7 +156,7 @@ async def test_replicas_that_are_asked_for_must_have_the_reward(
     other = tmp_path / "replica"
     other.mkdir()
     with redis_server(other, "--replicaof", f"127.0.0.1 {server.port}"):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while "state=online" not in server.send("INFO replication"):
                 await asyncio.sleep(0.05)
         assert await store.reward([reward(of=outcome(T0 + 1))]) == ["accepted"]

@@ -35,7 +35,7 @@ class RedisServer:
             begin = log.seek(0, os.SEEK_END)
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         # Not by PING: with a password it gets NOAUTH while the files are still being loaded.
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while b"Ready to accept connections" not in self._log()[begin:]:
             if time.monotonic() > deadline:
                 pytest.fail(self._log().decode())
@@ -75,7 +75,7 @@ def redis_cluster(directory: Path) -> Iterator[RedisServer]:
     """A cluster of one node: it refuses whatever touches two slots at once, like any cluster."""
     with redis_server(directory, "--cluster-enabled", "yes", "--cluster-port", str(free_port())) as server:
         server.send("CLUSTER ADDSLOTSRANGE 0 16383")
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while "cluster_state:ok" not in server.send("CLUSTER INFO"):
             assert time.monotonic() < deadline, server.send("CLUSTER INFO")
             time.sleep(0.05)

@@ -123,7 +123,7 @@ class Collector:
                 self._decoded[body] = list(decode(body))
         return [span for body in bodies for span in self._decoded[body]]
 
-    def wait(self, number: int, seconds: float = 30.0) -> list[Span]:
+    def wait(self, number: int, seconds: float = 60.0) -> list[Span]:
         """The spans, once there are so many; AssertionError if there never are, or soon after if there are more."""
         end = time.monotonic() + seconds
         while len(found := self.spans) < number:

@@ -55,7 +55,7 @@ def record(number: int = 1) -> Refused:
     return Refused(trace, asked, 404, "unknown_route", 1.0, 2.0, 1e9)
 
 
-async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come about"
