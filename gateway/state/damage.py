@@ -6,12 +6,13 @@ from __future__ import annotations
 import json
 import logging
 import struct
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
+from gateway.record.events import Reward
 from gateway.record.page import BadPage, DamagedPage
 from gateway.state.base import StoreUnavailable
 from gateway.state.store import DocumentStore
@@ -96,6 +97,12 @@ async def note_cells(store: DocumentStore, route: str, mended: Mended) -> None:
         await _count(store, route, "cells", mended.lost, mended.last)
 
 
+async def note_rewards(store: DocumentStore, route: str, replacing: Sequence[Reward]) -> None:
+    """Count damaged rewards of ``route`` that a report for the same decision and metric replaced."""
+    log.error("%d damaged rewards of the route %s were replaced by new reports", len(replacing), route)
+    await _count(store, route, "rewards", len(replacing), max(reward.decided for reward in replacing))
+
+
 async def _count(store: DocumentStore, route: str, what: str, number: int, last: float) -> None:
     for _ in range(MAX_TRIES):
         version, text = await store.load(KIND, route) or (0, "{}")
@@ -105,13 +112,13 @@ async def _count(store: DocumentStore, route: str, what: str, number: int, last:
             return
 
 
-_NOTHING: Final = {"pages": 0, "cells": 0, "last": 0.0}
+_NOTHING: Final = {"pages": 0, "cells": 0, "rewards": 0, "last": 0.0}
 
 
 def message(text: str | None, now: float, kept: float) -> str:
     """ "" or what the document ``text`` of a route tells; of what is kept for ``kept`` seconds."""
     found = _NOTHING | json.loads(text) if text is not None else _NOTHING
-    if found["last"] < now - kept or not (found["pages"] or found["cells"]):
+    if found["last"] < now - kept or not any(found.values()):
         return ""
     last = datetime.fromtimestamp(found["last"], UTC).isoformat(" ", "seconds")
     told = []
@@ -125,6 +132,11 @@ def message(text: str | None, now: float, kept: float) -> str:
             f"Figures of damaged cells are lost ({found['cells']}, the last of {last}): counts, latencies, sums of "
             "rewards or sums over features lack those of their times."
         )
-    else:
+    if found["rewards"]:
+        told.append(
+            f"Damaged rewards were replaced by new reports ({found['rewards']}, the last of {last}): "
+            "sums still count the damaged values."
+        )
+    if not (found["cells"] or found["rewards"]):
         told.append("Counts and sums of rewards are whole.")
     return " ".join([*told, "See that disk and memory of the store are sound."])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import sqlite3
+import struct
 from contextlib import suppress
 
 import pytest
@@ -51,7 +53,12 @@ async def test_all_else_is_read_and_the_damage_is_counted_once(store: Store) -> 
     assert (await store.decision(lost[0].decision, "digits")).outcome is None
     known = await store.load(damage.KIND, "digits")
     assert known is not None
-    assert json.loads(known[1]) == {"pages": 1, "cells": 0, "last": pytest.approx(T0 + 2, abs=1.0)}
+    assert json.loads(known[1]) == {
+        "pages": 1,
+        "cells": 0,
+        "rewards": 0,
+        "last": pytest.approx(T0 + 2, abs=1.0),
+    }
     assert "set aside (1, the last of" in damage.message(known[1], T0 + 10, 3600.0)
     assert damage.message(known[1], T0 + 7200, 3600.0) == ""
     # The sums are of cells, which are whole.
@@ -144,4 +151,50 @@ async def test_a_damaged_row_is_left_out(
     found = await store.shadow_responses("digits", shadowed(of=one).shadow, since=T0 - 10)
     assert [row.decision for row in found] == [other.decision]
     assert "a damaged row of the record is left out" in caplog.text
+    await store.close()
+
+
+def _head(flags: int, value: float, counts: int, counted: float, time: float) -> bytes:
+    return struct.pack("<BdBdd", flags, value, counts, counted, time)
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("period", ["", "all"], ids=["plain", "sticky"])
+@pytest.mark.parametrize(
+    "garbled",
+    [
+        b"",
+        b"x",
+        bytes(40),
+        _head(1, 1.0, 1, 1.0, T0),
+        _head(9, 1.0, 1, 1.0, T0) + b"[]",
+        _head(1, math.nan, 1, math.nan, T0) + b"[]",
+        _head(3, 1.0, 1, 1.0, T0) + b"\3",
+        _head(3, 1.0, 1, 1.0, T0) + b"\xff\xffall",
+        _head(3, 1.0, 1, 1.0, T0) + b"\3\0all" + struct.pack("<d", math.inf) + b"[]",
+    ],
+    ids=["empty", "short", "zeros", "cut", "flags", "not a number", "length", "period", "decided"],
+)
+async def test_a_damaged_reward_is_replaced_by_the_next_report(
+    redis_url: str, garbled: bytes, period: str
+) -> None:
+    """Nor does it fail those that are reported together with it."""
+    store = RedisStore(redis_url)
+    await store.open()
+    rows = [outcome(T0 + i, unit=i) for i in range(4)]
+    given = [reward(0.5, of=one, period=period) for one in rows]
+    await store.reward(given[:3])
+    key = f"{store._link.of_route('digits')}:rewards:{int(T0) // 3600}"
+    assert await store._link.command("HSET", key, rows[0].decision + b"correct", garbled) == 0
+    assert await store.reward(given) == ["updated", "duplicate", "duplicate", "accepted"]
+    sums = (await store.reward_sums("digits"))["v1", "correct|sticky" if period else "correct"]
+    assert (sums.count, sums.total) == (4, 2.0)
+    assert (await store.decision(rows[0].decision, "digits")).rewards == (given[0],)
+    assert await store.reward([given[0]._replace(value=1.0)]) == ["updated"]
+    sums = (await store.reward_sums("digits"))["v1", "correct|sticky" if period else "correct"]
+    assert (sums.count, sums.total) == (4, 2.5)
+    known = await store.load(damage.KIND, "digits")
+    assert known is not None
+    assert json.loads(known[1]) == {"pages": 0, "cells": 0, "rewards": 1, "last": T0}
+    assert "Damaged rewards were replaced by new reports" in damage.message(known[1], T0 + 60, 3600.0)
     await store.close()

@@ -24,19 +24,30 @@ log = logging.getLogger("turnout.store")
 _REWARD: Final = Script.load("reward")
 _REWARDS_PER_SCRIPT: Final = 500
 """Rewards in one script, so that it never holds others up for more than a few milliseconds."""
-_RESULTS: Final[dict[int, RewardResult]] = {ord("a"): "accepted", ord("d"): "duplicate", ord("u"): "updated"}
+_REPLACES_DAMAGED: Final = ord("r")
+_RESULTS: Final[dict[int, RewardResult]] = {
+    ord("a"): "accepted",
+    ord("d"): "duplicate",
+    ord("u"): "updated",
+    _REPLACES_DAMAGED: "updated",
+}
 
 
-async def upsert(link: Link, route: str, rewards: Sequence[Reward], *, replay: bool) -> list[RewardResult]:
-    """Of one route, in order."""
+async def upsert(
+    link: Link, route: str, rewards: Sequence[Reward], *, replay: bool
+) -> tuple[list[RewardResult], list[Reward]]:
+    """Of one route, in order; and those that replaced damaged rows."""
     results: list[RewardResult] = []
+    replacing: list[Reward] = []
     for at in range(0, len(rewards), _REWARDS_PER_SCRIPT):
         arguments: list[Any] = ["1" if replay else "0"]
-        for reward in rewards[at : at + _REWARDS_PER_SCRIPT]:
+        given = rewards[at : at + _REWARDS_PER_SCRIPT]
+        for reward in given:
             arguments += _arguments(reward)
         letters = await link.run(_REWARD, link.of_route(route), *arguments, wait=True)
         results += [_RESULTS[letter] for letter in letters]
-    return results
+        replacing += [r for r, letter in zip(given, letters, strict=True) if letter == _REPLACES_DAMAGED]
+    return results, replacing
 
 
 def _arguments(reward: Reward) -> tuple[Any, ...]:

@@ -168,7 +168,9 @@ class RedisStore(Control):
             await self._know(route)
             given = [rewards_[place] for place in mine]
             add = partial(rewards.upsert, self._link, route, given, replay=replay)
-            found = await self._around_damage(add, (route,))
+            found, replacing = await self._around_damage(add, (route,))
+            if replacing:
+                await damage.note_rewards(self, route, replacing)
             for place, result in zip(mine, found, strict=True):
                 results[place] = result
         return results

@@ -2,7 +2,8 @@
 -- ARGV: '1' for a replay; then hour, field, decision, metric, row and start of each reward, of its features
 -- (or '' three times) the packed row, start and cell, and epoch, name of the cell, unit, '1' if another
 -- than the assigned variant served the decision, and its weight in steps (gateway.state.units.weight_steps).
--- Returns a letter for each: a(ccepted), d(uplicate), u(pdated).
+-- Returns a letter for each: a(ccepted), d(uplicate), u(pdated), r(eplaces a damaged row, and moves no sums: the old
+-- one is taken to have counted as the new one).
 -- include: fields
 -- include: sums
 -- include: linear
@@ -78,7 +79,9 @@ for at = 2, #ARGV, 14 do
   local result = 'a'
   if old then
     local was = read_reward(old)
-    if was.value == new.value or (replay and new.time < was.time) then
+    if not was then
+      result, new.counted, new.period = 'r', nil, ''
+    elseif was.value == new.value or (replay and new.time < was.time) then
       result = 'd'
     else
       result, before, period = 'u', was.counted, was.period
