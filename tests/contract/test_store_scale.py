@@ -6,9 +6,11 @@ import pytest
 
 from gateway.record import page
 from gateway.record.events import Outcome
-from gateway.state.base import SCAN_PAGES, OutcomeFilter
+from gateway.state.base import SCAN_PAGES, OutcomeFilter, Retention
+from gateway.state.redis import RedisStore
 from gateway.state.store import Store
 from tests.support.made import T0, outcome, reward
+from tests.support.servers import RedisServer
 
 PAGES = 90
 """Of the route that has most, a second each."""
@@ -93,3 +95,24 @@ async def test_times_bound_what_is_read(store: Store, rows: list[Outcome], read:
     records = await store.records(since=T0 + 80, limit=4)
     assert [one.outcome for one in records] == rows[160:164]
     assert len(read) <= 12
+
+
+@pytest.mark.redis
+async def test_upkeep_of_one_route_asks_the_others_once(redis_url: str, redis_node: RedisServer) -> None:
+    store = RedisStore(redis_url)
+    await store.open()
+    for number in range(20):
+        await store.append([outcome(T0, route=f"other {number}")])
+    for hour in range(60):
+        await store.append([outcome(T0 + 3600 * hour + 600 * part) for part in range(2)])
+    redis_node.send("CONFIG RESETSTAT")
+    steps = 1
+    while await store.prune(Retention(), now=T0 + 20 * 86_400):
+        steps += 1
+    counts = await store.counts("digits")
+    assert counts["v1"].assigned == 120
+    stats = redis_node.send("INFO commandstats")
+    calls = int(stats.partition("cmdstat_evalsha:calls=")[2].partition(",")[0])
+    assert steps > 50
+    assert calls < 5 * steps
+    await store.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Final
 
 from gateway.state.damage import CELL_FAULTS, Mended
@@ -20,6 +20,8 @@ _READERS: Final[tuple[tuple[str, str, Callable[[bytes, bytes], object]], ...]] =
     ("l", "linear", lambda field, cell: (linear_parts(field), ExactLinear.unpack(cell))),
 )
 
+_BUCKETS_PER_TRIP: Final = 50
+
 
 async def mend(link: Link, route: str) -> Mended:
     """Remove the cells of a route that can't be read. Raises StoreUnavailable."""
@@ -27,9 +29,8 @@ async def mend(link: Link, route: str) -> Mended:
     for letter, index, read in _READERS:
         starts = [start.decode() for start in await link.command("ZRANGE", f"{base}:{index}", 0, -1)]
         totals: set[bytes] = set()
-        for start in [ALL, *starts]:
-            key = f"{base}:{letter}:{start}"
-            for field, cell in as_fields(await link.command("HGETALL", key)).items():
+        async for start, key, cells in _buckets(link, f"{base}:{letter}", [ALL, *starts]):
+            for field, cell in cells.items():
                 try:
                     read(field, cell)
                 except CELL_FAULTS:
@@ -40,8 +41,19 @@ async def mend(link: Link, route: str) -> Mended:
                         found.lost += 1
                         found.last = max(found.last, float(start))
                     totals.add(field if letter == "l" else b"-1:" + field.partition(b":")[2])
-        for field in sorted(
-            totals
-        ):  # one at a time: all histograms of a route would hold up Redis for seconds
+        # One at a time: all histograms of a route would hold up Redis for seconds.
+        for field in sorted(totals):
             await link.run(_REBUILD_TOTAL, base, letter, index, field)
     return found
+
+
+async def _buckets(
+    link: Link, base: str, starts: Sequence[str]
+) -> AsyncIterator[tuple[str, str, Mapping[bytes, bytes]]]:
+    """The start, key and cells of each bucket, a few buckets a round trip."""
+    for at in range(0, len(starts), _BUCKETS_PER_TRIP):
+        some = starts[at : at + _BUCKETS_PER_TRIP]
+        keys = [f"{base}:{start}" for start in some]
+        replies = await link.commands([("HGETALL", key) for key in keys])
+        for start, key, reply in zip(some, keys, replies, strict=True):
+            yield start, key, as_fields(reply)

@@ -91,6 +91,8 @@ class RedisStore(Control):
         self._clock = clock
         self._known_routes: set[str] = set()
         self._shares: dict[tuple[str, int], Mapping[str, float]] = {}
+        self._due: list[str] | None = None
+        """Routes that the last step of an unfinished upkeep has left."""
 
     async def open(self) -> None:
         """Raises StoreUnavailable; warns (log and event) when what is acknowledged may be lost."""
@@ -242,8 +244,9 @@ class RedisStore(Control):
         return await upkeep.size(self._link, await self._routes())
 
     async def prune(self, retention: Retention, *, now: float) -> bool:
-        step = partial(upkeep.step, self._link, await self._routes(), retention, now)
-        return await self._around_damage(step, ())
+        step = partial(upkeep.step, self._link, await self._routes(), self._due, retention, now)
+        more, self._due = await self._around_damage(step, ())
+        return more
 
     async def _around_damage(
         self, run: Callable[[], Coroutine[Any, Any, T]], routes: Collection[str] | None = None

@@ -29,23 +29,32 @@ _MAX_STEP_EVENTS: Final = 1000
 """Events that one step looks at."""
 
 
-async def step(link: Link, routes: Sequence[str], retention: Retention, now: float) -> bool:
-    """One bounded step for each route; True while there is more to do."""
+async def step(
+    link: Link, routes: Sequence[str], due: Sequence[str] | None, retention: Retention, now: float
+) -> tuple[bool, list[str] | None]:
+    """One bounded step for each route of ``due``; for all if it is None, or if the record is too large.
+
+    Returns whether there is more to do, and the routes of the next step.
+    """
     given, retention = retention, await _within_size(link, routes, retention, now)
     more = await _forget_events(link, now - retention.events) or retention is not given
     more = await _forget_allocation_events(link, retention.events_with_allocations) or more
-    for route in routes:
-        base = link.of_route(route)
-        due = _Due._make(await link.run(_DUE, base, *_limits(retention, now)))
-        more = (
-            (due.forget and await _forget(link, base, retention, now))
-            or (due.width and await _fold(link, base, due.cells, due.width))
-            or (due.shadow_width and await _fold_shadows(link, base, due.shadows, due.shadow_width))
-            or (due.linear and await linear.fold(link, base, now))
-            or (due.pages and await _merge_pages(link, route, now))
-            or more
-        )
-    return bool(more)
+    asked = routes if due is None or retention is not given else due
+    left = [route for route in asked if await _step_route(link, route, retention, now)]
+    more = more or bool(left)
+    return more, left if more else None
+
+
+async def _step_route(link: Link, route: str, retention: Retention, now: float) -> bool:
+    base = link.of_route(route)
+    due = _Due._make(await link.run(_DUE, base, *_limits(retention, now)))
+    return bool(
+        (due.forget and await _forget(link, base, retention, now))
+        or (due.width and await _fold(link, base, due.cells, due.width))
+        or (due.shadow_width and await _fold_shadows(link, base, due.shadows, due.shadow_width))
+        or (due.linear and await linear.fold(link, base, now))
+        or (due.pages and await _merge_pages(link, route, now))
+    )
 
 
 class _Due(NamedTuple):
