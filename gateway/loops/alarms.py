@@ -32,7 +32,7 @@ KIND: Final = "alarms"
 ALARMS_S: Final = 10.0
 """Seconds between two looks; as long as a bucket of the aggregates, so that a look sees something new."""
 MIN_SERVED: Final = 200
-"""Responses of a variant without a single reward that raise an alarm."""
+"""Responses of a variant, or its decisions by `POST /-/decide`, without a single reward that raise an alarm."""
 REWARD_DELAY_S: Final = 300.0
 """Seconds before a missing reward is missing and not late."""
 
@@ -261,7 +261,7 @@ class Alarms:
             return None
         until = self._clock() - REWARD_DELAY_S
         decided = await self._store.decided(name, until=until)
-        asked = [v for v, (_, seen, errors) in decided.items() if seen - errors >= MIN_SERVED]
+        asked = [v for v, (assigned, _, errors) in decided.items() if assigned - errors >= MIN_SERVED]
         if not asked:
             return None
         sums = await self._store.reward_sums(name, until=until)
@@ -273,7 +273,7 @@ class Alarms:
             return None
         return Alarm(
             "no_rewards",
-            f"No reward was ever reported for {', '.join(silent)}; check that clients send x-decision-id back.",
+            f"No reward was ever reported for {', '.join(silent)}; check that clients report with the decision id.",
         )
 
     async def _failing(self, name: str) -> Alarm | None:

@@ -17,7 +17,7 @@ from gateway.config.load import load
 from gateway.loops.alarms import KIND, Alarm, Alarms
 from gateway.loops.allocation import Allocations
 from gateway.loops.ratio import BACK_S, SETTLED_S, Ratios
-from gateway.record.events import Outcome
+from gateway.record.events import UNSEEN, Outcome
 from gateway.state.base import OutcomeFilter, StoreUnavailable
 from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
@@ -70,7 +70,7 @@ class Scene:
     async def emit(self, kind: str, route: str, data: Mapping[str, Any]) -> None:
         self.events.append((kind, route, data["code"]))
 
-    async def assign(self, share: float, requests: int, seed: int) -> None:
+    async def assign(self, share: float, requests: int, seed: int, **fields: Any) -> None:
         """``requests`` over ten seconds, of which ``share`` really go to v2 (it should be 0.1)."""
         rng = np.random.default_rng(seed)
         rows = [
@@ -78,7 +78,7 @@ class Scene:
                 int(self.time * 1000) + n,
                 self.time + n * 10.0 / requests,
                 *(("v2", 0.1) if hit else ("v1", 0.9)),
-            )
+            )._replace(**fields)
             for n, hit in enumerate(rng.random(requests) < share)
         ]
         await self.store.append(rows)
@@ -243,9 +243,12 @@ async def test_an_edited_route_is_tested_anew_by_units_that_are_new(scene: Scene
     assert 50 < sum(found[0].counts.values()) < 350, "those of the first time are known"
 
 
-async def test_silent_rewards_are_an_alarm_where_the_policy_needs_them(scene: Scene) -> None:
+@pytest.mark.parametrize("fields", [{}, {"status": UNSEEN, "served": ""}], ids=["served", "decided"])
+async def test_silent_rewards_are_an_alarm_where_the_policy_needs_them(
+    scene: Scene, fields: dict[str, Any]
+) -> None:
     bandit = CONFIG.replace("{type: split, weights: {v1: 9, v2: 1}}", "{type: bandit, metric: correct}")
-    await scene.assign(0.1, 5000, 1)
+    await scene.assign(0.1, 5000, 1, **fields)
     assert await scene.look() == []
     scene.document = load(bandit, source="test", env={})
     assert await scene.look() == []  # not missing yet, only late
