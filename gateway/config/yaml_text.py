@@ -7,8 +7,10 @@ text. Tags that construct objects and duplicate keys are refused; expansion by a
 
 from __future__ import annotations
 
+import gc
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -79,6 +81,22 @@ class Tree:
             path, key = path[:-1], True
 
 
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Collect no garbage while a large tree is built: each collection would hold up all threads for all of the tree.
+
+    Of several that run at the same time, the first one turns it on again.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@_collector_paused()
 def read(
     text: str, env: Mapping[str, str], allowed: Collection[str] | None = None
 ) -> tuple[Tree | None, list[Fault]]:
