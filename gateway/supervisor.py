@@ -194,7 +194,7 @@ class WorkerPool:
 
     def close(self, grace: float) -> int:
         """End all workers; return 0 if all of them ended cleanly, else 1."""
-        for each in self._sockets:  # else the kernel would take connections that nobody serves
+        for each in self._sockets:  # else the kernel would take connections that no worker serves
             each.close()
         for worker in self.workers:
             worker.terminate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -13,22 +14,44 @@ class Model:
 """
 
 SLEEPER = """
-import time
+import pathlib, time
 
 class Model:
+    def __init__(self, gate=None):
+        self.gate = gate and pathlib.Path(gate)
+
     def __call__(self, seconds):
-        time.sleep(float(seconds.max()))
+        if self.gate and seconds.any():
+            (self.gate / "begun").touch()
+        while seconds.min() < 0 and not (self.gate / "open").exists():
+            time.sleep(0.01)
+        time.sleep(max(0.0, float(seconds.max())))
         return {"slept": seconds.clone()}
 """
+HELD = -1.0
+"""What `sleeper` is asked for to wait at its `Gate`."""
 
-HANGER = """
-import time
 
-class Model:
-    def __call__(self, x):
-        time.sleep(1000 if x.any() else 0)
-        return x
-"""
+class Gate:
+    """What a batch of `HELD` waits for, and how a test learns that a batch runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+
+    def close(self) -> None:
+        for path in self.folder.iterdir():
+            path.unlink()
+
+    def open(self) -> None:
+        (self.folder / "open").touch()
+
+    async def begun(self) -> None:
+        """Until a batch with other numbers than 0 runs."""
+        async with asyncio.timeout(60):
+            while not (self.folder / "begun").exists():
+                await asyncio.sleep(0.01)
+
 
 PICKY = """
 from backends import InvalidInput
@@ -95,9 +118,11 @@ def write_echo(root: Path, datatype: str, **config: Any) -> Path:
     return write_model(root, name, ECHO, {"x": (datatype, [2])}, {"y": (datatype, [2])}, **config)
 
 
-def write_sleeper(root: Path, **config: Any) -> Path:
-    """Model `sleeper`: sleeps the greatest of the seconds in its batch."""
+def write_sleeper(root: Path, gate: Gate | None = None, **config: Any) -> Path:
+    """Model `sleeper`: sleeps the greatest of the seconds in its batch, or waits at the gate."""
     spec = {"seconds": ("FP32", [1])}
+    if gate is not None:
+        config["parameters"] = {"gate": str(gate.folder)}
     return write_model(root, "sleeper", SLEEPER, spec, {"slept": ("FP32", [1])}, **config)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,22 @@ from backends.rpc.messages import MESSAGES
 from backends.rpc.server import DATA_TYPES
 from backends.rpc.sizes import RAW_INPUT_CONTENTS, bytes_besides
 from backends.wire.request import MAX_JSON_BYTES
-from tests.backends.repositories import write_echo, write_picky, write_sleeper
+from tests.backends.repositories import HELD, Gate, write_echo, write_picky, write_sleeper
 from tests.support.processes import ModelServerProcess
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Gate:
+    return Gate(tmp_path_factory.mktemp("gate") / "closed")
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory, gate: Gate) -> Iterator[str]:
     root: Path = tmp_path_factory.mktemp("grpc")
     for datatype in DATATYPES:
         write_echo(root, datatype)
     write_picky(root)
-    write_sleeper(root, max_batch_size=1)
+    write_sleeper(root, gate, max_batch_size=1)
     with ModelServerProcess(root, "--grpc-port", "0", "--allow-load") as server:
         server.wait_ready()
         yield server.announced(r"gRPC on (\S+)")
@@ -204,17 +208,22 @@ def test_contents_that_do_not_fit(address: str) -> None:
         call(address, request)
 
 
-def test_a_timeout_and_a_cancelled_call(client: triton.InferenceServerClient) -> None:
-    seconds = tensor(np.array([[0.5]], "<f4"), "FP32", "seconds")
+async def test_a_timeout_and_a_cancelled_call(client: triton.InferenceServerClient, gate: Gate) -> None:
+    held, long, none = (
+        tensor(np.array([[number]], "<f4"), "FP32", "seconds") for number in (HELD, 300.0, 0.0)
+    )
     running: queue.Queue[Any] = queue.Queue()
-    client.async_infer("sleeper", [seconds], lambda result, error: running.put((result, error)))
-    time.sleep(0.2)
+    client.async_infer("sleeper", [held], lambda result, error: running.put((result, error)))
+    await gate.begun()
     with pytest.raises(InferenceServerException, match="waited longer than its timeout"):
-        client.infer("sleeper", [seconds], timeout=50_000)
+        client.infer("sleeper", [held], timeout=50_000)
     with pytest.raises(InferenceServerException, match="Deadline"):
-        client.infer("sleeper", [tensor(np.array([[30]], "<f4"), "FP32", "seconds")], client_timeout=0.1)
-    assert running.get(timeout=20)[1] is None
-    done = client.infer("sleeper", [tensor(np.array([[0]], "<f4"), "FP32", "seconds")], client_timeout=20)
+        client.infer("sleeper", [long], client_timeout=0.1)
+    with pytest.raises(InferenceServerException, match="waited longer than its timeout"):
+        client.infer("sleeper", [none], timeout=50_000)  # the server hears of the deadline before
+    gate.open()
+    assert running.get(timeout=60)[1] is None
+    done = client.infer("sleeper", [none], client_timeout=60)
     assert done.as_numpy("slept").item() == 0, "the cancelled one left the queue"
 
 

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,19 +20,33 @@ from backends import cli
 from backends.errors import LoadError
 from backends.runtime.device import resolve
 from backends.server import Server, Settings
-from tests.backends.repositories import HANGER, write_model, write_sleeper
+from tests.backends.repositories import HELD, Gate, write_picky, write_sleeper
 from tests.support.processes import ModelServerProcess
 
 SLEEP = "/v2/models/sleeper/infer"
 
 
+@pytest.fixture(scope="module")
+def shared_gate(tmp_path_factory: pytest.TempPathFactory) -> Gate:
+    return Gate(tmp_path_factory.mktemp("gate") / "of_the_module")
+
+
+@pytest.fixture
+def gate(shared_gate: Gate) -> Iterator[Gate]:
+    """Closed."""
+    shared_gate.close()
+    yield shared_gate
+    shared_gate.open()
+
+
 @pytest.fixture(scope="module", params=["thread", "process", "API servers"])
 def sleeper(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, shared_gate: Gate
 ) -> Iterator[ModelServerProcess]:
     root = tmp_path_factory.mktemp("sleeper")
     write_sleeper(
         root,
+        shared_gate,
         max_batch_size=1,
         executor="process" if request.param == "process" else "thread",
         dynamic_batching={"default_queue_policy": {"max_queue_size": 2}},
@@ -53,46 +66,63 @@ async def answered(client: httpx.AsyncClient) -> int:
     return int(stats["inference_count"])
 
 
-async def test_sigterm_says_not_ready_finishes_what_runs_and_exits_0(tmp_path: Path) -> None:
-    write_sleeper(tmp_path)
-    with ModelServerProcess(tmp_path, "--drain-delay", "0.6") as server:
+async def waiting(client: httpx.AsyncClient, count: int) -> None:
+    """Until ``count`` requests wait in the queue."""
+    line = f'nv_inference_pending_request_count{{model="sleeper",version="1"}} {count:.1f}'
+    async with asyncio.timeout(60):
+        while line not in (await client.get("/metrics")).text:
+            await asyncio.sleep(0.01)
+
+
+async def test_sigterm_says_not_ready_finishes_what_runs_and_exits_0(tmp_path: Path, gate: Gate) -> None:
+    write_sleeper(tmp_path, gate)
+    write_picky(tmp_path)
+    with ModelServerProcess(tmp_path, "--drain-delay", "4") as server:
         server.wait_ready()
-        async with httpx.AsyncClient(base_url=server.url) as client:
-            running = asyncio.create_task(client.post(SLEEP, json=asking(1.5)))
-            await asyncio.sleep(0.3)
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+            running = asyncio.create_task(client.post(SLEEP, json=asking(HELD)))
+            await gate.begun()
             server.process.send_signal(signal.SIGTERM)
-            await asyncio.sleep(0.2)
-            ready = await client.get("/v2/health/ready")
+            async with asyncio.timeout(60):
+                while (ready := await client.get("/v2/health/ready")).status_code == 200:
+                    await asyncio.sleep(0.01)
             assert (ready.status_code, ready.json()["error"]) == (503, "the server is shutting down")
             assert (await client.get("/v2/health/live")).status_code == 200
-            late = await client.post(SLEEP, json=asking(0.0))
+            tensor = {"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1]}
+            late = await client.post("/v2/models/picky/infer", json={"inputs": [tensor]})
             assert late.status_code == 200, "until it stops listening it still answers"
             assert late.headers["connection"] == "close"
+            gate.open()
             assert (await running).status_code == 200
-        assert await asyncio.to_thread(server.process.wait, 30) == 0
+        assert await asyncio.to_thread(server.process.wait, 60) == 0
         with pytest.raises(httpx.TransportError):
             httpx.get(f"{server.url}/v2/health/live")
 
 
 @pytest.mark.slow
-def test_a_model_that_hangs_does_not_keep_the_process_from_ending(tmp_path: Path) -> None:
-    write_model(tmp_path, "hung", HANGER, {"x": ("FP32", [1])}, {"y": ("FP32", [1])})
+async def test_a_model_that_hangs_does_not_keep_the_process_from_ending(tmp_path: Path, gate: Gate) -> None:
+    write_sleeper(tmp_path, gate)
     with ModelServerProcess(tmp_path, "--drain-delay", "0", "--drain-limit", "1") as server:
         server.wait_ready()
-        tensor = {"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1]}
-        with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{server.url}/v2/models/hung/infer", json={"inputs": [tensor]}, timeout=0.5)
-        start = time.monotonic()
-        assert server.stop() == 1
-        assert time.monotonic() - start < 25
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+            hung = asyncio.create_task(client.post(SLEEP, json=asking(1000.0)))
+            await gate.begun()
+            assert await asyncio.to_thread(server.stop) == 1
+            with pytest.raises(httpx.TransportError):
+                await hung
         assert "still busy" in server.log
 
 
-async def test_a_full_queue_answers_503_with_retry_after(sleeper: ModelServerProcess) -> None:
-    async with httpx.AsyncClient(base_url=sleeper.url) as client:
-        first = asyncio.create_task(client.post(SLEEP, json=asking(2.0)))
-        await asyncio.sleep(0.2)
-        answers = await asyncio.gather(*(client.post(SLEEP, json=asking(0.0)) for _ in range(6)))
+async def test_a_full_queue_answers_503_with_retry_after(sleeper: ModelServerProcess, gate: Gate) -> None:
+    async with httpx.AsyncClient(base_url=sleeper.url, timeout=60) as client:
+        first = asyncio.create_task(client.post(SLEEP, json=asking(HELD)))
+        await gate.begun()
+        tasks = [asyncio.create_task(client.post(SLEEP, json=asking(0.0))) for _ in range(6)]
+        async with asyncio.timeout(60):
+            while sum(task.done() for task in tasks) < 4:
+                await asyncio.sleep(0.01)
+        gate.open()
+        answers = await asyncio.gather(*tasks)
         refused = [answer for answer in answers if answer.status_code == 503]
         assert len(refused) == 4
         assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
@@ -101,33 +131,35 @@ async def test_a_full_queue_answers_503_with_retry_after(sleeper: ModelServerPro
         assert 'outcome="rejected",version="1"} 4.0' in (await client.get("/metrics")).text
 
 
-async def test_a_request_may_say_how_long_it_waits(sleeper: ModelServerProcess) -> None:
-    async with httpx.AsyncClient(base_url=sleeper.url) as client:
-        first = asyncio.create_task(client.post(SLEEP, json=asking(2.0)))
-        await asyncio.sleep(0.2)
+async def test_a_request_may_say_how_long_it_waits(sleeper: ModelServerProcess, gate: Gate) -> None:
+    """F5: it was told when an instance was free, not when its time was up."""
+    async with httpx.AsyncClient(base_url=sleeper.url, timeout=60) as client:
+        first = asyncio.create_task(client.post(SLEEP, json=asking(HELD)))
+        await gate.begun()
         late = await client.post(SLEEP, json=asking(0.0, timeout_us=50_000))
-        assert not first.done(), "F5: it was told when an instance was free, not when its time was up"
         assert late.status_code == 503
         assert "waited longer than its timeout" in late.json()["error"]
+        gate.open()
         assert (await first).status_code == 200
 
 
-async def test_work_for_a_client_that_left_is_not_done(sleeper: ModelServerProcess) -> None:
-    async with httpx.AsyncClient(base_url=sleeper.url) as client:
+async def test_work_for_a_client_that_left_is_not_done(sleeper: ModelServerProcess, gate: Gate) -> None:
+    async with httpx.AsyncClient(base_url=sleeper.url, timeout=60) as client:
         before = await answered(client)
-        first = asyncio.create_task(client.post(SLEEP, json=asking(1.5)))
-        await asyncio.sleep(0.2)
+        first = asyncio.create_task(client.post(SLEEP, json=asking(HELD)))
+        await gate.begun()
         host, port = sleeper.address.split(":")
         for _ in range(2):
             _, writer = await asyncio.open_connection(host, int(port))
-            body = json.dumps(asking(30.0)).encode()
+            body = json.dumps(asking(300.0)).encode()
             head = f"POST {SLEEP} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
             writer.write(head.encode() + body)
             await writer.drain()
-            await asyncio.sleep(0.1)
+            await waiting(client, 1)
             writer.close()
-        answer = await client.post(SLEEP, json=asking(0.0))
-        assert answer.status_code == 200, "F6: both left the queue (of two) when their connections closed"
+            await waiting(client, 0)  # F6: it leaves the queue when its connection closes
+        gate.open()
+        assert (await client.post(SLEEP, json=asking(0.0))).status_code == 200
         assert (await first).status_code == 200
         assert await answered(client) == before + 2
 
@@ -170,7 +202,7 @@ async def test_clients_that_keep_sending_through_sigterm_see_no_reset(tmp_path: 
         await asyncio.sleep(0.5)
         server.process.send_signal(signal.SIGTERM)
         assert await asyncio.gather(*clients) == ["refused"] * 64
-        assert await asyncio.to_thread(server.process.wait, 30) == 0
+        assert await asyncio.to_thread(server.process.wait, 60) == 0
     assert {answer.split(b"\r\n")[0] for answer in answers} == {b"HTTP/1.1 200 OK"}
 
 

@@ -22,7 +22,7 @@ from backends.http.listener import Listener
 from backends.registry import Registry
 from backends.repository import scan_model
 from backends.runtime.load import executable
-from tests.backends.repositories import ECHO, SCALED, write_model, write_picky, write_sleeper
+from tests.backends.repositories import ECHO, SCALED, write_model, write_picky
 from tests.support.processes import ModelServerProcess
 
 UPPER = """
@@ -263,14 +263,33 @@ async def test_versions_come_and_go_without_a_gap(tmp_path: Path) -> None:
         assert overridden.status_code == 400
 
 
+MEETING = """
+import pathlib, time, uuid
+
+class Model:
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
+
+    def __call__(self, x):
+        if x.any():
+            (self.folder / str(uuid.uuid4())).touch()
+            end = time.monotonic() + 60
+            while len(list(self.folder.iterdir())) < 2:
+                assert time.monotonic() < end, "the other one waits for this one to end"
+                time.sleep(0.01)
+        return x.clone()
+"""
+
+
 async def test_instances_work_side_by_side(tmp_path: Path) -> None:
-    write_sleeper(tmp_path, max_batch_size=1, instance_group=[{"count": 2}])
-    async with serving(tmp_path) as client:
-        tensor = {"name": "seconds", "datatype": "FP32", "shape": [1, 1], "data": [1.0]}
-        asking = (client.post("/v2/models/sleeper/infer", json={"inputs": [tensor]}) for _ in range(2))
+    (place := tmp_path / "place").mkdir()
+    write_model(
+        tmp_path / "models", "m", MEETING, X, Y,
+        max_batch_size=1, instance_group=[{"count": 2}], parameters={"folder": str(place)},
+    )  # fmt: skip
+    async with serving(tmp_path / "models") as client:
+        asking = (client.post("/v2/models/m/infer", json={"inputs": [ONES]}) for _ in range(2))
         assert [answer.status_code for answer in await asyncio.gather(*asking)] == [200, 200]
-        (stats,) = (await client.get("/v2/models/sleeper/stats")).json()["model_stats"]
-        assert stats["inference_stats"]["queue"]["ns"] < 9e8, "neither waited for the other"
 
 
 async def test_a_reload_under_load_fails_no_request(tmp_path: Path) -> None:

@@ -125,10 +125,15 @@ class FaultRig(GatewayThread):
             client.send(request(path, method=method, body=body, lines=lines))
             return client.answer(method)
 
+    def recorded(self, count: int) -> list[Outcome]:
+        """The outcomes, once there are ``count``: a client may have its response before."""
+        self.until(lambda: len(self.outcomes) >= count)
+        assert len(self.outcomes) == count
+        return self.outcomes
+
     def outcome(self) -> Outcome:
         """The one outcome that was recorded."""
-        self.until(lambda: self.outcomes)
-        (found,) = self.outcomes
+        (found,) = self.recorded(1)
         return found
 
     def attempts(self) -> list[tuple[str, object]]:
