@@ -1,11 +1,12 @@
-"""A bandit that moves its shares: what it costs to count ten seconds, or an hour of an old record, as one moment.
+"""A bandit that moves its shares: how its seconds are read, and the hours of an old record folded, as moments.
 
 `python -m benchmarks.fast_bandit [--runs 100] [--only seconds|hours]` prints the tables of
 docs/benchmarks_statistics.md. Two identical variants under Thompson sampling from the first request on.
 
-*Seconds*: 50 requests each second. The difference is weighted by the shares of each second, or, as the gateway does, by
-their mean over ten seconds, and looked at every ten seconds. *Hours*: 100 requests each minute for two days, looked at
-once at the end, weighted by the shares of each minute, by their mean over each hour, and as
+*Seconds*: 50 requests each second. The difference is weighted by the shares of each second, as the gateway reads them
+(`gateway.state.folding.read_under`), or by their mean over ten seconds, and looked at every ten seconds; next to it,
+the difference within matched moments, as of a guardrail. *Hours*: 100 requests each minute for two days, looked at once
+at the end, weighted by the shares of each minute, by their mean over each hour, and as
 `gateway.state.folding.merged_epochs` folds minutes into hours.
 """
 
@@ -14,15 +15,21 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from benchmarks.false_alarms import shown
-from gateway.state.folding import merged_epochs, share_steps
+from gateway.ingest.comparable import periods
+from gateway.ingest.evidence import Rewarded, RewardedBucket
+from gateway.state.base import Counts
+from gateway.state.folding import merged_epochs, read_under, share_steps
+from gateway.state.tally import add_counts
 from policies.allocation.bandit import Bandit, Objective, refresh
 from policies.allocation.model import Allocation, Learned
 from policies.sequential.design_based import Period, Periods
-from policies.sequential.metric_comparison import MetricComparison, compare_weighted
+from policies.sequential.metric_comparison import MetricComparison, compare_weighted, measure
+from policies.sequential.stratified import Stratum, stratified
 from policies.types import RewardSums
 
 SECONDS, PER_SECOND, WIDTH = 300, 50, 10
@@ -58,6 +65,40 @@ def served(
         if step < 600 or step % REFRESHED_EVERY == 0:
             allocation = refresh(plan, Learned(sums=sums, previous=allocation))[0]
     return found
+
+
+def as_read(seconds: Sequence[Second]) -> list[RewardedBucket]:
+    """Seconds, each with an epoch of its own, as the gateway reads them from the store."""
+    cells = [
+        (n // WIDTH * WIDTH, n, v, new[v, "m"].count, PER_SECOND * allocation.probability(v), new[v, "m"])
+        for n, (allocation, new) in enumerate(seconds)
+        for v in VARIANTS
+    ]
+    under = read_under("alike", [cell[:5] for cell in cells], ())
+    found: dict[tuple[int, int, str], RewardedBucket] = {}
+    for start, epoch, v, assigned, expected, sums in cells:
+        key = start, under[start, epoch], v
+        bucket = found.setdefault(key, RewardedBucket(start, v, key[1], Counts(), {}))
+        add_counts(bucket.counts, Counts(assigned=int(assigned), expected=expected))
+        found[key] = replace(
+            bucket, rewards={"m": bucket.rewards.get("m", Rewarded()) + Rewarded(sums, sums)}
+        )
+    return list(found.values())
+
+
+def matched(moments: Sequence[Mapping[str, RewardSums]]) -> MetricComparison:
+    """Both variants as a guardrail on a fraction compares them, within each moment."""
+    strata = ([Stratum(rewards={"m": moment.get(v, RewardSums())}) for v in VARIANTS] for moment in moments)
+    pair = stratified((b, c) for b, c in strata).evidence({"m": "boolean"}, 0.0)
+    return measure("m", *pair, ratio=False)
+
+
+def by_moment(buckets: Sequence[RewardedBucket]) -> list[Mapping[str, RewardSums]]:
+    """What each variant earned in each moment."""
+    found: dict[tuple[float, int], dict[str, RewardSums]] = defaultdict(dict)
+    for bucket in buckets:
+        found[bucket.start, bucket.epoch][bucket.variant] = bucket.rewards["m"].observations
+    return list(found.values())
 
 
 def in_steps_of(steps: Sequence[Second], width: int) -> list[Sequence[Second]]:
@@ -103,22 +144,40 @@ WITHIN_HOURS: Mapping[str, Callable[[int], float]] = {
 
 def print_seconds(runs: int) -> None:
     """The table of ten seconds as one moment."""
-    print("| level of both | by the second | by ten seconds | apart: median, greatest | half-width |")
-    print("|---|---|---|---|---|")
+    print(
+        "| level of both | by the second | as read | by ten seconds | half-width as read | moments "
+        "| matched, as read | matched by ten seconds |\n|---|---|---|---|---|---|---|---|"
+    )
     for name, level in LEVELS.items():
-        wrong, apart, half = [0, 0], [], []
+        wrong, half, number = [0] * 5, [], []
         for seed in range(runs):
             seconds = served(level, seed)
-            looks = [seconds[: n + WIDTH] for n in range(0, SECONDS, WIDTH)]
-            for k, width in enumerate((1, WIDTH)):
-                ends = [compared(in_steps_of(look, width)).interval(0.05, 1.0) for look in looks]
-                wrong[k] += any(end is not None and not end[0] <= 0 <= end[1] for end in ends)
-            exact, mean = (compared(in_steps_of(seconds, width)) for width in (1, WIDTH))
-            apart.append(abs(exact.candidate - exact.baseline - mean.candidate + mean.baseline))
-            interval = exact.interval(0.05, 1.0)
-            half += [] if interval is None else [(interval[1] - interval[0]) / 2]
-        cells = [*(shown(n, runs) for n in wrong), f"{np.median(apart):.4f}, {max(apart):.4f}"]
-        print(f"| {name} | {' | '.join(cells)} | {np.median(half):.3f} |", flush=True)
+            false = [False] * 5
+            for end in range(WIDTH, SECONDS + 1, WIDTH):
+                look = seconds[:end]
+                read = as_read(look)
+                sums = [
+                    {v: sum((new[v, "m"] for _, new in ten), RewardSums()) for v in VARIANTS}
+                    for ten in in_steps_of(look, WIDTH)
+                ]
+                comparisons = [
+                    compared(in_steps_of(look, 1)),
+                    compare_weighted(*periods(read).weighted("m", *VARIANTS), ratio=False),
+                    compared(in_steps_of(look, WIDTH)),
+                    matched(by_moment(read)),
+                    matched(sums),
+                ]
+                ends = [one.interval(0.05, 1.0) for one in comparisons]
+                false = [
+                    was or (e is not None and not e[0] <= 0 <= e[1])
+                    for was, e in zip(false, ends, strict=True)
+                ]
+            wrong = [n + one for n, one in zip(wrong, false, strict=True)]
+            number.append(len(by_moment(read)))
+            half += [] if ends[1] is None else [(ends[1][1] - ends[1][0]) / 2]
+        cells = [shown(n, runs) for n in wrong]
+        middle = f"{np.median(half):.3f} | {np.median(number):.0f}"
+        print(f"| {name} | {' | '.join([*cells[:3], middle, *cells[3:]])} |", flush=True)
 
 
 def print_hours(runs: int) -> None:

@@ -103,7 +103,7 @@ async def _usual(document: Document, name: str, url: str, rate: float | None) ->
         since = now - DAYS * _DAY
         counts = await store.counts(name, since=since)
         found = observations(await rewarded(store, name, reported(document, name), now=now, since=since))
-        hours = await store.series(name, since=since, until=now, step=_HOUR, epochs=False)
+        hours = await store.series(name, since=since, until=now, step=_HOUR, epochs="together")
     finally:
         await store.close()
     assigned = sum(c.assigned for c in counts.values())

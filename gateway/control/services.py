@@ -290,7 +290,7 @@ class ControlServices:
         since = now - MAX_HALF_LIVES * half_life
         step = max(10.0, half_life // 100 * 10)
         found = await self.gateway.store.series(
-            name, since=since, until=now, step=step, epochs=False, histograms=False
+            name, since=since, until=now, step=step, epochs="together", histograms=False
         )
         read = of_buckets(found, reported(self.gateway.document(), name), now=now, step=step)
         return discounted(by_time(read), now=now, half_life=half_life)

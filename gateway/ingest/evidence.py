@@ -25,7 +25,7 @@ from typing import Any, Final, Protocol
 from gateway.ingest.metric_values import Metric as Bounds
 from gateway.ingest.metric_values import worst
 from gateway.state.base import BUCKET_S, Bucket, Counts
-from gateway.state.folding import LADDER
+from gateway.state.folding import LADDER, Grouping
 from gateway.state.store import AggregateStore
 from gateway.state.units import OF_INVERSE, OF_PAST, OF_UNITS, OF_WEIGHTS, RESCUED, STICKY, UNITS, metric_of
 from policies.types import PairSums, RewardSums
@@ -220,17 +220,17 @@ async def over_time(
     epochs: bool = False,
 ) -> list[RewardedBucket]:
     """Return what was decided since a time, by bucket of time and variant: fine buckets for the last hours, hours
-    before them. ``histograms``: whether with times (`AggregateStore.series`); ``epochs``: the fine ones by epoch too.
+    before them. ``histograms``: whether with times (`AggregateStore.series`); ``epochs``: each epoch by itself, not
+    together with those of like shares.
     """
+    grouping: Grouping = "each" if epochs or epoch is not None else "alike"
     border = (now - RECENT_S) // HOUR_S * HOUR_S
     start = max(since or 0.0, 0.0)
     found: list[RewardedBucket] = []
     for begin, end, step in ((start, border, HOUR_S), (max(start, border), now + BUCKET_S, BUCKET_S)):
         if begin < end:
-            # A bandit has an epoch each second; ten seconds are short against what else changes.
-            each = epochs or epoch is not None or step > BUCKET_S
             buckets = await store.series(
-                route, since=begin, until=end, step=step, epochs=each, histograms=histograms
+                route, since=begin, until=end, step=step, epochs=grouping, histograms=histograms
             )
             found += await asyncio.to_thread(of_buckets, buckets, metrics, now=now, step=step)
     return [bucket for bucket in found if epoch is None or bucket.epoch == epoch]

@@ -30,13 +30,13 @@ from policies.rollout.ejections import Ejections
 from policies.rollout.guardrails import Judgement, judge_all
 from policies.sequential.metric_comparison import Evidence, Interval
 from policies.sequential.stratified import StratifiedComparison, Stratum
-from policies.types import MetricType, RewardSums
+from policies.types import MetricType
 
 SETTLED_S: Final = 10.0
 """Seconds after which a bucket of the aggregates is taken: its outcomes are there."""
 MAX_STRETCHES: Final = 360
 """How many stretches of a metric's window are read repeatedly, at most, while their rewards still come in."""
-
+_NOTHING: Final = Stratum()
 
 Pair = tuple[Evidence, Evidence]
 """The baseline's, and a variant's."""
@@ -161,7 +161,9 @@ class GuardrailEvidence:
         now, declared = self._clock() - SETTLED_S, reported(document, name)
         until = now // BUCKET_S * BUCKET_S
         if until > watched.until:
-            buckets = await self._store.series(name, since=watched.until, until=until, step=BUCKET_S)
+            buckets = await self._store.series(
+                name, since=watched.until, until=until, step=BUCKET_S, epochs="alike"
+            )
             watched.until = until
             read = await asyncio.to_thread(of_buckets, buckets, {}, now=now)
             await asyncio.to_thread(_add, watched.matched, baseline, read, ())
@@ -188,7 +190,9 @@ class GuardrailEvidence:
         step: float,
     ) -> None:
         """Adds what was earned by decisions within the limits, in strata of ``step`` seconds."""
-        buckets = await self._store.series(name, since=since, until=until, step=step, histograms=False)
+        buckets = await self._store.series(
+            name, since=since, until=until, step=step, epochs="alike", histograms=False
+        )
 
         def add() -> None:
             read = of_buckets(buckets, metrics, now=self._clock() - SETTLED_S)
@@ -208,27 +212,17 @@ def _add(
     buckets: list[RewardedBucket],
     metrics: Collection[str],
 ) -> None:
-    """Adds each bucket of time to the comparison of every variant that was seen in it."""
-    by_time: dict[float, dict[str, list[RewardedBucket]]] = defaultdict(lambda: defaultdict(list))
+    """Adds each moment, a bucket of time at shares that are alike, to the comparison of every variant seen in it."""
+    moments: dict[tuple[float, int], dict[str, Stratum]] = defaultdict(dict)
     for bucket in buckets:
-        by_time[bucket.start][bucket.variant].append(bucket)
-    for found in by_time.values():
+        moments[bucket.start, bucket.epoch][bucket.variant] = _side(bucket, metrics)
+    for found in moments.values():
         for variant, own in found.items():
             if variant != baseline:
-                matched[variant].add(_side(found.get(baseline, []), metrics), _side(own, metrics))
+                matched[variant].add(found.get(baseline, _NOTHING), own)
 
 
-def _side(buckets: list[RewardedBucket], metrics: Collection[str]) -> Stratum:
-    """All epochs of one bucket of time together: ten seconds are short against what else changes."""
-    side = Stratum()
-    latency: dict[int, float] = defaultdict(float)
-    rewards: dict[str, RewardSums] = {}
-    for bucket in buckets:
-        side.requests += bucket.counts.seen
-        side.errors += bucket.counts.errors
-        for place, count in bucket.counts.latency.items():
-            latency[place] += count
-        for metric in bucket.rewards.keys() & metrics:
-            rewards[metric] = rewards.get(metric, RewardSums()) + bucket.rewards[metric].observations
-    side.latency, side.rewards = latency, rewards
-    return side
+def _side(bucket: RewardedBucket, metrics: Collection[str]) -> Stratum:
+    counts = bucket.counts
+    rewards = {metric: bucket.rewards[metric].observations for metric in bucket.rewards.keys() & metrics}
+    return Stratum(counts.seen, counts.errors, counts.latency, rewards)

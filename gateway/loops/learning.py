@@ -157,8 +157,9 @@ class Learning:
         now, began, known = self._clock(), perf_counter(), self._aged.get(name)
         if known is not None and known.of == (metrics, half_life) and began < known.due:
             return known.found
+        since = now - MAX_HALF_LIVES * half_life
         buckets = await self._store.series(
-            name, since=now - MAX_HALF_LIVES * half_life, until=now, step=BUCKET_S, histograms=False
+            name, since=since, until=now, step=BUCKET_S, epochs="together", histograms=False
         )
 
         def read() -> dict[tuple[str, str], Discounted]:

@@ -1,11 +1,11 @@
-"""How old aggregates become coarser. Pure; for every store."""
+"""How aggregates become coarser: old ones where they are stored, those of short epochs as they are read. Pure."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import log
-from typing import Final
+from typing import Final, Literal
 
 LADDER: Final = ((2 * 3600, 60), (2 * 86_400, 3600), (90 * 86_400, 86_400))
 """From which age on (seconds) how wide (seconds) the buckets of the aggregates are."""
@@ -20,14 +20,22 @@ SHARE_STEPS: Final = (2.0, 1.4, 1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.125, 0.0)
 MAX_APART: Final = 16
 """Groups of epochs in one coarse bucket, each of which keeps its cells. With more, the next of `SHARE_STEPS` is tried:
 ten variants that a bandit learns about have hundreds of combinations of shares in an hour at 2.0."""
+READ_STEPS: Final = (20.0, 10.0, 5.0, *SHARE_STEPS)
+"""Those with which epochs are read together: at 20, shares differ by at most 1.3 points."""
 MIN_SHARE: Final = 1e-3
 """Shares closer to 0 or 1 are in the last step."""
+Grouping = Literal["each", "alike", "together"]
+"""How epochs in one bucket of time are read: each by itself, those of like shares together, or all together. A bandit
+that has learned little has other shares each second: their mean over ten of them would confound its variants with
+whatever else moved within these."""
 Steps = frozenset[tuple[str, int]]
 """By variant, the step of its share."""
 _NO_STEPS: Final[Mapping[int, Steps]] = {}
 
 
-def share_steps(cells: Iterable[tuple[int, str, float, float]]) -> dict[int, Steps]:
+def share_steps(
+    cells: Iterable[tuple[int, str, float, float]], steps: Sequence[float] = SHARE_STEPS
+) -> dict[int, Steps]:
     """Return the steps of each epoch's shares, from (epoch, variant, decisions assigned, decisions expected)."""
     decided: dict[int, float] = defaultdict(float)
     expected: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
@@ -40,7 +48,7 @@ def share_steps(cells: Iterable[tuple[int, str, float, float]]) -> dict[int, Ste
         if decided[epoch] > 0
     }
     found: dict[int, Steps] = {}
-    for fineness in SHARE_STEPS:
+    for fineness in steps:
         found = {
             epoch: frozenset((v, round(fineness * x)) for v, x in each.items())
             for epoch, each in odds.items()
@@ -79,3 +87,31 @@ def merged_epochs(
         following = steps.get(epoch, following)
         under[epoch] = last.setdefault(following, epoch)
     return under
+
+
+def read_under(
+    grouping: Grouping,
+    cells: Iterable[tuple[int, int, str, float, float]],
+    rewarded: Iterable[tuple[int, int]],
+) -> dict[tuple[int, int], int]:
+    """From the start and epoch of each cell to the epoch that it is read under.
+
+    ``cells``: (start, epoch, variant, decisions assigned, decisions expected); ``rewarded``: (start, epoch) of sums of
+    rewards. What came for an epoch after it was folded is read with what follows it, as `merged_epochs` will.
+    """
+    inside: dict[int, dict[int, list[tuple[int, str, float, float]]]] = defaultdict(dict)
+    for start, epoch, variant, assigned, expected in cells:
+        inside[start].setdefault(epoch, []).append((epoch, variant, assigned, expected))
+    for start, epoch in rewarded:
+        inside[start].setdefault(epoch, [])
+    found: dict[tuple[int, int], int] = {}
+    for start, epochs in inside.items():
+        under: Mapping[int, int] = {epoch: epoch for epoch in epochs}
+        if grouping == "together":
+            under = dict.fromkeys(epochs, max(epochs))
+        elif grouping == "alike" and len(epochs) > 1:
+            steps = share_steps((cell for each in epochs.values() for cell in each), READ_STEPS)
+            under = merged_epochs(epochs, None, max(epochs) + 1, steps)
+        for epoch, name in under.items():
+            found[start, epoch] = name
+    return found

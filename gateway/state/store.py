@@ -26,6 +26,7 @@ from gateway.state.base import (
     RevisionEntry,
     RewardResult,
 )
+from gateway.state.folding import Grouping
 from gateway.state.memory import Memory
 from policies.contextual.regression import LinearSums
 from policies.types import RewardSums
@@ -175,12 +176,12 @@ class AggregateStore(Protocol):
         since: float,
         until: float,
         step: float,
-        epochs: bool = True,
+        epochs: Grouping = "each",
         histograms: bool = True,
     ) -> list[Bucket]:
         """Buckets of ``step`` seconds (a multiple of BUCKET_S), oldest first, one for each variant and epoch.
 
-        Without ``epochs``, one for each variant, under the newest epoch: a bandit has an epoch each second.
+        Epochs that are read together are under the newest of them: a bandit may have an epoch each second.
         Without ``histograms``, counts have no times, at a fraction of the cost.
         """
         ...

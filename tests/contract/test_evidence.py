@@ -8,18 +8,22 @@ from typing import Any
 
 import pytest
 
+from gateway.ingest.comparable import periods
 from gateway.ingest.evidence import (
     Rewarded,
     by_time,
     ended_before,
     observations,
     of_buckets,
+    over_time,
     rewarded,
     share_observed,
 )
+from gateway.loops.guardrail_evidence import _add
 from gateway.record.events import Outcome
 from gateway.state.base import Bucket, Counts, Retention
 from gateway.state.store import Store
+from policies.sequential.stratified import StratifiedComparison
 from policies.types import PairSums, RewardSums
 from tests.support.made import T0, outcome, reward
 
@@ -234,3 +238,59 @@ async def test_reading_while_rewards_come_in_counts_nothing_twice(store: Store) 
         assert found["v1"].values.count <= 200
     await writing
     assert (await read(store, T0 + 90))["v1"] == Rewarded(of(200, 200), of(200, 200))
+
+
+async def test_what_comes_for_a_folded_epoch_counts_with_its_decisions_at_once(store: Store) -> None:
+    """Else a value would be of no decision, and a unit's new mean of no unit, until the next rung of the ladder."""
+    minute = T0 // 3600 * 3600
+    times = {1: -30, 2: 5, 3: 25, 4: 35, 5: 45, 6: 90}
+    shares = {1: 0.5, 2: 0.5, 3: 0.1, 4: 0.5, 5: 0.1, 6: 0.1}
+    rows = [
+        outcome(minute + at, epoch=epoch, assigned=v, served=v, propensity=p, unit=7)
+        for epoch, at in times.items()
+        for v, p in (("v1", shares[epoch]), ("v2", 1 - shares[epoch]))
+        for _ in range(5)
+    ]
+    of_second = [reward(0.0, of=row, unit=7, period="all") for row in rows if row.epoch == 2]
+    await store.append(rows)
+    await store.reward([of_second[0], of_second[5]])
+    now = minute + 3 * 3600
+    while await store.prune(Retention(), now=now):
+        pass
+    await store.reward([of_second[1]._replace(value=1.0)])
+    found = await over_time(store, "digits", {"correct": Declared(missing="ignore")}, now=now)
+    told = {b.variant: (b.counts.assigned, b.rewards["correct"]) for b in found if b.rewards}
+    assert told["v1"][0] == told["v2"][0] == 10
+    assert told["v1"][1].values == RewardSums(2, 1.0, 1.0)
+    assert told["v1"][1].observations == RewardSums(1, 0.5, 0.25)
+    assert sum(bool(b.rewards) for b in found) == 2
+
+
+async def test_variants_are_compared_by_the_shares_of_each_second(store: Store) -> None:
+    """Or equal ones would differ where the level of both and a bandit's shares move within the same ten seconds."""
+    start = T0 // 3600 * 3600
+    seconds = [
+        (1, 0.5, 0.2),
+        (2, 0.1, 0.6),
+        (3, 0.101, 0.6),
+    ]  # the last two differ too little to be kept apart
+    for epoch, share, level in seconds:
+        shares = {"v1": 1 - share, "v2": share}
+        rows = [
+            outcome(start + epoch, epoch=epoch, assigned=v, served=v, propensity=p)
+            for v, p in shares.items()
+            for _ in range(round(50 * p))
+        ]
+        await store.append(rows)
+        for variant in shares:
+            own = [row for row in rows if row.assigned == variant]
+            await store.reward([reward(float(n < level * len(own)), of=row) for n, row in enumerate(own)])
+    declared = {"correct": Declared(missing="ignore")}
+    found = await over_time(store, "digits", declared, now=start + 60)
+    assert {bucket.epoch for bucket in found} == {1, 3}
+    first, second = periods(found).weighted("correct", "v1", "v2")
+    assert first.total / first.weight == pytest.approx(second.total / second.weight, abs=1e-3)
+    matched: dict[str, StratifiedComparison] = {"v2": StratifiedComparison()}
+    _add(matched, "v1", found, declared)
+    means = [side.rewards["correct"].mean for side in matched["v2"].evidence({"correct": "boolean"}, 60.0)]
+    assert means[0] == pytest.approx(means[1])

@@ -306,7 +306,7 @@ async def test_the_series_adds_up_to_the_counts(store: Store) -> None:
     assert sum(b.counts.assigned for b in only) == 15
     part = await store.series("digits", since=T0 + 40, until=T0 + 60, step=10)
     assert sum(b.counts.served for b in part) == 20
-    merged = await store.series("digits", since=T0, until=T0 + 90, step=20, epochs=False)
+    merged = await store.series("digits", since=T0, until=T0 + 90, step=20, epochs="together")
     assert [(b.start - T0, b.variant, b.epoch) for b in merged] == [
         (start, variant, epoch)
         for start, epoch in ((0, 1), (20, 2), (40, 2), (60, 3), (80, 3))

@@ -79,7 +79,7 @@ async def read_series(request: ApiRequest) -> Response:
     start = since // step * step
     if query.after is not None:  # the rolling figures reach back by their window
         start = max(start, (query.after - window) // step * step)
-    buckets = await store.series(name, since=start, until=until, step=step, epochs=False)
+    buckets = await store.series(name, since=start, until=until, step=step, epochs="together")
     variants, declared = tuple(document.routes[name].variants), reported(document, name)
     now = request.gateway.now()
     before = await rewarded(store, name, declared, now=now, until=start)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import fsum
 from typing import Final
 
 from gateway.state.base import Bucket, Counts
 from gateway.state.exact import ExactSums, Expansion
-from gateway.state.redis.codec import cell_parts, unpack_counts, unpack_decided
+from gateway.state.folding import Grouping, read_under
+from gateway.state.redis.codec import cell_parts, unpack_counts, unpack_decided, unpack_shares
 from gateway.state.redis.link import Link
 from gateway.state.redis.script import Script
 from gateway.state.tally import start_of
@@ -19,6 +20,7 @@ from gateway.state.units import metric_of
 from policies.types import RewardSums
 
 Fields = dict[bytes, bytes]
+_NONE: Final = RewardSums()
 ALL = "all"
 """The bucket that holds the sum of all others."""
 _READ_CELLS: Final = Script.load("read_cells")
@@ -173,39 +175,47 @@ async def series(
     since: float,
     until: float,
     step: float,
-    epochs: bool = True,
+    epochs: Grouping = "each",
     histograms: bool = True,
 ) -> list[Bucket]:
     """Oldest first, then by variant and epoch."""
-    found = {
-        "c": await buckets(link, route, "c", since, until, heads=not histograms),
-        "s": await buckets(link, route, "s", since, until),
-    }
-    return await asyncio.to_thread(_series, found, int(step), epochs)  # of months, this takes a second
+    counts = await buckets(link, route, "c", since, until, heads=not histograms)
+    rewards = await buckets(link, route, "s", since, until)
+    return await asyncio.to_thread(
+        _series, counts, rewards, int(step), epochs
+    )  # of months, this takes a second
 
 
-def _series(found: Mapping[str, Sequence[tuple[int, Fields]]], width: int, epochs: bool) -> list[Bucket]:
+def _series(
+    counts: Sequence[tuple[int, Fields]], rewards: Sequence[tuple[int, Fields]], width: int, epochs: Grouping
+) -> list[Bucket]:
+    outcomes, sums = _by_bucket(counts, width), _by_bucket(rewards, width)
+    under = read_under(
+        epochs,
+        ((start, epoch, variant, *unpack_shares(cell)) for start, epoch, variant, _, cell in outcomes),
+        ((start, epoch) for start, epoch, *_ in sums),
+    )
     counted: dict[tuple[int, str, int], list[bytes]] = {}
     rewarded: dict[tuple[int, str, int], dict[str, list[bytes]]] = {}
-    newest: dict[tuple[int, int], int] = {}
-    for letter, each in found.items():
-        for start, fields in each:
-            for field, cell in fields.items():
-                epoch, variant, metric = cell_parts(field)
-                key = (start - start % width, variant, epoch if epochs else 0)
-                newest[key[::2]] = max(epoch, newest.get(key[::2], epoch))
-                if letter == "c":
-                    counted.setdefault(key, []).append(cell)
-                else:
-                    rewarded.setdefault(key, {}).setdefault(metric, []).append(cell)
+    for start, epoch, variant, _, cell in outcomes:
+        counted.setdefault((start, variant, under[start, epoch]), []).append(cell)
+    for start, epoch, variant, metric, cell in sums:
+        rewarded.setdefault((start, variant, under[start, epoch]), {}).setdefault(metric, []).append(cell)
     made = []
     for key in sorted(counted.keys() | rewarded.keys()):
-        sums = {metric: summed_up(cells) for metric, cells in rewarded.get(key, {}).items()}
-        kept = {metric: one for metric, one in sums.items() if one.count}
-        made.append(
-            Bucket(float(key[0]), key[1], newest[key[::2]], unpack_counts(counted.get(key, [])), kept)
-        )
+        summed = {metric: summed_up(cells) for metric, cells in rewarded.get(key, {}).items()}
+        kept = {metric: one for metric, one in summed.items() if one != _NONE}
+        made.append(Bucket(float(key[0]), key[1], key[2], unpack_counts(counted.get(key, [])), kept))
     return made
+
+
+def _by_bucket(found: Sequence[tuple[int, Fields]], width: int) -> list[tuple[int, int, str, str, bytes]]:
+    """Start of the bucket of ``width`` seconds, epoch, variant, metric and content of each cell."""
+    return [
+        (start - start % width, *cell_parts(field), cell)
+        for start, fields in found
+        for field, cell in fields.items()
+    ]
 
 
 async def agreement(link: Link, route: str, *, since: float | None = None) -> dict[str, tuple[int, int, int]]:

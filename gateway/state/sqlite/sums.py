@@ -10,11 +10,13 @@ from typing import Final
 from gateway.record.histogram import merge_packed, pack, unpack
 from gateway.state.base import Bucket, Counts
 from gateway.state.exact import ExactSums, Expansion
+from gateway.state.folding import Grouping, read_under
 from gateway.state.sqlite import totals
 from gateway.state.tally import CellKey, ShadowCounts, ShadowKey, SumKey, start_of
 from policies.types import RewardSums
 
 _ALWAYS: Final = 1 << 62
+_NONE: Final = RewardSums()
 _Figures = tuple[int, int, int, int, float, bytes, bytes, int]
 
 
@@ -229,45 +231,47 @@ def series(
     since: float,
     until: float,
     step: float,
-    epochs: bool = True,
+    epochs: Grouping = "each",
     histograms: bool = True,
 ) -> list[Bucket]:
     """Oldest first, then by variant and epoch."""
-    width, by_epoch = int(step), ", epoch" if epochs else ""
-    counted: dict[tuple[int, str, int], list[_Figures]] = {}
-    rewarded: dict[tuple[int, str, int], dict[str, RewardSums]] = {}
-    newest: dict[tuple[int, int], int] = {}
+    limits = (int(step), *_range(route, since, until))
+    by_epoch = "" if epochs == "together" else ", epoch"
     columns = (
         "epoch, assigned, served, errors, fallbacks, expected, latency, gateway, unseen"
         if histograms
         else "MAX(epoch), SUM(assigned), SUM(served), SUM(errors), SUM(fallbacks), SUM(expected), x'', x'', SUM(unseen)"
     )
-    rows = connection.execute(
+    outcomes = connection.execute(
         f"SELECT start - start % ? AS begin, variant, {columns} FROM outcome_cells "
         "WHERE route = ? AND start >= ? AND start < ?"
         + ("" if histograms else f" GROUP BY begin, variant{by_epoch}"),
-        (width, *_range(route, since, until)),
-    )
-    for start, variant, epoch, *figures in rows:
-        key = (start, variant, epoch if epochs else 0)
-        newest[key[::2]] = max(epoch, newest.get(key[::2], epoch))
-        counted.setdefault(key, []).append(tuple(figures))
-    rows = connection.execute(
+        limits,
+    ).fetchall()
+    rewards = connection.execute(
         "SELECT start - start % ? AS begin, variant, MAX(epoch), metric, SUM(count), SUM(total), SUM(squares) "
         f"FROM reward_cells WHERE route = ? AND start >= ? AND start < ? GROUP BY begin, variant, metric{by_epoch}",
-        (width, *_range(route, since, until)),
+        limits,
+    ).fetchall()
+    under = read_under(
+        epochs,
+        ((start, epoch, variant, figures[0], figures[4]) for start, variant, epoch, *figures in outcomes),
+        ((start, epoch) for start, _, epoch, *_ in rewards),
     )
-    for start, variant, epoch, metric, *sums in rows:
-        key = (start, variant, epoch if epochs else 0)
-        newest[key[::2]] = max(epoch, newest.get(key[::2], epoch))
-        rewarded.setdefault(key, {})[metric] = RewardSums(*sums)
+    counted: dict[tuple[int, str, int], list[_Figures]] = {}
+    rewarded: dict[tuple[int, str, int], dict[str, RewardSums]] = {}
+    for start, variant, epoch, *figures in outcomes:
+        counted.setdefault((start, variant, under[start, epoch]), []).append(tuple(figures))
+    for start, variant, epoch, metric, *sums in rewards:
+        mine = rewarded.setdefault((start, variant, under[start, epoch]), {})
+        mine[metric] = mine.get(metric, _NONE) + RewardSums(*sums)
     return [
         Bucket(
             float(key[0]),
             key[1],
-            newest[key[::2]],
+            key[2],
             _summed(counted[key]) if key in counted else Counts(),
-            {metric: one for metric, one in rewarded.get(key, {}).items() if one.count},
+            {metric: one for metric, one in rewarded.get(key, {}).items() if one != _NONE},
         )
         for key in sorted(counted.keys() | rewarded.keys())
     ]
