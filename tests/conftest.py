@@ -20,6 +20,9 @@ settings.load_profile("turnout")
 
 # Each httpx.get() and each client would read all public authorities: 30 ms of CPU time, also when it polls a server.
 vars(httpx._transports.default)["create_ssl_context"] = cache(httpx.create_ssl_context)
+# Where a test does not say how long it waits, a busy machine may take more than the 5 s of httpx.
+for _limit in ("connect", "read", "write", "pool"):
+    setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, _limit, 60.0)
 
 WITH_PROCESSES = ("e2e", "compat", "client", "deploy")
 """Directories whose tests start servers of their own."""

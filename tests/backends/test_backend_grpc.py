@@ -232,7 +232,7 @@ def test_a_stream_answers_in_order_and_survives_errors(client: triton.InferenceS
     client.start_stream(lambda result, error: results.put((result, error)))
     for value in (1, -1, 3):
         client.async_stream_infer("picky", [tensor(np.array([[value]], "<f4"), "FP32")])
-    first, second, third = (results.get(timeout=20) for _ in range(3))
+    first, second, third = (results.get(timeout=60) for _ in range(3))
     client.stop_stream()
     assert first[0].as_numpy("y").item() == 2
     assert "RuntimeError" in str(second[1])

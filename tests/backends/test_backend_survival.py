@@ -136,7 +136,7 @@ def test_a_hanging_model_can_be_unloaded(tmp_path: Path) -> None:
         server.wait_ready()
         with httpx.Client(base_url=server.url) as client, pytest.raises(httpx.ReadTimeout):
             ask(client, 8, timeout=0.2)
-        unloaded = httpx.post(f"{server.url}/v2/repository/models/mischief/unload", timeout=20)
+        unloaded = httpx.post(f"{server.url}/v2/repository/models/mischief/unload", timeout=60)
         assert unloaded.status_code == 200
         assert server.stop() == 0
 

@@ -46,7 +46,7 @@ class Served:
 
     def start(self) -> Served:
         self._thread.start()
-        assert self._ready.wait(20), "the server did not start"
+        assert self._ready.wait(60), "the server did not start"
         return self
 
     async def _run(self) -> None:
@@ -60,7 +60,7 @@ class Served:
 
     def stop(self) -> None:
         self.loop.call_soon_threadsafe(self._end)
-        self._thread.join(10)
+        self._thread.join(60)
         assert not self._thread.is_alive(), "the server did not stop: a stream held it"
 
     def _end(self) -> None:

@@ -58,7 +58,7 @@ def gateway(
 
 
 def client(gateway: GatewayProcess, name: str = "app") -> httpx.Client:
-    return httpx.Client(base_url=gateway.url, headers={"x-api-key": name}, timeout=20)
+    return httpx.Client(base_url=gateway.url, headers={"x-api-key": name}, timeout=60)
 
 
 def report(http: httpx.Client, identity: str, route: str = "plain", **more: Any) -> str:

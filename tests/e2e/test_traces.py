@@ -82,7 +82,13 @@ def config(port: int, echo: int) -> str:
     return text.replace("@DEAD@", str(free_port()))
 
 
-CLIENT = httpx.Client(headers={"x-api-key": KEY}, verify=False, timeout=20.0)  # to itself over plain HTTP
+CLIENT = httpx.Client(headers={"x-api-key": KEY}, verify=False)  # to itself over plain HTTP
+
+
+@pytest.fixture(scope="module", autouse=True)
+def closed() -> Iterator[None]:
+    with CLIENT:
+        yield
 
 
 def ask(gateway: GatewayProcess, path: str = "/echo", **headers: str) -> dict[str, str]:

@@ -127,7 +127,7 @@ class Setup:
 
     def reward(self, identity: str, value: bool = True) -> dict[str, Any]:
         item = {"decision_id": identity, "metric": "correct", "value": value}
-        return dict(httpx.post(f"{self.gateway.url}/-/feedback", json=item, timeout=20).json())
+        return dict(httpx.post(f"{self.gateway.url}/-/feedback", json=item, timeout=60).json())
 
     def stop(self) -> None:
         for node in self.nodes:

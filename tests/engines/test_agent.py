@@ -55,7 +55,7 @@ class AgentNode(EnvoyNode):
 
     def stop_agent(self) -> None:
         self.agent.send_signal(signal.SIGTERM)
-        self.agent.wait(20)
+        self.agent.wait(60)
 
 
 @pytest.fixture

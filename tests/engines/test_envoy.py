@@ -105,7 +105,7 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneNode]:
 
 @pytest.fixture
 def client(setup: OneNode) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=setup.node.url, timeout=20) as made:
+    with httpx.Client(base_url=setup.node.url, timeout=60) as made:
         yield made
 
 
@@ -144,7 +144,7 @@ def test_a_request_is_recorded_and_takes_rewards_of_its_unit(setup: OneNode, cli
     first, second = map(setup.outcome, answered)
     ids = [response.headers["x-decision-id"] for response in answered]
     items = [{"decision_id": identity, "metric": "correct", "value": True} for identity in ids]
-    sent = httpx.post(f"{setup.gateway.url}/-/feedback", json={"items": items}, timeout=20).json()
+    sent = httpx.post(f"{setup.gateway.url}/-/feedback", json={"items": items}, timeout=60).json()
     assert (sent["accepted"], sent["rejected"]) == (2, [])
     assert first["unit"] == second["unit"]
     assert first["sticky"]

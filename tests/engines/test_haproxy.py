@@ -107,7 +107,7 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HaproxySetup]:
 
 @pytest.fixture
 def client(setup: HaproxySetup) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=setup.node.url, timeout=20) as made:
+    with httpx.Client(base_url=setup.node.url, timeout=60) as made:
         yield made
 
 
@@ -126,7 +126,7 @@ def load_on(setup: HaproxySetup) -> Iterator[Callable[[], list[httpx.Response]]]
 
     def send() -> list[httpx.Response]:
         responses = []
-        with httpx.Client(base_url=setup.node.url, timeout=20) as http:
+        with httpx.Client(base_url=setup.node.url, timeout=60) as http:
             while not done.is_set():
                 responses.append(http.post(PATH))
         return responses
@@ -288,7 +288,7 @@ def test_without_a_gateway_nothing_is_lost_and_haproxy_starts_again(
     setup.gateway.crash()
     assert client.post(PATH).status_code == 200
     setup.node.process.send_signal(signal.SIGTERM)
-    setup.node.process.wait(10)
+    setup.node.process.wait(60)
     setup.node.start()
     setup.node.wait_serving(PATH)
     responses = [client.post(PATH) for _ in range(20)]
@@ -302,7 +302,7 @@ def test_without_a_gateway_nothing_is_lost_and_haproxy_starts_again(
 
 def test_rows_wait_in_haproxy_while_no_agent_runs(setup: HaproxySetup, client: httpx.Client) -> None:
     setup.node.agent.kill()
-    setup.node.agent.wait(10)
+    setup.node.agent.wait(60)
     responses = [client.post(PATH) for _ in range(20)]
     setup.node.start_agent()
     for response in responses:

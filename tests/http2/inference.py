@@ -109,5 +109,5 @@ def infer(channel: grpc.Channel, model: str, *values: float) -> tuple[list[float
         request_serializer=lambda message: message.SerializeToString(),
         response_deserializer=MESSAGES["ModelInferResponse"].FromString,
     )
-    response, call = method.with_call(infer_request(model, *values or (1.0,)), timeout=20)
+    response, call = method.with_call(infer_request(model, *values or (1.0,)), timeout=60)
     return _unpacked(b"".join(response.raw_output_contents)), call

@@ -405,7 +405,7 @@ def test_a_grpc_call_that_breaks_off_ends_with_a_status(rig: Rig, backend: Http2
 
     backend.plans.append(break_off)
     with grpc.insecure_channel(f"127.0.0.1:{rig.port}") as channel:
-        call = channel.unary_stream("/m/Stream", None, None, _registered_method=True)(b"", timeout=20)
+        call = channel.unary_stream("/m/Stream", None, None, _registered_method=True)(b"", timeout=60)
         with pytest.raises(grpc.RpcError) as failed:
             assert [next(call), next(call)]
     assert failed.value.code() == grpc.StatusCode.UNAVAILABLE
@@ -430,7 +430,7 @@ def test_a_grpc_status_right_behind_leading_metadata_falls_back(rig: Rig, backen
     backend.plans.extend([respond(b"14", b""), respond(b"0", b"\0\0\0\0\2ok")])
     with grpc.insecure_channel(f"127.0.0.1:{rig.port}") as channel:
         method = channel.unary_unary("/twice/Unary", None, None, _registered_method=True)
-        response, call = method.with_call(b"", timeout=20)
+        response, call = method.with_call(b"", timeout=60)
     metadata = dict(call.initial_metadata())
     assert (response, metadata["x-variant"], metadata["x-began"]) == (b"ok", "v2", "0")
     assert len(backend.requests) == 2

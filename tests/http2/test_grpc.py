@@ -70,7 +70,7 @@ class Servicer(grpc.GenericRpcHandler):  # type: ignore[misc]
     def hang(self, request: bytes, context: Any) -> bytes:
         self.note(context)
         context.add_callback(self.cancelled.set)
-        self.cancelled.wait(20)
+        self.cancelled.wait(60)
         return b""
 
 
@@ -168,13 +168,13 @@ def test_unary_of_any_size(channel: grpc.Channel, size: int) -> None:
 
 
 def test_server_streaming(channel: grpc.Channel) -> None:
-    answers = list(channel.unary_stream("/test.Echo/Download")(b"2000", timeout=20))
+    answers = list(channel.unary_stream("/test.Echo/Download")(b"2000", timeout=60))
     assert answers == [b"%d" % n for n in range(2000)]
 
 
 def test_client_streaming(channel: grpc.Channel) -> None:
     sent = (b"x" * 10_000 for _ in range(300))
-    assert channel.stream_unary("/test.Echo/Upload")(sent, timeout=20) == b"3000000"
+    assert channel.stream_unary("/test.Echo/Upload")(sent, timeout=60) == b"3000000"
 
 
 def test_both_ways_at_the_same_time(channel: grpc.Channel) -> None:
@@ -183,18 +183,18 @@ def test_both_ways_at_the_same_time(channel: grpc.Channel) -> None:
 
     def requests() -> Iterator[bytes]:
         for n in range(50):
-            assert answered.acquire(timeout=20)
+            assert answered.acquire(timeout=60)
             yield b"%02d" % n
 
     answers = []
-    for answer in channel.stream_stream("/test.Echo/Chat")(requests(), timeout=20):
+    for answer in channel.stream_stream("/test.Echo/Chat")(requests(), timeout=60):
         answers.append(answer)
         answered.release()
     assert answers == [(b"%02d" % n)[::-1] for n in range(50)]
 
 
 def test_many_calls_at_the_same_time(channel: grpc.Channel) -> None:
-    futures = [channel.unary_unary("/test.Echo/Unary").future(b"%d" % n, timeout=20) for n in range(300)]
+    futures = [channel.unary_unary("/test.Echo/Unary").future(b"%d" % n, timeout=60) for n in range(300)]
     assert [future.result() for future in futures] == [b"one:%d" % n for n in range(300)]
 
 
@@ -209,7 +209,7 @@ def test_statuses_of_the_backend_pass(channel: grpc.Channel, code: str) -> None:
 
 def test_a_status_after_messages_passes(channel: grpc.Channel) -> None:
     stream = channel.unary_stream("/test.Echo/Download")(
-        b"3", timeout=20, metadata=(("x-fail-late", "UNAVAILABLE"),)
+        b"3", timeout=60, metadata=(("x-fail-late", "UNAVAILABLE"),)
     )
     answers: list[bytes] = []
     error = failure(lambda: answers.extend(stream))
@@ -242,23 +242,23 @@ def test_errors_of_the_gateway_are_statuses(channel: grpc.Channel) -> None:
 
 def test_a_deadline_is_passed_on_and_kept(channel: grpc.Channel) -> None:
     call(channel, "/test.Echo/Unary", timeout=60)
-    assert 10 < ONE.seen[0]["left"] < 16
+    assert 40 < ONE.seen[0]["left"] < 61
     ONE.cancelled.clear()
     began = time.monotonic()
     error = failure(lambda: call(channel, "/test.Echo/Hang", timeout=0.5))
     assert error.code().name == "DEADLINE_EXCEEDED"
     assert time.monotonic() - began < 10
-    assert ONE.cancelled.wait(10)
+    assert ONE.cancelled.wait(60)
 
 
 def test_cancelling_reaches_the_backend(channel: grpc.Channel) -> None:
     ONE.cancelled.clear()
-    future = channel.unary_unary("/test.Echo/Hang").future(b"", timeout=20)
+    future = channel.unary_unary("/test.Echo/Hang").future(b"", timeout=60)
     deadline = time.monotonic() + 60
     while not ONE.seen and time.monotonic() < deadline:
         time.sleep(0.01)
     future.cancel()
-    assert ONE.cancelled.wait(10)
+    assert ONE.cancelled.wait(60)
 
 
 def test_stickiness_by_metadata(channel: grpc.Channel) -> None:

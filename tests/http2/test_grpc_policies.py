@@ -118,7 +118,7 @@ def stream(channel: grpc.Channel, requests: Iterator[Any]) -> Any:
         request_serializer=lambda message: message.SerializeToString(),
         response_deserializer=MESSAGES["ModelStreamInferResponse"].FromString,
     )
-    return method(requests, timeout=20)
+    return method(requests, timeout=60)
 
 
 # Routes ---------------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ def test_a_large_message_and_one_that_is_none(rig: FaultRig, channel: grpc.Chann
     raw = channel.unary_unary(f"/{SERVICE}/ModelInfer")
     for message in (b"\xff" * 20, b"\x0a\xff", b"", b"\x0a\x05alpha" + b"\x10\x01" * 5000):
         with pytest.raises(grpc.RpcError) as caught:
-            raw(message, timeout=20)
+            raw(message, timeout=60)
         assert caught.value.code() in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNKNOWN)
 
 

@@ -47,7 +47,7 @@ class RedisServer:
     def send(self, command: str) -> str:
         """One inline command, its raw answer ("" when nobody listens)."""
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=2) as link:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=30) as link:
                 link.sendall(command.encode() + b"\r\n")
                 return link.recv(65536).decode()
         except OSError:

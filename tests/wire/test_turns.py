@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.backend import CLOSE, EARLY, HOLD, ok
-from tests.support.client import Client, Cut
+from tests.support.client import PATIENCE, Client, Cut
 from tests.wire.rig import Rig
 
 H = b"host: gateway.test\r\n"
@@ -561,7 +561,7 @@ def test_bytes_behind_an_upgrade_are_held_within_bounds(rig: Rig) -> None:
         assert connection.pauses
         assert len(connection.backlog) < 1 << 20
         rig.call(rig.a.released.set)
-        client.socket.settimeout(5)
+        client.socket.settimeout(PATIENCE)
         assert client.answer().body == b"no upgrade"
         assert client.answer().status == 404
 
