@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from gateway.ingest.rewards import SEALING_KEYS
+from gateway.ingest.sealing_keys import SEALING_KEYS
 from gateway.loops.alarms import ALARMS_S, Alarms
 from gateway.loops.archiving import ARCHIVE_S, Archiving
 from gateway.loops.periodic import Step, periodically

@@ -28,7 +28,8 @@ from gateway.engines.fleet import Fleet
 from gateway.in_force import InForce
 from gateway.ingest.recorder import NullOutcomeSink, Recorder, Sink
 from gateway.ingest.request_lookup import RequestIds
-from gateway.ingest.rewards import SEALING_KEYS, RewardIngest
+from gateway.ingest.rewards import RewardIngest
+from gateway.ingest.sealing_keys import SEALING_KEYS, STARTING_S
 from gateway.ingest.spool import Spool
 from gateway.ingest.stamped import StampedUnits
 from gateway.ingest.usage import UsageRewards
@@ -126,6 +127,7 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
             lambda route: in_force.document().joins_rows(route),
             lambda: in_force.document().record.flush,
         ),
+        starting_s=STARTING_S if store.memory else 0.0,  # no other replica writes into a file
     )
 
     fleet = Fleet(

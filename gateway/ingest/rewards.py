@@ -6,9 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from math import inf
 from time import monotonic
 from typing import Any, Final, Protocol
 
@@ -16,6 +14,7 @@ from gateway.clock import Clock, wall
 from gateway.errors import TurnoutError
 from gateway.ingest.metric_values import Metric, RejectedItem, checked_value, worst
 from gateway.ingest.request_lookup import Found, RequestIds
+from gateway.ingest.sealing_keys import SealingKeys
 from gateway.ingest.spool import Spool
 from gateway.ingest.stamped import StampedUnits
 from gateway.record.decision_id import BadDecisionId, Opened, Sealer
@@ -32,13 +31,14 @@ _MAX_CLOCK_SKEW_S: Final = 60.0
 """Difference between the clocks of two replicas."""
 _ITEMS_PER_TURN: Final = 200
 """Items checked in one turn of the event loop."""
-SEALING_KEYS: Final = "decision-id"
-"""Name of the sealing keys in the store."""
-_KEY_RELOAD_INTERVAL_S: Final = 1.0
 MAX_REQUEST_IDS: Final = 1000
 """Items of one call that name a request by its id; each is looked up."""
 _FIELDS: Final = frozenset({"decision_id", "metric", "value", "tags"})
 _FIELDS_BY_REQUEST: Final = frozenset({"route", "request_id", "metric", "value", "tags"})
+
+
+_Named = Opened | RejectedItem | BadDecisionId
+"""The contents of an item's id, where they were looked up, or the reason to reject it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,7 @@ class RewardIngest:
         period: Callable[[str, int, float, str], str] | None = None,
         request_lookup: RequestIds | None = None,
         stamped_units: StampedUnits | None = None,
+        starting_s: float = 0.0,
     ) -> None:
         """Set up ingestion.
 
@@ -104,6 +105,7 @@ class RewardIngest:
                 are one observation; None: the epoch.
             request_lookup: Finds requests by request id; None: items need a decision id.
             stamped_units: Finds the units of requests that other proxies served; None: they have none.
+            starting_s: Seconds from now in which an id with an unknown key waits for it.
         """
         self.request_lookup = request_lookup
         self.stamped_units = stamped_units
@@ -118,9 +120,7 @@ class RewardIngest:
         self.rejections: Counter[str] = Counter()
         """Totals of rejected items by error code."""
         self._clock = clock
-        self._renewed = -inf
-        """`monotonic` when the sealing keys were last read."""
-        self._renewing = asyncio.Lock()
+        self._keys = SealingKeys(store, sealer, starting_s)
 
     def open(self, text: str) -> Opened:
         """Open a decision id. Raises BadDecisionId."""
@@ -150,9 +150,10 @@ class RewardIngest:
                 "body_too_large", f"There are {len(items)} items; send at most {MAX_ITEMS} in one call."
             )
         report = FeedbackReport()
+        now, came = self._clock(), monotonic()
         named = await self._looked_up(items, may_report, made_by)
-        named.update(await self._of_other_proxies(items))
-        rewards = await self._checked(items, may_report, report, named)
+        named.update(await self._of_other_proxies(items, came))
+        rewards = await self._checked(items, may_report, report, named, now, came)
         results = await self.keep(rewards) if rewards else []
         report.rewards = list(zip(rewards, results, strict=True))
         tally = Counter(results)
@@ -167,10 +168,11 @@ class RewardIngest:
         items: Sequence[object],
         may_report: Callable[[str], bool],
         report: FeedbackReport,
-        named: Mapping[int, Opened | RejectedItem],
+        named: Mapping[int, _Named],
+        now: float,
+        came: float,
     ) -> list[Reward]:
         rewards = []
-        now, came = self._clock(), monotonic()
         for index, item in enumerate(items):
             if index % _ITEMS_PER_TURN == _ITEMS_PER_TURN - 1:
                 await asyncio.sleep(0)
@@ -178,18 +180,17 @@ class RewardIngest:
                 try:
                     rewards.append(self._reward(item, may_report, now, named.get(index)))
                 except BadDecisionId as error:
-                    if error.code != "unknown_key" or not await self._renew_keys(came):
+                    if error.code != "unknown_key" or index in named:
                         raise
-                    rewards.append(self._reward(item, may_report, now))
-            except BadDecisionId as error:
-                report.rejected.append(Rejection(index, error.code, str(error)))
-            except RejectedItem as error:
+                    opened = await self._keys.open(_parts(item)[0], came)
+                    rewards.append(self._reward(item, may_report, now, opened))
+            except (BadDecisionId, RejectedItem) as error:
                 report.rejected.append(Rejection(index, error.code, str(error)))
         return rewards
 
     async def _looked_up(
         self, items: Sequence[object], may_report: Callable[[str], bool], made_by: Callable[[str], bool]
-    ) -> dict[int, Opened | RejectedItem]:
+    ) -> dict[int, _Named]:
         """Index of an item that has a request id → the contents of its decision id, or the reason to reject it."""
         places = [i for i, item in enumerate(items) if isinstance(item, Mapping) and "request_id" in item]
         if not places:
@@ -205,7 +206,7 @@ class RewardIngest:
         wanted = [_request(items[place]) for place in places]
         known = await self.request_lookup.find([pair for pair in wanted if may_report(pair[0])])
         answers = iter(known)
-        found: dict[int, Opened | RejectedItem] = {}
+        found: dict[int, _Named] = {}
         for place, (route, _) in zip(places, wanted, strict=True):
             one = next(answers) if may_report(route) else None
             if isinstance(one, Found) and made_by(one.principal):
@@ -222,29 +223,21 @@ class RewardIngest:
                 )
         return found
 
-    async def _of_other_proxies(self, items: Sequence[object]) -> dict[int, Opened | RejectedItem]:
+    async def _of_other_proxies(self, items: Sequence[object], came: float) -> dict[int, _Named]:
         """Index of an item whose id another proxy made → its contents, with the unit, or the reason to reject it."""
         opened: dict[int, Opened] = {}
+        refused: dict[int, _Named] = {}
         for index, item in enumerate(items):
             identity = item.get("decision_id") if isinstance(item, Mapping) else None
             if isinstance(identity, str) and "." in identity:
-                with suppress(BadDecisionId):  # told when the item is checked
-                    opened[index] = self.sealer.open(identity)
-        if not opened or self.stamped_units is None:
-            return dict(opened)
-        return dict(zip(opened, await self.stamped_units.found(list(opened.values())), strict=True))
-
-    async def _renew_keys(self, since: float) -> bool:
-        """Know the sealing keys of ``since``: another replica may have just added one. Reads once a second at most."""
-        async with self._renewing:
-            if self._renewed < since:
-                await asyncio.sleep(self._renewed + _KEY_RELOAD_INTERVAL_S - monotonic())
-                self._renewed = monotonic()
                 try:
-                    self.sealer.renew(await self.store.secrets(SEALING_KEYS))
-                except StoreUnavailable:
-                    return False
-        return True
+                    opened[index] = await self._keys.open(identity, came)
+                except BadDecisionId as error:
+                    refused[index] = error
+        if not opened or self.stamped_units is None:
+            return refused | opened
+        found = await self.stamped_units.found(list(opened.values()))
+        return refused | dict(zip(opened, found, strict=True))
 
     async def keep(self, rewards: list[Reward]) -> list[RewardResult]:
         """Store rewards, or put them into the spool while the store is away, and count the results.
@@ -300,9 +293,9 @@ class RewardIngest:
         item: object,
         may_report: Callable[[str], bool],
         now: float,
-        named: Opened | RejectedItem | None = None,
+        named: _Named | None = None,
     ) -> Reward:
-        if isinstance(named, RejectedItem):
+        if isinstance(named, RejectedItem | BadDecisionId):
             raise named
         identity, name, given, tags = _parts(item)
         opened = named or self.sealer.open(identity)

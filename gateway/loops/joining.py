@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
-from gateway.ingest.rewards import SEALING_KEYS
+from gateway.ingest.sealing_keys import SEALING_KEYS
 from gateway.loops.periodic import Step
 from gateway.state.base import StoreUnavailable
 from gateway.state.last_state import LastState

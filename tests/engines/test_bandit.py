@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.ingest.rewards import SEALING_KEYS
+from gateway.ingest.sealing_keys import SEALING_KEYS
 from gateway.record.decision_id import Opened, Sealer
 from gateway.state.base import Published
 from gateway.state.sqlite import SqliteStore

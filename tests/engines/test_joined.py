@@ -8,6 +8,7 @@ import pytest
 
 from gateway.config.service import MetricConfig
 from gateway.ingest.rewards import RewardIngest
+from gateway.ingest.sealing_keys import SEALING_KEYS
 from gateway.ingest.stamped import StampedUnits
 from gateway.record.decision_id import Sealer
 from gateway.record.events import Outcome
@@ -36,10 +37,10 @@ async def recorded(store: SqliteStore) -> None:
     await store.append([Outcome(**fields)])
 
 
-def ingest(store: SqliteStore, *, joined: bool) -> RewardIngest:
+def ingest(store: SqliteStore, *, joined: bool, sealer: Sealer = SEALER) -> RewardIngest:
     units = StampedUnits(store, lambda route: False, lambda route: joined, lambda: 0.0)
     metrics = {"good": MetricConfig(type="boolean", window=3600.0)}
-    return RewardIngest(store, SEALER, metrics=metrics, clock=lambda: NOW + 1, stamped_units=units)
+    return RewardIngest(store, sealer, metrics=metrics, clock=lambda: NOW + 1, stamped_units=units)
 
 
 def item(identity: str) -> dict[str, Any]:
@@ -67,6 +68,22 @@ async def test_joined_takes_the_row_s_word_on_who_served(store: SqliteStore) -> 
     assert (reward.served, reward.unit) == ("v1", 42)
     again = await ingest(store, joined=True).take([item(decision_id())])
     assert (again.accepted, again.duplicates) == (0, 1), "a replayed id counts once"
+
+
+async def test_joined_holds_for_an_id_whose_key_is_read_meanwhile(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await recorded(store)
+    sealer = Sealer(await store.secrets(SEALING_KEYS))
+
+    async def with_ours(name: str) -> tuple[bytes, ...]:
+        return (b"k" * 32,)
+
+    monkeypatch.setattr(store, "secrets", with_ours)
+    late = ingest(store, joined=True, sealer=sealer)
+    report = await late.take([item(decision_id()), item(FORGED["another request"])])
+    assert [reward.unit for reward, _ in report.rewards] == [42]
+    assert [refused.code for refused in report.rejected] == ["unknown_request"]
 
 
 async def test_joined_can_not_be_told_while_the_store_is_away(

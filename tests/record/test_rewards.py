@@ -270,6 +270,31 @@ async def test_a_key_that_is_added_right_after_a_read_is_read_too(book: RewardIn
     assert store.reads == 2
 
 
+async def test_while_it_starts_a_process_waits_for_keys_that_others_write_back(store: Away) -> None:
+    """A replica that starts on an emptied store would refuse rewards for older decisions for good."""
+    mine, old = b"new" * 9, b"old" * 9
+    sealer, before = Sealer([mine]), Sealer([old])
+    static = Sealer.static("digits", "v1", "v1", 1, 1.0, False)
+    id_before = before.seal(before.new_decision(NOW), 1, static).decode()
+    store.keys = (mine,)
+    starting = RewardIngest(store, sealer, metrics=METRICS, clock=lambda: NOW, starting_s=60.0)
+    report = asyncio.create_task(starting.take([item(id=id_before), item(id=id_before)]))
+    while store.reads < 2:  # once at least it was not there
+        await asyncio.sleep(0.01)
+    assert not report.done()
+    store.keys = (mine, old)
+    assert (await report).as_dict() == {"accepted": 1, "duplicates": 1, "updated": 0, "rejected": []}
+
+
+async def test_a_process_that_has_started_waits_no_longer(store: Away) -> None:
+    strange = Sealer([b"strange" * 5])
+    static = Sealer.static("digits", "v1", "v1", 1, 1.0, False)
+    unknown = [item(id=strange.seal(strange.new_decision(NOW), k, static).decode()) for k in range(3)]
+    starting = RewardIngest(store, SEALER, metrics=METRICS, clock=lambda: NOW, starting_s=1.5)
+    assert codes(await starting.take(unknown)) == [(k, "unknown_key") for k in range(3)]
+    assert store.reads <= 4
+
+
 async def test_a_rescued_decision_counts_as_the_worst(book: RewardIngest, store: Away) -> None:
     rescued: dict[str, Any] = {"assigned": "v2", "served": "v1"}
     await book.take(
