@@ -18,10 +18,10 @@ def warnings_of(document: Document) -> Iterator[Finding]:
     yield from _traces(document)
     if not document.routes:
         yield Finding((), "there are no routes: every request gets 404")
-    used = {variant.backend for route in document.routes.values() for variant in route.variants.values()}
+    used = {backend for route in document.routes.values() for _, backend in route.named_backends}
     for name in document.backends:
         if name not in used:
-            yield Finding(("backends", name), "no variant uses this backend")
+            yield Finding(("backends", name), "no route uses this backend")
     yield from _untold(document)
     yield from _unfed(document)
     yield from _unbounded(document)

@@ -55,7 +55,7 @@ def refusals(route: RouteConfig, backends: Mapping[str, BackendConfig], kind: st
     if route.httproute is not None:
         yield ("httproute",), "only an engine of the type kubernetes has HTTPRoutes; remove it"
     yield from _of_requests(route)
-    yield from of_policy(route)
+    yield from of_policy(route, ", and send it copies by 'mirror'" if kind == "envoy" else "")
     yield from _of_failures(route)
     yield from _of_variants(route, backends)
     yield from (_of_haproxy if kind == "haproxy" else _of_envoy)(route, backends)
@@ -78,12 +78,12 @@ def _of_requests(route: RouteConfig) -> Iterator[Refusal]:
         yield ("body_limit",), "an engine does not limit bodies; remove it, and limit them at the node"
 
 
-def of_policy(route: RouteConfig) -> Iterator[Refusal]:
-    """What no engine can do of a policy."""
+def of_policy(route: RouteConfig, hint: str) -> Iterator[Refusal]:
+    """What no engine can do of a policy. ``hint``: what else to do about shadows."""
     policy = route.policy
     if route.all_shadows:
         at = ("shadows",) if route.shadows else ("policy", "shadows")
-        yield at, "an engine throws copies' responses away; run the shadow on a route without 'engine'"
+        yield at, f"an engine throws copies' responses away; run the shadow on a route without 'engine'{hint}"
     if policy.type == "canary" and policy.gate is not None:
         yield ("policy", "gate"), "an engine has no shadows to pass a gate with; remove it"
     if policy.type == "bandit" and policy.features:
@@ -104,7 +104,7 @@ def _of_failures(route: RouteConfig) -> Iterator[Refusal]:
 
 def _of_variants(route: RouteConfig, backends: Mapping[str, BackendConfig]) -> Iterator[Refusal]:
     for name, variant in route.variants.items():
-        here, backend = ("variants", name), backends.get(variant.backend)
+        here = ("variants", name)
         if variant.rewrite.model is not None:
             yield (
                 (*here, "rewrite", "model"),
@@ -112,16 +112,18 @@ def _of_variants(route: RouteConfig, backends: Mapping[str, BackendConfig]) -> I
             )
         if variant.rewrite.version is not None:
             yield (*here, "rewrite", "version"), "an engine replaces prefixes alone; write 'path'"
-        if backend is None:
-            continue
+    for at, backend in _backends(route, backends):
         if backend.http2:
-            message = "an engine speaks HTTP/1.1 with backends; write the address with http:// or https://"
-            yield (*here, "backend"), message
+            yield at, "an engine speaks HTTP/1.1 with backends; write the address with http:// or https://"
         if backend.tls.cert is not None:
-            yield (
-                (*here, "backend"),
-                "an engine has no client certificate for a backend; use one without 'tls.cert'",
-            )
+            yield at, "an engine has no client certificate for a backend; use one without 'tls.cert'"
+
+
+def _backends(
+    route: RouteConfig, backends: Mapping[str, BackendConfig]
+) -> Iterator[tuple[KeyPath, BackendConfig]]:
+    """The backends that a route names and that exist."""
+    return ((at, backends[name]) for at, name in route.named_backends if name in backends)
 
 
 def _of_envoy(route: RouteConfig, backends: Mapping[str, BackendConfig]) -> Iterator[Refusal]:
@@ -132,23 +134,23 @@ def _of_envoy(route: RouteConfig, backends: Mapping[str, BackendConfig]) -> Iter
             ("variants",),
             "Envoy rewrites the host for all variants or for none; give all backends one 'host'",
         )
-    for name, variant in route.variants.items():
-        here, backend = ("variants", name), backends.get(variant.backend)
-        if backend is None:
-            continue
+    for at, backend in _backends(route, backends):
         if backend.addresses[0].secure and backend.tls.verify and backend.tls.ca is None:
             message = (
                 "Envoy does not know the system's CAs; write 'tls: {ca: FILE}' at the backend, for example "
                 "/etc/ssl/certs/ca-certificates.crt"
             )
-            yield (*here, "backend"), message
+            yield at, message
+    for name, variant in route.variants.items():
+        if variant.backend not in backends:
+            continue
         for other in rescuers:
             if other in route.variants and other != name and not _alike(route, name, other, backends):
                 message = (
                     f"Envoy sends a request to the fallback {other!r} as it would to {name!r}; give both the "
                     "same path, host and headers, or remove the fallback"
                 )
-                yield here, message
+                yield ("variants", name), message
                 break
 
 
@@ -167,6 +169,8 @@ HAPROXY_RETRIED: Final = frozenset((401, 403, 404, 408, 425, 500, 501, 502, 503,
 
 
 def _of_haproxy(route: RouteConfig, backends: Mapping[str, BackendConfig]) -> Iterator[Refusal]:
+    if route.mirror is not None:
+        yield ("mirror",), "HAProxy does not copy requests; remove it"
     if route.fallback:
         yield ("fallback",), "HAProxy never sends a request to another variant; remove it"
     for key in route.retry.model_fields_set & {"backoff", "budget", "min"}:
@@ -178,10 +182,9 @@ def _of_haproxy(route: RouteConfig, backends: Mapping[str, BackendConfig]) -> It
         yield ("timeouts",), "HAProxy has one timeout for both; give 'first_byte' and 'idle' the same value"
     if route.timeouts.total is not None and "total" in route.timeouts.model_fields_set:
         yield ("timeouts", "total"), "HAProxy does not limit the time of a whole request; write null"
-    for name, variant in route.variants.items():
-        if variant.backend in backends:
-            for message in _of_haproxy_backend(backends[variant.backend]):
-                yield ("variants", name, "backend"), message
+    for at, backend in _backends(route, backends):
+        for message in _of_haproxy_backend(backend):
+            yield at, message
 
 
 def _of_haproxy_backend(backend: BackendConfig) -> Iterator[str]:

@@ -45,7 +45,7 @@ AnyEngine = Annotated[EngineConfig | KubernetesConfig, Field(discriminator="type
 
 _OF_GATEWAY: Final = (
     "fallback", "fallback_on", "retry", "timeouts", "hedge", "body_limit", "buffer_limit", "errors", "usage",
-    "forward_credentials", "comparison",
+    "forward_credentials", "comparison", "mirror",
 )  # fmt: skip
 """What a gateway does with a request, and a weight does not."""
 
@@ -72,7 +72,7 @@ def weight_refusals(route: RouteConfig, *, request_ids: bool) -> Iterator[Refusa
                     "the variant's backendRef names its service, and its filters change requests; remove it"
                 )
                 yield ("variants", name, key), message
-    yield from of_policy(route)
+    yield from of_policy(route, "")
     if bandit_of(route.policy) is not None and not request_ids:
         message = (
             "responses of an HTTPRoute have no decision id, so rewards name their request; "

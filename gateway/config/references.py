@@ -192,13 +192,12 @@ class _RouteCheck:
             yield Finding(self._at("match", "path"), "'/-/' is reserved for the gateway; write another path")
 
     def _variants(self) -> Iterator[Finding]:
-        for name, variant in self.route.variants.items():
-            if not variant.backend:
+        for path, backend in self.route.named_backends:
+            if not backend:
                 message = "write 'backend: ' and the name of one; only without 'match' a variant needs none"
-                yield Finding(self._at("variants", name), message, of_key=True)
-            elif variant.backend not in self.names.backends:
-                said = unknown("backend", variant.backend, self.names.backends)
-                yield Finding(self._at("variants", name, "backend"), *said)
+                yield Finding(self._at(*path[:-1]), message, of_key=True)
+            elif backend not in self.names.backends:
+                yield Finding(self._at(*path), *unknown("backend", backend, self.names.backends))
 
     def _decisions(self) -> Iterator[Finding]:
         """Faults of a route that only `POST /-/decide` assigns."""
@@ -329,6 +328,11 @@ class _RouteCheck:
             if self.route.httproute is not None:
                 message = "the gateway serves this route; write 'engine' too, or remove it"
                 yield Finding(self._at("httproute"), message)
+            if self.route.mirror is not None:
+                message = (
+                    "the gateway serves this route, and copies requests to 'shadows'; write them instead"
+                )
+                yield Finding(self._at("mirror"), message, of_key=True)
             return
         engine = self.document.engines.get(name)
         if engine is None:

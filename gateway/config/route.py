@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, Discriminator, Field, JsonValue, Tag, model_validator
 
+from gateway.config.faults import KeyPath
 from gateway.config.model import (
     ConfigModel,
     HeaderName,
@@ -256,6 +257,15 @@ class ComparisonConfig(ConfigModel):
         return self
 
 
+class MirrorConfig(ConfigModel):
+    """Copies of an engine's requests; their responses are discarded."""
+
+    backend: Name
+    """Where copies go, for example to a gateway whose route compares versions."""
+    share: Annotated[Share, Field(gt=0)]
+    """Share of the requests that are copied."""
+
+
 class RouteConfig(ConfigModel):
     match: MatchConfig = UNMATCHED
     """If absent, the route proxies nothing: its variants are assigned by `POST /-/decide` alone."""
@@ -269,6 +279,8 @@ class RouteConfig(ConfigModel):
     """``NAMESPACE/NAME`` or ``NAME`` of the HTTPRoute that gets the weights; if absent, that of the route's name."""
     shadows: Mapping[Name, Share] = Field(default_factory=dict)
     """Variants that receive copies of requests, in addition to the policy."""
+    mirror: MirrorConfig | None = None
+    """Copies that an engine of the type ``envoy`` sends."""
     fallback: tuple[FallbackEntry, ...] = ()
     fallback_on: FallbackOnConfig = FallbackOnConfig()
     errors: ErrorsConfig = ErrorsConfig()
@@ -291,6 +303,14 @@ class RouteConfig(ConfigModel):
     def proxied(self) -> bool:
         """Whether the route serves requests, and not only `POST /-/decide`."""
         return bool(self.match.path)
+
+    @property
+    def named_backends(self) -> Iterator[tuple[KeyPath, str]]:
+        """Where the route names a backend, and its name."""
+        for name, variant in self.variants.items():
+            yield ("variants", name, "backend"), variant.backend
+        if self.mirror is not None:
+            yield ("mirror", "backend"), self.mirror.backend
 
     @property
     def all_shadows(self) -> dict[str, float]:

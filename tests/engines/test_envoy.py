@@ -41,6 +41,7 @@ metrics:
 backends:
   one: {url: "URL1"}
   two: {url: "URL2"}
+  turnout: {url: "http://127.0.0.1:@PORT@", headers: {authorization: Bearer 50%}}
 engines:
   edge: {type: envoy, token: TOKEN, nodes: [e*], ids: sealed}
 routes:
@@ -60,6 +61,16 @@ routes:
     match: {path: /plain, methods: [GET], headers: {x-mode: a}}
     variants: {only: {backend: one}}
     policy: {type: single, variant: only}
+  copied:
+    engine: edge
+    match: {path: /copied}
+    variants: {only: {backend: one, rewrite: {path: /m}}}
+    policy: {type: single, variant: only}
+    mirror: {backend: turnout, share: 100%}
+  copies:
+    match: {path: /copied}
+    variants: {v1: {backend: one}, v2: {backend: two}}
+    policy: {type: shadow, primary: v1, shadows: {v2: 100%}}
 """
 
 
@@ -212,6 +223,22 @@ def test_a_route_without_units_and_its_conditions(setup: OneNode, client: httpx.
         assert (refused.status_code, refused.json()["error"]["code"]) == (404, "unknown_route")
 
 
+def test_copies_are_compared_by_a_route_of_the_gateway(setup: OneNode, client: httpx.Client) -> None:
+    answered = client.get("/copied/x?a=1", headers={"authorization": "the client's"})
+    assert (answered.status_code, answered.headers["x-variant"]) == (200, "only")
+    agreement = wait_for(
+        lambda: (found := setup.report("copies")["agreement"]["v2"])["compared"] and found,
+        "the copy is compared",
+    )
+    assert (agreement["compared"], agreement["rate"]) == (1, 0.0)
+    assert "/m/x?a=1" in [path for path, _ in setup.backends[0].seen]
+    path, fields = next(one for one in setup.backends[1].seen if one[0].startswith("/copied"))
+    assert (path, fields["authorization"]) == ("/copied/x?a=1", "Bearer 50%")
+    assert "x-turnout-path" not in fields
+    assert fields["x-request-id"] == answered.headers["x-request-id"]
+    assert setup.outcome(answered)["route"] == "copied", "the request itself is in the record of its route"
+
+
 @pytest.mark.parametrize("failure", ["status", "slow"])
 def test_a_fallback_is_served_by_the_other_and_charged_to_the_assigned(
     setup: OneNode, client: httpx.Client, failure: str
@@ -226,7 +253,9 @@ def test_a_fallback_is_served_by_the_other_and_charged_to_the_assigned(
         setup.backends[1].status, setup.backends[1].delay = 200, 0.0
     assert (answered.status_code, answered.headers["x-variant"]) == (200, "v1")
     assert setup.reward(answered.headers["x-decision-id"])["accepted"] == 1
-    assert [path for backend in setup.backends for path, _ in backend.seen[-1:]] == ["/m/infer"] * 2
+    paths = [path for b in setup.backends for path, fields in b.seen if fields.get("x-user-id") == unit]
+    assert set(paths) == {"/m/infer"}
+    assert len(paths) >= 2
     outcome = setup.outcome(answered)
     assert (outcome["assigned"], outcome["served"], outcome["fallback"]) == ("v2", "v1", True)
     assert outcome["error"] == "backend_status"

@@ -66,6 +66,10 @@ ROUTES = {
         "{match: {path: /}, variants: {v: {backend: a}}, policy: {type: single, variant: v}, "
         "retry: {attempts: 3, replayable: true}, timeouts: {total: null, first_byte: 500ms, idle: 2s}}"
     ),
+    "mirror": (
+        "{match: {path: /}, variants: {v: {backend: a}}, policy: {type: single, variant: v}, "
+        "mirror: {backend: b, share: 0.5%}}"
+    ),
     "canary": (
         "{match: {path: /}, unit: {header: x-u}, variants: {v1: {backend: a}, v2: {backend: a}}, "
         "policy: {type: canary, "
@@ -134,7 +138,8 @@ REFUSED = [
     ("model", "match: {path: /, model: m}", "match.model", "match a path or a header"),
     ("cookie", "match: {path: /}, unit: {cookie: c}", "unit", "write 'header: NAME'"),
     ("json", "match: {path: /}, unit: {json: c}", "unit", "write 'header: NAME'"),
-    ("shadows", "match: {path: /}, shadows: {v2: 1%}", "shadows", "on a route without 'engine'"),
+    ("shadows", "match: {path: /}, shadows: {v2: 1%}", "shadows", "send it copies by 'mirror'"),
+    ("mirror", "match: {path: /}, mirror: {backend: g, share: 1%}", "mirror.backend", "tls: {ca: FILE}"),
     ("hedge", "match: {path: /}, hedge: {after: 1s}, retry: {replayable: true}", "hedge", "remove it"),
     (
         "respond",
@@ -169,6 +174,8 @@ def test_what_an_engine_cannot_do_is_refused(rest: str, where: str, remedy: str,
         ("type: envoy", "type: nginx", "'nginx' is unknown; expected"),
         ("{backend: a}", "{backend: g}", "does not know the system's CAs"),
         ("{backend: a}", "{backend: a, rewrite: {version: 1}}", "write 'path'"),
+        ("variants: {v", "mirror: {backend: z, share: 1%}, variants: {v", "there is no backend 'z'"),
+        ("engine: edge}", "mirror: {backend: a, share: 1%}}", "copies requests to 'shadows'"),
         ("{backend: a}", "{backend: a, rewrite: {model: m}}", "serve the model under an alias"),
     ],
 )

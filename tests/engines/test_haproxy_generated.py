@@ -127,6 +127,7 @@ REFUSED = [
         "without 'ejection.rate'",
     ),
     ("variants: {v1: {backend: a}, v2: {backend: numbers}}", "variants.v2.backend", "server_name: NAME"),
+    ("mirror: {backend: a, share: 1%}", "mirror", "remove it"),
     ("variants: {v1: {backend: a}, v2: {backend: six}}", "variants.v2.backend", "write 'host: preserve'"),
 ]
 MORE = """

@@ -5,7 +5,7 @@ Each address carries the variant that it belongs to, so a response says which va
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from gateway.config.backend import Address, BackendConfig, EjectionConfig, HealthConfig, is_ip
@@ -17,6 +17,9 @@ Json = dict[str, Any]
 
 METADATA: Final = "turnout"
 """Name of the metadata that addresses carry."""
+MIRROR: Final = "-"
+"""Takes the place of a variant for addresses that get copies."""
+OVERWRITE: Final = "OVERWRITE_IF_EXISTS_OR_ADD"
 ORIGINAL_PATH: Final = "x-turnout-path"
 """Request header with the path before it was replaced; what a client sends under this name is removed."""
 _ENVOY: Final = "type.googleapis.com/envoy"
@@ -30,26 +33,44 @@ def cluster_name(route: str, variant: str) -> str:
     return f"{route}/{variant}"
 
 
+def mirror_name(route: str) -> str:
+    """Name of the cluster that gets copies; no variant has an empty name."""
+    return cluster_name(route, "")
+
+
 def clusters(document: Document, engine: str) -> Iterator[Json]:
     """The clusters of all routes of a fleet. Reads the CAs that backends name; raises OSError."""
     for name, route in document.engine_routes(engine).items():
         for variant in route.variants:
-            yield _cluster(name, route, variant, document.backends)
+            yield _of_variant(name, route, variant, document.backends)
+        if route.mirror is not None:
+            backend = document.backends[route.mirror.backend]
+            filters = [_fields(backend.headers), *_path(route.match.path, None, backend.addresses[0].path)]
+            yield _cluster(mirror_name(name), route, [(MIRROR, backend)], filters)
 
 
-def _cluster(name: str, route: RouteConfig, variant: str, backends: Mapping[str, BackendConfig]) -> Json:
+def _of_variant(name: str, route: RouteConfig, variant: str, backends: Mapping[str, BackendConfig]) -> Json:
     tried = [variant, *(entry for entry in route.fallback if isinstance(entry, str) and entry != variant)]
-    backend = backends[route.variants[variant].backend]
     levels = [(other, backends[route.variants[other].backend]) for other in tried]
+    base = levels[0][1].addresses[0].path
+    filters = _path(route.match.path, route.variants[variant].rewrite.path, base)
+    return _cluster(cluster_name(name, variant), route, levels, filters)
+
+
+def _cluster(
+    name: str, route: RouteConfig, levels: Sequence[tuple[str, BackendConfig]], filters: list[Json]
+) -> Json:
+    """``levels``: variants and their backends, the first one's own first; ``filters``: what a request passes."""
+    backend = levels[0][1]
     made: Json = {
         "@type": f"{_ENVOY}.config.cluster.v3.Cluster",
-        "name": cluster_name(name, variant),
+        "name": name,
         "type": "STRICT_DNS",
         "dns_lookup_family": "V4_PREFERRED",
         "connect_timeout": seconds(route.timeouts.connect),
         "lb_policy": _POLICIES[backend.balance],
         "load_assignment": {
-            "cluster_name": cluster_name(name, variant),
+            "cluster_name": name,
             "endpoints": [
                 {"priority": level, "lb_endpoints": [_endpoint(other, its, at, its.health == backend.health)]}
                 for level, (other, its) in enumerate(levels)
@@ -58,7 +79,7 @@ def _cluster(name: str, route: RouteConfig, variant: str, backends: Mapping[str,
         },
         "common_lb_config": {"healthy_panic_threshold": {"value": _panic(backend)}},
         "circuit_breakers": {"thresholds": [_limits(backend)]},
-        "typed_extension_protocol_options": {_OPTIONS: _protocol(route, variant, backend)},
+        "typed_extension_protocol_options": {_OPTIONS: _protocol(backend, filters)},
     }
     if any(at.secure for _, its in levels for at in its.addresses):
         made["transport_socket_matches"] = [_socket(other, its) for other, its in levels]
@@ -93,31 +114,42 @@ def _limits(backend: BackendConfig) -> Json:
     }
 
 
-def _protocol(route: RouteConfig, variant: str, backend: BackendConfig) -> Json:
+def _protocol(backend: BackendConfig, filters: list[Json]) -> Json:
     made: Json = {
         "@type": f"{_ENVOY}.extensions.upstreams.http.v3.HttpProtocolOptions",
         "explicit_http_config": {"http_protocol_options": {}},
         "common_http_protocol_options": {"idle_timeout": seconds(backend.pool.idle)},
     }
-    base, other = backend.addresses[0].path, route.variants[variant].rewrite.path
-    if base or other is not None:
-        prefix = route.match.path
-        made["http_filters"] = [
-            {
-                "name": "turnout.path",
-                "typed_config": {
-                    "@type": f"{_ENVOY}.extensions.filters.http.lua.v3.Lua",
-                    "default_source_code": {"inline_string": _path_filter(prefix, other, base)},
-                },
-            },
-            {
-                "name": "envoy.filters.http.upstream_codec",
-                "typed_config": {
-                    "@type": f"{_ENVOY}.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
-                },
-            },
-        ]
+    if filters:
+        codec = {"@type": f"{_ENVOY}.extensions.filters.http.upstream_codec.v3.UpstreamCodec"}
+        last = {"name": "envoy.filters.http.upstream_codec", "typed_config": codec}
+        made["http_filters"] = [*filters, last]
     return made
+
+
+def _fields(fields: Mapping[str, str]) -> Json:
+    mutations = [
+        {"append": {"header": {"key": key, "value": value.replace("%", "%%")}, "append_action": OVERWRITE}}
+        for key, value in fields.items()
+    ]
+    return {
+        "name": "turnout.fields",
+        "typed_config": {
+            "@type": f"{_ENVOY}.extensions.filters.http.header_mutation.v3.HeaderMutation",
+            "mutations": {"request_mutations": mutations},
+        },
+    }
+
+
+def _path(prefix: str, other: str | None, base: str) -> list[Json]:
+    """The filter that replaces ``prefix`` by ``other``, and puts ``base`` before it; none if there is neither."""
+    if not base and other is None:
+        return []
+    lua = {
+        "@type": f"{_ENVOY}.extensions.filters.http.lua.v3.Lua",
+        "default_source_code": {"inline_string": _path_filter(prefix, other, base)},
+    }
+    return [{"name": "turnout.path", "typed_config": lua}]
 
 
 def _path_filter(prefix: str, other: str | None, base: str) -> str:

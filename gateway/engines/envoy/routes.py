@@ -13,7 +13,14 @@ from typing import Final
 
 from gateway.config.document import Document
 from gateway.config.route import MatchConfig, RouteConfig
-from gateway.engines.envoy.clusters import METADATA, ORIGINAL_PATH, cluster_name, seconds
+from gateway.engines.envoy.clusters import (
+    METADATA,
+    ORIGINAL_PATH,
+    OVERWRITE,
+    cluster_name,
+    mirror_name,
+    seconds,
+)
 from gateway.engines.offers import Assigned, Json, ordered, salt_text
 
 DECISION: Final = "x-decision-id"
@@ -108,7 +115,7 @@ def _action(name: str, route: RouteConfig, document: Document, assigned: Assigne
         _weighted(name, route, document, variant, parts, assigned)
         for variant, parts in assigned.cells.segments
     ]
-    return {
+    action: Json = {
         "weighted_clusters": {"clusters": weighted},
         "timeout": seconds(route.timeouts.total or 0.0),
         "idle_timeout": seconds(route.timeouts.idle),
@@ -117,6 +124,16 @@ def _action(name: str, route: RouteConfig, document: Document, assigned: Assigne
             document.backends[v.backend].host == "backend" for v in route.variants.values()
         ),
     }
+    if route.mirror is not None:
+        share = {"numerator": max(1, round(1e6 * route.mirror.share)), "denominator": "MILLION"}
+        action["request_mirror_policies"] = [
+            {
+                "cluster": mirror_name(name),
+                "runtime_fraction": {"default_value": share},
+                "disable_shadow_host_suffix_append": True,
+            }
+        ]
+    return action
 
 
 def _weighted(
@@ -185,7 +202,7 @@ def _retries(route: RouteConfig) -> Json:
 
 
 def _set(name: str, value: str) -> Json:
-    return {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+    return {"header": {"key": name, "value": value}, "append_action": OVERWRITE}
 
 
 def _unknown_route() -> Json:
