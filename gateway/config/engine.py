@@ -14,6 +14,10 @@ from gateway.config.route import RouteConfig
 from gateway.config.units import PositiveDuration, Share
 
 MIN_TOKEN_CHARACTERS: Final = 16
+ROWS_BUFFER_BYTES: Final = 1024 * 1024
+"""Rows that a node collects for one export: about 2,400, since the gateway handles each export as a request."""
+MIN_CONTROL_BODY_BYTES: Final = 2 * ROWS_BUFFER_BYTES
+"""An export ends with the row that fills the buffer."""
 
 
 def _token(value: str) -> str:

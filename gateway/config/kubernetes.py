@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import inf
 from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from gateway.config.engine import EngineConfig, EngineToken, Refusal, of_policy
+from gateway.config.engine import MIN_CONTROL_BODY_BYTES, EngineConfig, EngineToken, Refusal, of_policy
 from gateway.config.model import ConfigModel, Namespace, Url
 from gateway.config.policy import bandit_of
 from gateway.config.route import RouteConfig, VariantConfig
@@ -42,6 +42,24 @@ class KubernetesConfig(ConfigModel):
 
 
 AnyEngine = Annotated[EngineConfig | KubernetesConfig, Field(discriminator="type")]
+
+
+def engine_faults(engines: Mapping[str, AnyEngine], control_body: int) -> Iterator[Refusal]:
+    """Faults of engines together. ``control_body``: limit of what a node may send, in bytes."""
+    seen: dict[str, str] = {}
+    for name, engine in engines.items():
+        if engine.token in seen:
+            yield (
+                ("engines", name, "token"),
+                f"the engine '{seen[engine.token]}' has the same token; generate another",
+            )
+        seen.setdefault(engine.token, name)
+    if control_body < MIN_CONTROL_BODY_BYTES and any(
+        engine.type != "kubernetes" for engine in engines.values()
+    ):
+        message = "nodes of engines send more than 1 MiB of rows at a time; write at least 2MiB, or remove it"
+        yield ("limits", "control_body"), message
+
 
 _OF_GATEWAY: Final = (
     "fallback", "fallback_on", "retry", "timeouts", "hedge", "body_limit", "buffer_limit", "errors", "usage",

@@ -9,7 +9,7 @@ from typing import Any
 from gateway.config.document import Document, observed
 from gateway.config.engine import refusals
 from gateway.config.faults import KeyPath, unknown
-from gateway.config.kubernetes import KubernetesConfig, weight_refusals
+from gateway.config.kubernetes import KubernetesConfig, engine_faults, weight_refusals
 from gateway.config.policy import (
     BanditConfig,
     BetaPriorConfig,
@@ -62,7 +62,8 @@ def faults_of(document: Document, names: Names | None = None) -> Iterator[Findin
     yield from _listeners(document)
     yield from _keys(document, tuple(names.variants))
     yield from _metrics(document)
-    yield from _engines(document)
+    for at, message in engine_faults(document.engines, document.limits.control_body):
+        yield Finding(at, message)
     for name, route in document.routes.items():
         check = _RouteCheck(("routes", name), route, document, names, names.variants[name])
         yield from check.findings()
@@ -118,15 +119,6 @@ def _metrics(document: Document) -> Iterator[Finding]:
         if observed(name) or name == "latency" or name.startswith("latency_"):
             message = f"the gateway measures '{name}' itself; choose another name"
             yield Finding(("metrics", name), message)
-
-
-def _engines(document: Document) -> Iterator[Finding]:
-    seen: dict[str, str] = {}
-    for name, engine in document.engines.items():
-        if engine.token in seen:
-            message = f"the engine '{seen[engine.token]}' has the same token; generate another"
-            yield Finding(("engines", name, "token"), message)
-        seen.setdefault(engine.token, name)
 
 
 def _same_matches(document: Document) -> Iterator[Finding]:

@@ -168,6 +168,7 @@ routes:
     match: {path: /edge}
     variants: {v1: {backend: b, payload: {prompt: p}, price: {input: 0.5, output: 1.5, cached_input: 0}}}
     policy: {type: single, variant: v1}
+    mirror: {backend: b, share: 1%}
   weighted:
     engine: cluster
     httproute: prod/weighted
@@ -243,8 +244,8 @@ routes:
     match: {path: /f}
     variants: {v1: {backend: b}}
     policy: {type: split, weights: {v1: 90%}}
-limits: {connections: 1, head: 1KiB, fields: 2, target: 64, body: 0, control_body: 1, pipeline: 1, header_timeout: 1s,
-         body_timeout: 1s, body_min_rate: 0, body_grace: 0, idle_timeout: 1s, write_timeout: 1s,
+limits: {connections: 1, head: 1KiB, fields: 2, target: 64, body: 0, control_body: 3MiB, pipeline: 1,
+         header_timeout: 1s, body_timeout: 1s, body_min_rate: 0, body_grace: 0, idle_timeout: 1s, write_timeout: 1s,
          websockets: 5, websocket_life: 1h,
          shadow: {waiting: 1, bytes: 1, in_flight: 1, timeout: 1s, answer: 1, load: 1}}
 shutdown: {grace: 0, idle: 0}

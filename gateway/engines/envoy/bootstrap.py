@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from gateway.config.engine import ROWS_BUFFER_BYTES
 from gateway.engines.counters import COUNTERS_PATH, NODE
 from gateway.engines.envoy.clusters import METADATA
 from gateway.engines.envoy.routes import DECISION, ID_FILTER, SEAL_FILTER, UNIT
@@ -16,8 +17,6 @@ from gateway.engines.rows import ROWS_PATH, SEPARATOR
 
 CONTROL: Final = "turnout"
 """Name of the cluster that leads to the gateway."""
-ROWS_BUFFER_BYTES: Final = 1024 * 1024
-"""Rows that a node collects for one export: about 2,400, since the gateway handles each export as a request."""
 COUNTERS: Final = {
     "access_logs.open_telemetry_access_log.turnout.logs_written": "delivered",
     "access_logs.open_telemetry_access_log.turnout.logs_dropped": "lost",
