@@ -235,6 +235,13 @@ class Slow(Doubler):
         return super().run(parts, rows, key, spans)
 
 
+@pytest.fixture
+def paused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine may pause the test for seconds, which does not interrupt a batch."""
+    monkeypatch.setattr(loop, "INTERRUPT_S", 1000.0)
+
+
+@pytest.mark.usefixtures("paused")
 @pytest.mark.parametrize(("computing", "batches"), [(True, 1), (False, MAX_STRIKES)])
 async def test_a_model_leaves_the_event_loop_for_what_it_does(computing: bool, batches: int) -> None:
     """One slow moment of a busy machine moved it to a thread, where it stayed."""
@@ -249,6 +256,7 @@ async def test_a_model_leaves_the_event_loop_for_what_it_does(computing: bool, b
     assert left.is_set()
 
 
+@pytest.mark.usefixtures("paused")
 async def test_slow_moments_that_are_far_apart_are_forgiven(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "STRIKE_WINDOW_S", 0.0)
     queue, left = queue_of([]), asyncio.Event()
