@@ -114,16 +114,22 @@ def agreed(gateway: GatewayProcess) -> dict[str, tuple[int, int]]:
 
 
 def check(gateway: GatewayProcess, ask: Callable[[], object]) -> None:
+    """Asks again where a busy machine has dropped a copy."""
     before = agreed(gateway)
     assert ask()
-    end = time.monotonic() + 60
+    begun, asked = time.monotonic(), 1
     while True:
         now = agreed(gateway)
         new = {name: (now[name][0] - before[name][0], now[name][1] - before[name][1]) for name in now}
-        if all(compared for compared, _ in new.values()) or time.monotonic() > end:
+        if all(compared for compared, _ in new.values()):
             break
         time.sleep(0.1)
-    assert new == {"same": (1, 1), "other": (1, 0)}
+        assert asked < 6
+        if time.monotonic() > begun + 10 * asked:
+            assert ask()
+            asked += 1
+    assert new["same"][0] == new["same"][1] <= asked
+    assert new["other"] <= (asked, 0)
 
 
 @pytest.mark.parametrize(

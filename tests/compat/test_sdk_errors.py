@@ -33,6 +33,10 @@ routes:
     match: {{path: /llm}}
     variants: {{v1: {{backend: llm, rewrite: {{path: /v1}}}}}}
     policy: {{type: single, variant: v1}}
+  hasty:
+    match: {{path: /hasty}}
+    variants: {{v1: {{backend: llm, rewrite: {{path: /v1}}}}}}
+    policy: {{type: single, variant: v1}}
     timeouts: {{first_byte: 1s}}
   rescued:
     match: {{path: /rescued}}
@@ -42,7 +46,7 @@ routes:
     policy: {{type: single, variant: v1}}
     fallback: [v2]
     fallback_on: {{status: [429, 500]}}
-    timeouts: {{first_byte: 1s}}
+    timeouts: {{first_byte: 3s}}  # also those of the fallback, on a busy machine
   named:
     match: {{path: /named, model: assistant}}
     variants: {{v1: {{backend: llm, rewrite: {{path: /v1}}}}}}
@@ -89,7 +93,7 @@ def ends(gateway: GatewayProcess, request: str) -> dict[str, Any]:
         ("/llm", "long", openai.BadRequestError, "too_long", "400 - This model's maximum"),
         ("/llm", "broken", openai.InternalServerError, None, "500 - The server had an error"),
         (
-            "/llm",
+            "/hasty",
             "slow",
             openai.InternalServerError,
             "backend_first_byte_timeout",

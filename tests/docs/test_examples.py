@@ -11,6 +11,7 @@ import yaml
 from gateway.config.load import load
 from gateway.engines.kubernetes.http_route import read
 from gateway.engines.kubernetes.rows import FORMAT
+from tests.compat.canary import compared_or_dropped
 from tests.deploy.helm import CHART, NEEDS_HELM, render
 from tests.deploy.test_chart import of_kind, validate
 from tests.docs.reader import ROOT, Reader, blocks, wait_for
@@ -18,25 +19,39 @@ from tests.docs.reader import ROOT, Reader, blocks, wait_for
 pytestmark = pytest.mark.slow
 
 
-def rolled_back(reader: Reader, sent: str) -> None:
-    assert sent == "{200: 400}\n", "a client noticed"
+def rolled_back(reader: Reader, client: str) -> None:
+    assert reader.shell(client) == "{200: 400}\n", "a client noticed"
     wait_for(
         lambda: reader.route("predict")["rollout"]["state"] == "rolled_back", "the candidate is rolled back"
     )
 
 
-def learned(reader: Reader, _: str) -> None:
+def learned(reader: Reader, client: str) -> None:
+    reader.shell(client)
     wait_for(lambda: reader.route("chat")["allocation"]["lower"] > 0.9, "the better model gets the traffic")
 
 
-def compared(reader: Reader, _: str) -> None:
-    wait_for(lambda: _agreement(reader)["compared"] == 200, "every copy is compared")
-    assert _agreement(reader)["rate"] == pytest.approx(0.9), "from 0.505 to 0.6 the labels differ: 20 of 200"
+def compared(reader: Reader, client: str) -> None:
+    """From 0.505 to 0.6 the labels differ: 20 of 200. A busy machine may drop copies; then the client runs again."""
+    before, runs = (0, 0), 0
+    while (now := _compared(reader, client))[0] < before[0] + 200:
+        before, runs = now, runs + 1
+        assert runs < 10, "copies of every run were dropped"
+    assert now[1] - before[1] == 180
 
 
-def _agreement(reader: Reader) -> dict[str, float]:
-    agreement: dict[str, float] = reader.route("classify")["agreement"]["v2"]
-    return agreement
+def _compared(reader: Reader, client: str) -> tuple[int, int]:
+    """After another run: responses of the shadow that were compared, and those that agreed."""
+    reader.shell(client)
+
+    def done() -> bool:
+        report = reader.route("classify")
+        offered: int = report["shadow_counts"]["v2"]["offered"]
+        return compared_or_dropped(report, "v2") == offered
+
+    wait_for(done, "every copy is compared or dropped")
+    agreement = reader.route("classify")["agreement"]["v2"]
+    return agreement["compared"], round(agreement["compared"] * (agreement["rate"] or 0.0))
 
 
 CLUSTER = ROOT / "examples/kubernetes_canary"
@@ -64,7 +79,7 @@ def test_the_example_does_what_its_readme_says(name: str, tmp_path: Path) -> Non
         reader.wait(*ports)
         reader.shell(gateway)
         reader.wait_ready()
-        outcome(reader, reader.shell(client))
+        outcome(reader, client)
         assert shown in reader.shell(status)
 
 

@@ -86,12 +86,13 @@ def test_an_older_file_never_takes_back_a_newer_revision(tmp_path: Path, store: 
         ]  # fmt: skip
         assert [r["origin"].endswith(str(g.path)) for r, g in zip(rows, (a, b, a), strict=True)] == [True] * 3
         for one in (a, b):
-            assert f"configuration revision 3 is in force (by file, {rows[0]['origin']})" in one.log
+            told = f"configuration revision 3 is in force (by file, {rows[0]['origin']})"
+            wait_for(lambda one=one, told=told: told in one.log)
 
         # A change of the file is an edit, to an earlier text too; it is said that it is one.
         b.write(config("one", store).replace("@PORT@", str(a.port)).replace("@DIR@", str(a.folder)))
         wait_for(lambda: routes(a, b) == [["one"], ["one"]])
-        assert "revision 4 returns to the text of revision 1" in b.log
+        wait_for(lambda: "revision 4 returns to the text of revision 1" in b.log)
         assert history(a)[0]["revision"] == 4
 
 
@@ -130,7 +131,7 @@ def test_every_change_is_an_event_with_author_and_origin(tmp_path: Path, store: 
         ]
         assert found[0]["origin"].endswith(str(a.path))
         assert [e["origin"] for e in found[1:]] == ["PUT", "restore of revision 1"]
-        assert "configuration revision 2 is in force (by anonymous, PUT)" in a.log
+        wait_for(lambda: "configuration revision 2 is in force (by anonymous, PUT)" in a.log)
 
 
 BROKEN = "listen: 127.0.0.1:1\nbackends: {a: {url: 'http://x', headers: {x-a: '5 €'}}}\nroutes: {}\n"

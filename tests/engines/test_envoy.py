@@ -55,7 +55,7 @@ routes:
     policy: {type: split, weights: {v1: 9, v2: 1}}
     fallback: [v1]
     fallback_on: {status: [503]}
-    timeouts: {first_byte: 1s}
+    timeouts: {first_byte: 3s}
   plain:
     engine: edge
     match: {path: /plain, methods: [GET], headers: {x-mode: a}}
@@ -246,7 +246,7 @@ def test_a_fallback_is_served_by_the_other_and_charged_to_the_assigned(
     shares = setup.report()["allocation"]
     units = [f"user-{n}" for n in range(200)]
     unit = next(u for u, v in zip(units, predicted(setup, units, shares), strict=True) if v == "v2")
-    setup.backends[1].status, setup.backends[1].delay = (503, 0.0) if failure == "status" else (200, 3.0)
+    setup.backends[1].status, setup.backends[1].delay = (503, 0.0) if failure == "status" else (200, 10.0)
     try:
         answered = client.post(PATH, headers={"x-user-id": unit})
     finally:
