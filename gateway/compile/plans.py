@@ -25,7 +25,7 @@ from policies.allocation.bucketing import UNMOVED, placed, placement_of, unit_ha
 from policies.allocation.fixed_plans import Canary, Shadow, Single, Split
 from policies.bayes import prior
 from policies.contextual.bandit import Contextual
-from policies.contextual.features import Categorical, Feature, Numeric
+from policies.contextual.features import Categorical, Feature, Numeric, SegmentFeature
 from policies.rollout import state as rollout
 from policies.rollout.verdicts import Guardrail
 
@@ -120,6 +120,11 @@ def overridden(found: Plan, override: RolloutOverride | None) -> Plan:
     if override.deciding and found.then is not None:
         return replace(found.then, shadows=found.shadows)
     return replace(found, weight=override.weight, shadows=(*found.shadows, *override.shadows))
+
+
+def segment_features(route: RouteConfig) -> tuple[SegmentFeature, ...]:
+    """The features by whose values the route is compared, in the order of the document."""
+    return tuple(SegmentFeature(name, one.values) for name, one in route.segments.items())
 
 
 def features_of(section: BanditConfig) -> tuple[Feature, ...]:

@@ -10,11 +10,11 @@ from typing import Final
 
 from gateway.auth.principal import Authenticator, Bucket, Principal, Verifier
 from gateway.compile.arrange import RouteAllocation
-from gateway.compile.plans import features_of, placement
+from gateway.compile.plans import features_of, placement, segment_features
 from gateway.compile.protocols import inferring
 from gateway.config.backend import BackendConfig
 from gateway.config.document import Document
-from gateway.config.policy import FeatureConfig
+from gateway.config.features import RequestValueConfig
 from gateway.config.route import FixedResponseConfig, RespondConfig, RouteConfig, VariantConfig
 from gateway.config.service import LimitsConfig
 from gateway.dataplane.request.features import FeatureExtractor
@@ -84,6 +84,7 @@ def _looked_at(document: Document) -> set[bytes]:
             names.add("cookie")
         if route.policy.type == "bandit":
             names.update(f.header for f in route.policy.features.values() if f.header is not None)
+        names.update(s.header for s in route.segments.values() if s.header is not None)
     return {name.lower().encode() for name in names}
 
 
@@ -218,13 +219,15 @@ def _reads_model(route: RouteConfig) -> bool:
 
 
 def _extractor(route: RouteConfig) -> FeatureExtractor | None:
+    if route.segments:
+        return FeatureExtractor([(f, *_source(route.segments[f.name])) for f in segment_features(route)])
     if route.policy.type != "bandit" or not route.policy.features:
         return None
     features = features_of(route.policy)
     return FeatureExtractor([(f, *_source(route.policy.features[f.name])) for f in features])
 
 
-def _source(feature: FeatureConfig) -> tuple[bytes | None, tuple[str, ...]]:
+def _source(feature: RequestValueConfig) -> tuple[bytes | None, tuple[str, ...]]:
     if feature.header is not None:
         return feature.header.lower().encode(), ()
     assert feature.json_ is not None

@@ -85,6 +85,8 @@ def _of_requests(route: RouteConfig) -> Iterator[Refusal]:
 def of_policy(route: RouteConfig, hint: str) -> Iterator[Refusal]:
     """What no engine can do of a policy. ``hint``: what else to do about shadows."""
     policy = route.policy
+    if route.segments:
+        yield ("segments",), "an engine does not read segments; remove them"
     if route.all_shadows:
         at = ("shadows",) if route.shadows else ("policy", "shadows")
         yield at, f"an engine throws copies' responses away; run the shadow on a route without 'engine'{hint}"

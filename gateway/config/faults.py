@@ -10,6 +10,8 @@ from typing import Final
 
 MAX_FAULTS: Final = 200
 """Faults, or warnings, that are reported of one document."""
+_MAX_LISTED: Final = 24
+"""Names that are listed where one is unknown; those of a route, all of them."""
 _MAX_SIMILAR: Final = 500
 """Names that a misspelt one is compared with, since that takes 20 µs each."""
 KeyPath = tuple[str | int, ...]
@@ -71,6 +73,6 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def unknown(what: str, word: str, known: Iterable[str]) -> tuple[str, str]:
     """Message and hint for an undeclared name."""
     names = list(known)
-    listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    listed = ", ".join(names[:_MAX_LISTED]) + (", ..." if len(names) > _MAX_LISTED else "")
     tail = f"known: {listed}" if names else "there are none"
     return f"there is no {what} '{word}'; {tail}", nearest(word, names)

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from gateway.config.model import ConfigModel, HeaderName, Name
+from gateway.config.features import FeatureConfig
+from gateway.config.model import ConfigModel, Name
 from gateway.config.units import Amount, Count, Duration, FiniteFloat, PositiveDuration, Share, milliseconds
 
 Weight = Annotated[Amount, Field(gt=0)]
@@ -175,31 +176,6 @@ class DebutConfig(ConfigModel):
 
     share: Annotated[Share, Field(gt=0)] = 0.1
     samples: Annotated[Count, Field(gt=0)] = 100
-
-
-class FeatureConfig(ConfigModel):
-    """A feature of the request for the contextual bandit; set exactly one of ``header`` and ``json``."""
-
-    header: HeaderName | None = None
-    json_: Annotated[str | None, Field(alias="json", min_length=1)] = None
-    """Path in the JSON body, keys joined by dots: ``parameters.tier``."""
-    values: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
-    """The categories; if absent, the feature is a number."""
-    minimum: FiniteFloat = 0.0
-    maximum: FiniteFloat = 1.0
-    """Upper bound: numbers are clipped to ``minimum`` and ``maximum`` and scaled to [-1, 1]."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if (self.header is None) == (self.json_ is None):
-            raise ValueError("write exactly one of 'header' and 'json'")
-        if not self.minimum < self.maximum:
-            raise ValueError("'minimum' is not below 'maximum'; write a range")
-        if self.values is not None and (self.minimum, self.maximum) != (0.0, 1.0):
-            raise ValueError("categories have no range; leave 'minimum' and 'maximum' out, or 'values'")
-        if self.values is not None and len(set(self.values)) < len(self.values):
-            raise ValueError("'values' lists a category twice; write each once")
-        return self
 
 
 class BanditConfig(ConfigModel):

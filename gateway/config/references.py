@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.config import features
 from gateway.config.document import Document, observed
 from gateway.config.engine import refusals
 from gateway.config.faults import KeyPath, unknown
@@ -23,10 +24,9 @@ from gateway.config.policy import (
 from gateway.config.route import RouteConfig
 from gateway.config.service import MetricConfig
 from gateway.config.units import split_address
-from gateway.http.fields import REQUEST_ACTIONS
 from policies.contextual.features import MOST_COEFFICIENTS, MOST_COLUMNS
 
-_OF_DECISIONS = {"variants", "policy", "unit", "feedback"}
+_OF_DECISIONS = {"variants", "policy", "unit", "segments", "feedback"}
 """What a route says that proxies nothing."""
 
 
@@ -157,6 +157,9 @@ class _RouteCheck:
         else:
             yield from self._decisions()
         yield from self._policy()
+        decided_by = self.route.policy.features if isinstance(self.route.policy, BanditConfig) else {}
+        for at, message in features.refusals(self.route.segments, decided_by):
+            yield Finding(self._at(*at), message)
         yield from self._shadows()
         yield from self._fallback()
         yield from self._rest()
@@ -291,12 +294,6 @@ class _RouteCheck:
                 f"category) for each of {variants} variants; write features with at most {most}"
             )
             yield Finding(self._at("policy", "features"), message, of_key=True)
-        for name, feature in policy.features.items():
-            if feature.header is not None and feature.header.lower().encode() in REQUEST_ACTIONS:
-                message = (
-                    f"'{feature.header}' is a field that the gateway itself acts on; write another header"
-                )
-                yield Finding(self._at("policy", "features", name, "header"), message)
 
     def _shadows(self) -> Iterator[Finding]:
         for name in self.route.shadows:

@@ -7,7 +7,6 @@ from typing import Final
 
 from gateway.dataplane.request.features import FeatureExtractor, FeatureValues
 from gateway.dataplane.variant import VariantPlan
-from gateway.record.context import pack
 from policies.allocation.model import Allocation
 from policies.contextual.bandit import Ensemble
 from policies.contextual.features import encode, recorded
@@ -82,7 +81,7 @@ class Table:
             allocation: The shares of all requests, or without an ``ensemble`` of those with features too.
             variants: All of the route, by name.
             id_prefix: Makes the shared part of decision ids.
-            extractor: Of a bandit with features.
+            extractor: Of a bandit with features, or a route with segments.
             ensemble: What such a bandit has learned; None: nothing yet.
         """
         self.route = route
@@ -109,8 +108,7 @@ class Table:
         extractor = self.extractor
         assert extractor is not None
         raw = extractor.named(values)
-        row = encode(extractor.features, raw)
-        allocation = self.allocation if self.ensemble is None else self.ensemble.allocation(row)
-        return CachedShares(
-            self, allocation, recorded(extractor.features, raw), pack(extractor.fingerprint, row)
-        )
+        allocation = self.allocation
+        if self.ensemble is not None:
+            allocation = self.ensemble.allocation(encode(extractor.features, raw))
+        return CachedShares(self, allocation, recorded(extractor.features, raw), extractor.packed(raw))

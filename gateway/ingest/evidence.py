@@ -18,7 +18,7 @@ variant that got the units with fewer requests.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
@@ -223,17 +223,43 @@ async def over_time(
     before them. ``histograms``: whether with times (`AggregateStore.series`); ``epochs``: each epoch by itself, not
     together with those of like shares.
     """
-    grouping: Grouping = "each" if epochs or epoch is not None else "alike"
+    each = epochs or epoch is not None
+    found: list[RewardedBucket] = []
+    async for step, buckets in all_buckets(
+        store, route, now=now, since=since, histograms=histograms, epochs=each
+    ):
+        found += await asyncio.to_thread(of_buckets, buckets, metrics, now=now, step=step)
+    return [bucket for bucket in found if epoch is None or bucket.epoch == epoch]
+
+
+async def all_buckets(
+    store: AggregateStore,
+    route: str,
+    *,
+    now: float,
+    since: float | None = None,
+    histograms: bool = True,
+    epochs: bool = False,
+    segments: bool = False,
+) -> AsyncIterator[tuple[float, list[Bucket]]]:
+    """Give the buckets behind `over_time`, with their length in seconds. Raises StoreUnavailable."""
+    grouping: Grouping = "each" if epochs else "alike"
     border = (now - RECENT_S) // HOUR_S * HOUR_S
     start = max(since or 0.0, 0.0)
-    found: list[RewardedBucket] = []
     for begin, end, step in ((start, border, HOUR_S), (max(start, border), now + BUCKET_S, BUCKET_S)):
         if begin < end:
-            buckets = await store.series(
-                route, since=begin, until=end, step=step, epochs=grouping, histograms=histograms
+            yield (
+                step,
+                await store.series(
+                    route,
+                    since=begin,
+                    until=end,
+                    step=step,
+                    epochs=grouping,
+                    histograms=histograms,
+                    segments=segments,
+                ),
             )
-            found += await asyncio.to_thread(of_buckets, buckets, metrics, now=now, step=step)
-    return [bucket for bucket in found if epoch is None or bucket.epoch == epoch]
 
 
 def observations(found: Mapping[Key, Rewarded]) -> dict[Key, RewardSums]:

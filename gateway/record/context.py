@@ -1,10 +1,17 @@
 """The packed features of a decision, which its sealed id and its rewards carry.
 
+Of a bandit with features:
+
     8   fingerprint of the declared features (`policies.contextual.features.fingerprint`)
     1   columns of the row
     3   for each entry beyond the constant that is not 0: its column, and the entry in steps of 1 / GRID
 
-A reward carries its whole row, so that no look-up is needed and later edits of the declaration do not matter.
+Of a route with segments, in a length that no row has:
+
+    1   "S"
+    6   for each feature: the id of the request's segment (`policies.contextual.features.SegmentFeature`)
+
+A reward carries all of it, so that no look-up is needed and later edits of the declaration do not matter.
 `gateway/state/redis/lua/shared/linear.lua` reads the same bytes.
 """
 
@@ -14,10 +21,11 @@ import struct
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from policies.contextual.features import GRID
+from policies.contextual.features import GRID, SEGMENT_BYTES
 
 _HEAD: Final = struct.Struct(">8sB")
 _ENTRY: Final = struct.Struct(">Bh")
+_SEGMENTS: Final = b"S"
 
 
 class Context(NamedTuple):
@@ -46,3 +54,21 @@ def unpack(data: bytes) -> Context:
     if any(not 0 < k < width for k, _ in entries):
         raise ValueError(f"an entry lies outside the {width} columns")
     return Context(fingerprint.hex(), width, ((0, 1.0), *entries))
+
+
+def pack_segments(segments: Sequence[bytes]) -> bytes:
+    """Pack the ids of the segments that a request is in."""
+    return _SEGMENTS + b"".join(segments)
+
+
+def segments_of(context: str) -> list[str]:
+    """Return the ids of the segments of a decision, from its packed features; all in hexadecimal."""
+    if not context or has_row(context):
+        return []
+    digits = 2 * SEGMENT_BYTES
+    return [context[at : at + digits] for at in range(2, len(context), digits)]
+
+
+def has_row(context: str) -> bool:
+    """Return whether packed features, in hexadecimal, are the row of a bandit."""
+    return len(context) // 2 % _ENTRY.size == 0 and context != ""

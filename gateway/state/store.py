@@ -147,9 +147,15 @@ class AggregateStore(Protocol):
         ...
 
     async def reward_sums(
-        self, route: str, *, since: float | None = None, until: float | None = None, epoch: int | None = None
+        self,
+        route: str,
+        *,
+        since: float | None = None,
+        until: float | None = None,
+        epoch: int | None = None,
+        segments: bool = False,
     ) -> dict[tuple[str, str], RewardSums]:
-        """Sums of rewards, by (variant, metric)."""
+        """Sums of rewards, by (variant, metric); ``segments``: of each segment (`gateway.state.units`) instead."""
         ...
 
     async def linear_sums(self, route: str, fingerprint: str) -> dict[tuple[str, str], LinearSums]:
@@ -178,11 +184,12 @@ class AggregateStore(Protocol):
         step: float,
         epochs: Grouping = "each",
         histograms: bool = True,
+        segments: bool = False,
     ) -> list[Bucket]:
         """Buckets of ``step`` seconds (a multiple of BUCKET_S), oldest first, one for each variant and epoch.
 
         Epochs that are read together are under the newest of them: a bandit may have an epoch each second.
-        Without ``histograms``, counts have no times, at a fraction of the cost.
+        Without ``histograms``, counts have no times, at a fraction of the cost. ``segments``: as in `reward_sums`.
         """
         ...
 

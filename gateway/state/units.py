@@ -42,6 +42,9 @@ A policy with features draws each request with its own propensity p, so its valu
     NAME|ipw        Σ w y of a value y
     NAME|ipw_weight Σ w
     NAME|ipw_joint  the sum of the two
+
+In each segment that a decision is in, its values count as those of a metric of its own, NAME|@SEGMENT, which has the
+aspects above except those of the past and of missing values (`gateway.ingest.segments`).
 """
 
 from __future__ import annotations
@@ -50,6 +53,7 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from gateway.record.context import has_row, segments_of
 from gateway.record.events import Reward
 from gateway.state.exact import ExactSums, Expansion
 from gateway.state.tally import SumKey, sum_key
@@ -67,6 +71,7 @@ OF_PAST: Final = (PAST, KNOWN, BOTH)
 OF_UNITS: Final = ("|sum", "|number", "|together")
 OF_WEIGHTS: Final = (WEIGHTED, WEIGHT, JOINT)
 OF_INVERSE: Final = ("|ipw", "|ipw_weight", "|ipw_joint")
+SEGMENT: Final = "|@"
 _EXPERIMENT: Final = "~"
 _EPOCH: Final = "e"
 """First letter of the periods in which shares are constant."""
@@ -134,6 +139,14 @@ class Counting:
 
     def change(self, reward: Reward, before: float | None, after: float | None, period: str) -> None:
         """``reward`` counts as ``after`` and counted as ``before`` (None: not at all), then under ``period``."""
+        self._change(reward, before, after, period)
+        for segment in segments_of(reward.context):
+            of_segment = reward._replace(
+                metric=reward.metric + SEGMENT + segment, context="", period=_bare(reward.period)
+            )
+            self._change(of_segment, before, after, _bare(period))
+
+    def _change(self, reward: Reward, before: float | None, after: float | None, period: str) -> None:
         if before is not None:
             self._move(reward._replace(period=period), before, -1)
         if after is not None:
@@ -158,7 +171,7 @@ class Counting:
         _add(self.cells, _aspect(key, STICKY) if reward.period else key, value, sign)
         if reward.assigned != reward.served:
             _add(self.cells, _aspect(key, RESCUED), value, sign)
-        if reward.context:
+        if has_row(reward.context):
             w = weight_steps(reward) / WEIGHT_STEPS
             for aspect, part in zip(OF_INVERSE, (w * value, w, w * value + w), strict=True):
                 _add(self.cells, _aspect(key, aspect), part, sign)
@@ -259,19 +272,23 @@ class Counting:
 
 def weight_steps(reward: Reward) -> int:
     """The weight of a value, in steps of 1 / WEIGHT_STEPS: 1 - its decision's propensity, with features 1 over that."""
-    if reward.context:
+    if has_row(reward.context):
         return round(WEIGHT_STEPS / max(reward.propensity, 1.0 / WEIGHT_STEPS))
     return round((1.0 - reward.propensity) * WEIGHT_STEPS)
 
 
 def unit_key(reward: Reward) -> UnitKey:
-    period = _plain(reward.period).removesuffix(_SUMMED)
-    return UnitKey(reward.route, reward.unit, period, reward.assigned, reward.metric)
+    return UnitKey(reward.route, reward.unit, _bare(reward.period), reward.assigned, reward.metric)
 
 
 def _plain(period: str) -> str:
     """A period without its experiment."""
     return period.partition(_EXPERIMENT)[0]
+
+
+def _bare(period: str) -> str:
+    """A period without what is kept beyond the observation of each unit."""
+    return _plain(period).removesuffix(_SUMMED)
 
 
 def with_sums(period: str) -> str:

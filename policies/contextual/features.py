@@ -26,6 +26,10 @@ MOST_COLUMNS = 32
 """What a row may have at most: the sums behind a posterior hold d (d + 3) / 2 numbers and more."""
 MOST_COEFFICIENTS = 256
 """Columns times variants at most: what a request multiplies with and what is published grow with it."""
+MAX_SEGMENTS = 24
+"""Of a route: the sums of each metric are kept for each of them."""
+SEGMENT_BYTES = 6
+"""Length of a segment's id."""
 LONGEST = 64
 """Characters of a category that are kept; a longer value is not a declared one and reads as missing."""
 
@@ -84,6 +88,25 @@ class Categorical:
     def encode(self, value: Scalar) -> tuple[float, ...]:
         text = self.read(value)
         return tuple(float(text == declared) for declared in self.values)
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentFeature(Categorical):
+    """A category by which a route is compared: any other value than a declared one is in one further segment."""
+
+    def read(self, value: Scalar) -> str | None:
+        text = Categorical.read(self, value)
+        return text if text in self.values else None
+
+    @property
+    def segments(self) -> dict[str | None, bytes]:
+        """The id of the segment of each value; None: any other. A further value leaves the ids of the others."""
+        found: dict[str | None, bytes] = {v: _digest(["value", self.name, v]) for v in self.values}
+        return {**found, None: _digest(["rest", self.name, *sorted(self.values)])}
+
+
+def _digest(of: list[str]) -> bytes:
+    return blake2b(json.dumps(of).encode(), digest_size=SEGMENT_BYTES).digest()
 
 
 Feature = Numeric | Categorical

@@ -1,4 +1,4 @@
-"""A bandit with features on the page: no winner for all, and what was learned."""
+"""Features on the page: a bandit with them, without a winner for all, and a split that is compared by segment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.record.context import pack
+from gateway.compile.plans import segment_features
+from gateway.record.context import pack, pack_segments
 from policies.contextual.bandit import Contextual
 from policies.contextual.features import encode, fingerprint
 from tests.browser.conftest import Tabs
@@ -21,7 +22,7 @@ from tests.support.made import outcome, reward
 pytestmark = pytest.mark.browser
 
 CONFIG = """\
-metrics: {correct: {type: boolean}}
+metrics: {correct: {type: boolean}, stars: {type: real, minimum: 0, maximum: 5}}
 backends: {a: {url: "http://127.0.0.1:9101"}}
 routes:
   seen:
@@ -32,6 +33,13 @@ routes:
       algorithm: linear
       metric: correct
       features: {tier: {header: x-tier, values: [free, paid]}, age: {json: age, maximum: 100}}
+  parts:
+    match: {path: /parts}
+    variants: {old: {backend: a}, new: {backend: a}}
+    policy: {type: split, weights: {old: 1, new: 1}}
+    segments:
+      tier: {header: x-tier, values: [free, paid]}
+      a-long-name-of-a-country: {json: land, values: [de, "<b>"]}
 """
 
 
@@ -66,6 +74,7 @@ def test_before_and_after_it_has_learned(contextual: Served, tabs: Tabs) -> None
     contextual.do(teach)
     tab.page.locator("#verdict", has_text="Which variant is best depends on the request").wait_for()
     at = f"{contextual.address}/-/routes/seen"
+    tab.page.locator("#learned").wait_for()
     report = httpx.get(at).json()
     over_time = httpx.get(f"{at}/lift?metric=correct").json()["variants"]["v2"]
     assert over_time[-1]["absolute"] == report["variants"]["v2"]["lift"]["correct"]["absolute"]
@@ -99,3 +108,51 @@ def test_before_and_after_it_has_learned(contextual: Served, tabs: Tabs) -> None
     row = tab.page.locator('[data-route="seen"]')
     row.wait_for()
     assert "Which variant is best depends on tier, age." in row.inner_text()
+
+
+async def use(harness: Harness) -> None:
+    """``new`` is right for free users, ``old`` for paid ones; nobody is in another tier."""
+    features = segment_features(harness.document().routes["parts"])
+    outcomes, rewards = [], []
+    for k in range(400):
+        name, raw = ("old", "new")[k % 2], (("free", "paid")[k // 2 % 2], ("de", "<b>", None)[k % 3])
+        raw_json = json.dumps({f.name: value for f, value in zip(features, raw, strict=True)})
+        about = outcome(
+            harness.now() - 5, route="parts", assigned=name, served=name, sticky=False, features=raw_json
+        )
+        context = pack_segments([f.segments[value] for f, value in zip(features, raw, strict=True)]).hex()
+        right = (name == "new") == (raw[0] == "free") and k % 10 > 1
+        outcomes.append(about)
+        rewards.append(reward(float(right), of=about, context=context))
+        rewards.append(reward(float(k // 8 % 6), of=about, metric="stars", context=context))
+    await harness.store.append(outcomes)
+    await harness.store.reward(rewards)
+
+
+def test_a_split_by_segment(contextual: Served, tabs: Tabs) -> None:
+    """Every figure is the API's, what is shown is said, and a narrow page does not scroll sideways."""
+    tab = tabs.new(contextual.address, "/-/dashboard/routes/parts", width=320)
+    tab.page.get_by_text("No rewards by tier or a-long-name-of-a-country yet.").wait_for()
+    contextual.do(use)
+    tab.page.reload()
+    said = tab.page.locator("#segments .said")
+    said.wait_for()
+    assert said.inner_text() == "new is better where tier is free; new is worse where tier is paid."
+    segments = httpx.get(f"{contextual.address}/-/routes/parts/segments").json()["segments"]
+    for one in segments:
+        at = f"segments.{one['feature']}.{'null' if one['value'] is None else one['value']}.variants"
+        for name, variant in one["variants"].items():
+            found = variant["rewards"]["correct"]
+            known = {
+                f"{name}.rewards.correct.{key}": found[key] for key in ("mean", "count") if found["count"]
+            }
+            if "correct" in variant["lift"]:
+                known[f"{name}.lift.correct.absolute"] = variant["lift"]["correct"]["absolute"]
+            for rest, value in known.items():
+                shown = tab.page.locator(f"[data-field='{at}.{rest}']").get_attribute("data-value")
+                assert float(shown or "nan") == value
+    assert "No rewards yet where tier is anything else." in tab.page.locator("#segments").inner_text()
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= 320
+    tab.page.locator("#segments").get_by_role("button", name="stars").click()
+    tab.page.get_by_text("No difference is shown in any segment yet.").wait_for()
+    assert "metric=stars" in tab.page.url

@@ -235,6 +235,7 @@ routes:
     match: {path: /u}
     variants: {v1: {backend: b}, v2: {backend: b}}
     policy: {type: bandit, algorithm: top_two, utility: {correct: 1, cost: 0.2}}
+    segments: {tier: {header: x-tier, values: [free, paid]}, land: {json: user.land, values: [de]}}
     fallback: [{respond: {text: sorry, status: 503}}]
   shadowed:
     match: {path: /s}

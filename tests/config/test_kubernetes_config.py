@@ -68,6 +68,12 @@ def test_a_split_by_weights_is_accepted_and_its_httproute_follows_from_its_name(
             "policy.features",
             "does not decide by features; write 'algorithm: thompson'",
         ),
+        (
+            "engine: cluster",
+            "engine: cluster\n    segments: {x: {header: x-x, values: [a]}}",
+            "segments",
+            "an engine does not read segments; remove them",
+        ),
         ("request_ids: true", "request_ids: false", "policy", "write 'record: {request_ids: true}'"),
         ("engine: cluster", "httproute: a", "httproute", "remove this, or write 'match'"),
         ("policy:", "httproute: A_B\n    policy:", "httproute", "write NAME or NAMESPACE/NAME"),

@@ -98,6 +98,7 @@ async def test_real_answers_are_as_the_document_says(harness: Harness, client: C
         "/-/routes/{route}/distributions": "/-/routes/digits/distributions",
         "/-/routes/{route}/shadow": "/-/routes/digits/shadow?shadow=v3",
         "/-/routes/{route}/lift": "/-/routes/digits/lift?metric=correct",
+        "/-/routes/{route}/segments": "/-/routes/digits/segments",
         "/-/config/history": "/-/config/history",
         "/-/config/difference": "/-/config/difference?from=1&to=1",
         "/-/outcomes": "/-/outcomes?limit=5",

@@ -49,6 +49,7 @@ def test_a_page_is_two_requests_of_forty_five_kilobytes_or_three_of_seventy() ->
         "health",
         "outcomes",
         "pictures",
+        "segments",
         "shadow",
         "time",
     ]

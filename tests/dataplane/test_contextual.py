@@ -9,10 +9,10 @@ import pytest
 
 from gateway.dataplane.request.features import FeatureExtractor
 from gateway.dataplane.tables import MAX_CACHED_SHARES, Choice, Table
-from gateway.record.context import unpack
+from gateway.record.context import segments_of, unpack
 from policies.allocation.model import decide
 from policies.contextual.bandit import Contextual, Ensemble, ensemble
-from policies.contextual.features import Categorical, Numeric, encode
+from policies.contextual.features import Categorical, Numeric, SegmentFeature, encode
 from policies.contextual.regression import LinearSums
 from tests.support.stage import Stage
 
@@ -39,6 +39,14 @@ ROUTE = """
       algorithm: linear
       metric: right
       features: {tier: {header: x-tier, values: [free, paid]}}
+    retry: {attempts: 1}
+  parts:
+    match: {path: /parts}
+    variants: {v1: {backend: a}, v2: {backend: b}}
+    policy: {type: split, weights: {v1: 1, v2: 3}}
+    segments:
+      tier: {header: X-Tier, values: [free, paid]}
+      land: {json: user.land, values: [de, "7"]}
     retry: {attempts: 1}
 metrics: {right: {type: boolean}}
 """
@@ -233,3 +241,29 @@ def test_an_extractor_names_the_values() -> None:
     extractor = FeatureExtractor([(Categorical("a", ("x", "y")), b"x-a", ()), (Numeric("b"), b"x-b", ())])
     assert extractor.named(("x", None)) == {"a": "x", "b": None}
     assert not extractor.in_body
+
+
+@pytest.mark.parametrize(
+    ("request_", "tier", "land"),
+    [
+        (post('{"user": {"land": "de"}}', "x-tier: free", path="/parts"), "free", "de"),
+        (post('{"user": {"land": 7}}', "x-tier: gold", path="/parts"), None, "7"),
+        (post("not json", "x-tier: " + "f" * 65, path="/parts"), None, None),
+        ("GET /parts HTTP/1.1\r\nhost: h\r\nx-tier: paid\r\n\r\n", "paid", None),
+    ],
+)
+def test_a_decision_carries_its_segments_and_its_share_stays(
+    stage: Stage, request_: str, tier: str | None, land: str | None
+) -> None:
+    """Only declared values are kept: what clients write can make no further segment."""
+    extractor = stage.worker.snapshot.routes["parts"].extractor
+    assert extractor is not None
+    sent(stage, request_)
+    outcome = stage.outcomes[-1]
+    assert outcome.propensity == {"v1": 0.25, "v2": 0.75}[outcome.assigned]
+    assert json.loads(outcome.features) == {"tier": tier, "land": land}
+    context = stage.worker.snapshot.routes["parts"].table.shares((tier, land)).choices[0].context
+    features = [f for f in extractor.features if isinstance(f, SegmentFeature)]
+    wanted = [f.segments[value].hex() for f, value in zip(features, (tier, land), strict=True)]
+    assert segments_of(context.hex()) == wanted
+    assert extractor.packed(json.loads(outcome.features)) == context, "as for a reward by request id"

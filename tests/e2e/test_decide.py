@@ -35,6 +35,7 @@ routes:
     fallback: [{respond: {text: ok}}]
   drawn:
     match: {path: /drawn}
+    segments: {country: {header: x-country, values: [de, fr]}}
     variants: {v1: {backend: none}, v2: {backend: none}}
     policy: {type: split, weights: {v1: 3, v2: 1}}
   key:
@@ -95,12 +96,18 @@ def test_a_unit_gets_the_variant_that_it_gets_through_the_route(http: httpx.Clie
 
 
 def test_it_counts_as_an_assignment_and_not_as_a_response(http: httpx.Client) -> None:
-    found = [decide(http, "drawn").json() for _ in range(60)]
+    countries = [{"country": country} for country in ("de", "at", "")]
+    found = [decide(http, "drawn", features=countries[n % 3]).json() for n in range(60)]
     assert {one["propensity"] for one in found} == {0.75, 0.25}
     items = [{"decision_id": one["decision_id"], "metric": "good", "value": True} for one in found]
     assert http.post("/-/feedback", json={"items": items}).json()["accepted"] == 60
     wait_for(lambda: sum(v["assigned"] for v in report(http, "drawn").values()) == 60)
     wait_for(lambda: sum(v["rewards"]["good"]["count"] for v in report(http, "drawn").values()) == 60)
+    segments = http.get("/-/routes/drawn/segments").json()["segments"]
+    rewarded = {
+        s["value"]: sum(v["rewards"]["good"]["count"] for v in s["variants"].values()) for s in segments
+    }
+    assert rewarded == {"de": 20, "fr": 0, None: 40}
     for name, figures in report(http, "drawn").items():
         assert (figures["served"], figures["errors"], figures["latency_ms"]) == (0, 0, None)
         assert figures["error_rate"]["count"] == 0

@@ -7,13 +7,13 @@ import { href } from "../core/router.js";
 import { FEW, lossOf, metricsOf } from "../core/words.js";
 import { emptyState, figure, scroller, section, variantName } from "../parts/basics.js";
 import { headline } from "../parts/headline.js";
-import { learned, segments } from "../parts/learned.js";
 import { scorecard } from "../parts/scorecard.js";
 import { timeline } from "../parts/timeline.js";
 import { html, useState } from "../vendor/preact.js";
 import { shadowList } from "./agreement.js";
 import { steps } from "./history.js";
 
+const Segments = later(() => import("../parts/segments.js"), "Segments");
 const Pictures = later(() => import("../parts/pictures.js"), "Pictures");
 
 export function Decide({ report, colour, now }) {
@@ -22,11 +22,11 @@ export function Decide({ report, colour, now }) {
     headline(report, colour),
     timeline(report, now),
     report.rollout?.phase === "shadow" && shadowList(report, colour),
-    segments(report, colour),
+    report.contextual && html`<${Segments} key="segments" report=${report} colour=${colour} />`,
     report.rollout || metricsOf(report).length || report.recent.assigned || total(report) ? scorecard(report, colour) : start(report),
+    report.segments.length > 0 && html`<${Segments} key="segments" report=${report} colour=${colour} />`,
     variants(report, colour),
     html`<${Opened} key="pictures" report=${report} colour=${colour} now=${now} />`,
-    learned(report, colour),
     report.agreement && report.rollout?.phase !== "shadow" && shadowList(report, colour),
     history.data &&
       section("happened", "What happened", html`<a href=${href("routes", report.route, "history")}>All steps</a>`, steps(history.data.steps, now, report))

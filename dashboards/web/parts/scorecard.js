@@ -53,40 +53,53 @@ export function ofMeans({ variants, compared_with }, metric) {
 }
 
 function block(page, metric, goal, cell) {
-  const { report, verdicts, names, colour } = page;
+  const { report, verdicts, names } = page;
   const guarded = verdicts.filter((one) => one.metric === metric);
   const shown = names.map((name) => [name, cell(report, name, metric)]);
   if (!guarded.length && shown.every(([, one]) => one === null)) return null;
-  const bounds = kind(metric, report.metrics) === "fraction" ? [0, 1] : metric.startsWith("latency") ? [0, Infinity] : undefined;
-  const scale = axis(
-    shown.map(([, one]) => one),
-    [],
-    bounds
-  );
-  const lifts = names.map((name) => report.variants[name].lift[metric]).filter(Boolean);
   const limits = guarded.map(limitOf).filter((x) => x !== null);
-  const apart = axis(
-    lifts.map((one) => ({ mean: one.absolute, interval: one.interval })),
-    [0, ...limits]
-  );
   return html`<div class="metric" key=${metric} data-metric=${metric} data-guardrail=${guarded.length ? metric : null}>
-    <h3>${metric} <small>${[report.metrics[metric]?.description, goal === "minimize" ? "less is better" : "more is better", metric === report.metric && "goal"].filter(Boolean).join(" · ")}</small></h3>
+    <h3>${metric} <small>${[report.metrics[metric]?.description, wanted(goal), metric === report.metric && "goal"].filter(Boolean).join(" · ")}</small></h3>
     ${guarded.map((one) => guardrail(report, one))}
-    <div class="metric-rows" role="table" aria-label=${`${metric} by variant`}>
-      ${shown.map(
-        ([name, one]) => html`<div class="metric-row" role="row" key=${name} data-row=${name}>
-        <div role="rowheader">${variantName(name, colour(name))}</div>
-        <div role="cell" class="estimate">${one ? one.text : html`<span class="thin">no data</span>`}${one && forest({ mean: one.mean, interval: one.interval, scale, hue: colour(name).hue, thin: one.thin, label: one.label })}</div>
-        ${names.length > 1 && html`<div role="cell" class="estimate">${lift(report, name, metric, apart, limits[0] ?? null, guarded)}</div>`}
-      </div>`
-      )}
-    </div>
+    ${byVariant(page, metric, shown, axes([page], metric, shown, limits), limits[0] ?? null, guarded)}
   </div>`;
 }
 
-function rewardCell(report, name, metric) {
+export const wanted = (goal) => (goal === "minimize" ? "less is better" : "more is better");
+
+// The scales of the means and of the differences, the same for all `pages`.
+export function axes(pages, metric, shown, limits = []) {
+  const { metrics } = pages[0].report;
+  const bounds = kind(metric, metrics) === "fraction" ? [0, 1] : metric.startsWith("latency") ? [0, Infinity] : undefined;
+  const lifts = pages.flatMap(({ report }) => Object.values(report.variants).map((v) => v.lift[metric])).filter(Boolean);
+  return {
+    means: axis(
+      shown.map(([, one]) => one),
+      [],
+      bounds
+    ),
+    apart: axis(
+      lifts.map((one) => ({ mean: one.absolute, interval: one.interval })),
+      [0, ...limits]
+    )
+  };
+}
+
+export function byVariant({ report, names, colour, where }, metric, shown, { means, apart }, limit = null, guarded = []) {
+  return html`<div class="metric-rows" role="table" aria-label=${`${metric} by variant${where ? ` where ${where}` : ""}`}>
+    ${shown.map(
+      ([name, one]) => html`<div class="metric-row" role="row" key=${name} data-row=${name}>
+      <div role="rowheader">${variantName(name, colour(name))}</div>
+      <div role="cell" class="estimate">${one ? one.text : html`<span class="thin">no data</span>`}${one && forest({ mean: one.mean, interval: one.interval, scale: means, hue: colour(name).hue, thin: one.thin, label: one.label })}</div>
+      ${names.length > 1 && html`<div role="cell" class="estimate">${lift(report, name, metric, apart, limit, guarded)}</div>`}
+    </div>`
+    )}
+  </div>`;
+}
+
+export function rewardCell(report, name, metric) {
   const found = report.variants[name].rewards[metric];
-  const field = `variants.${name}.rewards.${metric}`;
+  const field = `${report.within ?? ""}variants.${name}.rewards.${metric}`;
   if (!found.count) {
     if (!found.waiting) return null;
     return { mean: null, text: html`<span class="thin">${figure(`${field}.count`, 0, `${count(found.waiting)} wait for their window's end`)}</span>` };
@@ -144,7 +157,7 @@ function lift(report, name, metric, scale, limit, guarded) {
   const part = (x) => (x === null ? "…" : found.relative >= 2 ? `×${significant(1 + x, 2)}` : `${x >= 0 ? "+" : "−"}${significant(Math.abs(x) * 100, 2)}%`);
   const ratio = found.relative_interval && found.relative !== null ? `${part(found.relative)} (${found.relative_interval.map(part).join(" to ")})` : "";
   return [
-    html`<div class="estimate-text">${figure(`variants.${name}.lift.${metric}.absolute`, found.absolute, said.text)}<small>${said.interval || "not known yet"}</small><small>${ratio}</small>${verdict}</div>`,
+    html`<div class="estimate-text">${figure(`${report.within ?? ""}variants.${name}.lift.${metric}.absolute`, found.absolute, said.text)}<small>${said.interval || "not known yet"}</small><small>${ratio}</small>${verdict}</div>`,
     forest({ mean: found.absolute, interval: found.interval, scale, zero: 0, limit, label: `${name} less ${found.baseline}: ${said.text}, ${said.interval}` })
   ];
 }

@@ -15,14 +15,17 @@ from gateway.control.reports.lift import HEALTH
 from gateway.control.reports.lift_over_time import lift_over_time
 from gateway.control.reports.observed import comparable
 from gateway.control.reports.route import default_baseline
+from gateway.control.reports.segments import compared_by_segment, segment_ids
 from gateway.control.schemas.history import (
     BaselineQuery,
     DistributionsResponse,
     LiftOverTimeResponse,
     LiftQuery,
+    SegmentsResponse,
 )
 from gateway.errors import TurnoutError
 from gateway.ingest.evidence import observations, over_time, rewarded
+from gateway.ingest.segments import by_segment
 
 endpoints: Final = Endpoints()
 
@@ -90,6 +93,40 @@ async def read_lift(request: ApiRequest) -> Response:
 
     found = await request.services.shared(("lift", name, query.metric, baseline, query.points), make)
     return json_response({"route": name, "metric": query.metric, "baseline": baseline, "variants": found})
+
+
+@endpoints(
+    "GET",
+    "/-/routes/{route}/segments",
+    "read",
+    SegmentsResponse,
+    query=BaselineQuery,
+    errors=("not_found", "invalid", *STORE),
+)
+async def read_segments(request: ApiRequest) -> Response:
+    """Compare the variants of a route in each of its segments.
+
+    By value of each feature that the route declares under `segments`. The intervals of one metric hold at all times,
+    together for all pairs of variants and all segments, with probability 0.95. Metrics with `missing: zero` are left
+    out.
+    """
+    name, baseline = request.route, _baseline(request, request.query(BaselineQuery).baseline)
+    document, now = request.gateway.document(), request.gateway.now()
+    route, by_epoch = document.routes[name], request.services.status(name).by_epoch
+
+    async def make() -> dict[str, Any]:
+        if not route.segments:
+            return {"segments": []}
+        ids = segment_ids(route)
+        found = await by_segment(request.gateway.store, name, ids, now=now, epochs=by_epoch)
+        declared = reported(document, name)
+        made = await asyncio.to_thread(
+            compared_by_segment, route, declared, found, baseline, by_epoch=by_epoch
+        )
+        return {"segments": made}
+
+    made = await request.services.shared(("segments", name, baseline), make)
+    return json_response({"route": name, "baseline": baseline, **made})
 
 
 def _baseline(request: ApiRequest, wanted: str | None) -> str:

@@ -23,7 +23,7 @@ from gateway.control.schemas.record import (
 )
 from gateway.errors import TurnoutError
 from gateway.ingest.export import CsvText, outcome_row
-from gateway.record.context import unpack
+from gateway.record.context import has_row, unpack
 from gateway.record.decision_id import BadDecisionId, Opened
 from gateway.record.events import Outcome, Reward, Shadowed
 from gateway.state.base import OutcomeFilter
@@ -192,7 +192,7 @@ def _sealed(opened: Opened) -> dict[str, Any]:
         "propensity": opened.propensity,
         "forced": opened.forced,
         "unit": f"{opened.unit:016x}",
-        "context": _context(opened.context) if opened.context else None,
+        "context": _context(opened.context) if has_row(opened.context.hex()) else None,
     }
 
 

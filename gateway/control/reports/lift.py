@@ -56,8 +56,15 @@ class Comparisons:
     """The variants that take part, and their comparisons as they are asked for."""
 
     def __init__(
-        self, variants: Sequence[str], declared: Mapping[str, MetricConfig], observed: Observed
+        self,
+        variants: Sequence[str],
+        declared: Mapping[str, MetricConfig],
+        observed: Observed,
+        *,
+        parts: int = 1,
     ) -> None:
+        """``parts``: how many such sets of comparisons are to hold together."""
+        self._parts = parts
         kinds: dict[str, MetricType] = {name: metric.type for name, metric in declared.items()}
         ranges = {name: metric.capped_range for name, metric in declared.items()}
         self._ranges = {name: found for name, found in ranges.items() if found is not None}
@@ -201,7 +208,7 @@ class Comparisons:
     def _alpha(self, metric: str) -> float:
         """The part of the error rate that one pair spends."""
         variants = len(self._with_data(metric))
-        return (1.0 - LEVEL) / max(1, variants * (variants - 1) // 2)
+        return (1.0 - LEVEL) / max(1, variants * (variants - 1) // 2) / self._parts
 
     def _compared(self, metric: str, baseline: str, variant: str) -> Json:
         difference, quotient = (

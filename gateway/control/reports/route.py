@@ -164,6 +164,7 @@ def report(
         "goal": standing.goal,
         "metrics": {metric: described(m) for metric, m in declared.items()},
         "uses": used(document.routes[name]),
+        "segments": list(document.routes[name].segments),
         "compared_with": against,
         "standings": {} if status.contextual is not None else _standings(compared, declared),
         "variants": {

@@ -1,15 +1,73 @@
-"""What a bandit with features predicts for each variant, by segment of the requests, as JSON."""
+"""The variants by segment of the requests, as JSON: compared by it, and predicted by a bandit with features."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gateway.compile.plans import segment_features
+from gateway.config.route import RouteConfig
+from gateway.config.service import MetricConfig
+from gateway.control.reports.estimates import reward_estimate
+from gateway.control.reports.lift import Comparisons
+from gateway.control.reports.observed import Observed, of_newest
+from gateway.ingest.evidence import Rewarded
+from gateway.ingest.segments import Segment
 from policies.contextual.bandit import Contextual
 from policies.contextual.regression import LinearSums, fit, total
 from policies.contextual.segments import Predicted, segments
 
 Json = dict[str, Any]
+
+
+_NO_REWARDS = Rewarded()
+
+
+def segment_ids(route: RouteConfig) -> list[bytes]:
+    """Return the ids of the route's segments."""
+    return [one for feature in segment_features(route) for one in feature.segments.values()]
+
+
+def compared_by_segment(
+    route: RouteConfig,
+    declared: Mapping[str, MetricConfig],
+    found: Sequence[Segment],
+    baseline: str,
+    *,
+    by_epoch: bool,
+) -> list[Json]:
+    """Return what was ``found`` in each of `segment_ids`; all intervals of a metric hold together.
+
+    ``by_epoch``: whether units count once in each epoch, and the newest is compared.
+    """
+    metrics = {
+        name: m.model_copy(update={"adjust": None}) for name, m in declared.items() if m.missing == "ignore"
+    }
+    variants = tuple(route.variants)
+    names = [(f.name, value) for f in segment_features(route) for value in f.segments]
+    made = []
+    for (feature, value), segment in zip(names, found, strict=True):
+        sticky = route.unit is not None
+        observed = Observed(rewards=segment.rewards, buckets=segment.buckets, sticky=sticky)
+        if sticky and by_epoch:
+            observed = of_newest(segment.buckets)
+        compared = Comparisons(variants, metrics, observed, parts=len(names))
+        of_variant = {v: _of_variant(v, metrics, segment, compared, baseline) for v in variants}
+        made.append({"feature": feature, "value": value, "variants": of_variant})
+    return made
+
+
+def _of_variant(
+    variant: str, metrics: Mapping[str, MetricConfig], segment: Segment, compared: Comparisons, baseline: str
+) -> Json:
+    lifts = {name: compared.of_metric(name, variant, baseline) for name in metrics}
+    return {
+        "rewards": {
+            name: reward_estimate(m, segment.rewards.get((variant, name), _NO_REWARDS))
+            for name, m in metrics.items()
+        },
+        "lift": {name: one for name, one in lifts.items() if one is not None},
+    }
 
 
 def segmented(plan: Contextual, rows: Mapping[str, LinearSums], baseline: str) -> list[Json]:

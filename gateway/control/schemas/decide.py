@@ -25,7 +25,7 @@ class DecideRequest(ApiBody):
         dict[str, str | int | float | bool | None],
         Field(
             max_length=MAX_FEATURES,
-            description="Values of the features of a bandit, by name; names that it does not declare are ignored.",
+            description="By name, the features of a bandit or of `segments`; names that are not declared are ignored.",
         ),
     ] = Field(default_factory=dict)
 

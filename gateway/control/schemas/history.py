@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from gateway.control.schemas.base import ApiBody, ApiModel, Count, Cursor, DecisionHex
-from gateway.control.schemas.figures import GatewayQuantiles, Lift
+from gateway.control.schemas.figures import GatewayQuantiles, Lift, RewardEstimate
 from gateway.control.timestamps import Timestamp
 
 
@@ -126,6 +126,30 @@ class DistributionsResponse(ApiModel):
     quantiles: Annotated[
         dict[str, list[tuple[float, float | None]]],
         Field(description="By variant: quantile and milliseconds."),
+    ]
+
+
+class SegmentVariant(ApiModel):
+    """A variant in one segment; by metric, as in the report of the route."""
+
+    rewards: dict[str, RewardEstimate]
+    lift: Annotated[
+        dict[str, Lift],
+        Field(description="The intervals of one metric hold together for all pairs and all segments."),
+    ]
+
+
+class ComparedSegment(ApiModel):
+    feature: str
+    value: Annotated[str | None, Field(description="Null: any other value, or none.")]
+    variants: dict[str, SegmentVariant]
+
+
+class SegmentsResponse(ApiModel):
+    route: str
+    baseline: str
+    segments: Annotated[
+        list[ComparedSegment], Field(description="In the order of the configuration; empty if it has none.")
     ]
 
 

@@ -220,6 +220,9 @@ class RouteReport(RouteHead):
     uses: Annotated[
         list[str], Field(description="The metrics that the route's policy, guardrails or `feedback` name.")
     ]
+    segments: Annotated[
+        list[str], Field(description="The features by whose values the variants are compared too.")
+    ]
     compared_with: Annotated[str, Field(description="The baseline of each `lift`.")]
     standings: Annotated[
         dict[str, MetricStanding], Field(description="By metric for which two variants have values.")

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gateway.dataplane.request.json_body import scalar_at
-from gateway.record.context import pack
-from policies.contextual.features import Feature, Scalar, encode, fingerprint
+from gateway.record.context import pack, pack_segments
+from policies.contextual.features import Feature, Scalar, SegmentFeature, encode, fingerprint
 
 FeatureValues = tuple[str | float | None, ...]
 """What a request has for each feature, in the order of their declaration; None: missing or unreadable."""
@@ -44,8 +44,11 @@ class FeatureExtractor:
         return tuple([feature.read(given.get(feature.name)) for feature in self.features])
 
     def packed(self, raw: Mapping[str, Scalar]) -> bytes:
-        """The row of features by name, as decision ids carry it."""
-        return pack(self.fingerprint, encode(self.features, raw))
+        """The row of features by name, or the segments that they are in, as decision ids carry it."""
+        segments = [
+            f.segments[f.read(raw.get(f.name))] for f in self.features if isinstance(f, SegmentFeature)
+        ]
+        return pack_segments(segments) if segments else pack(self.fingerprint, encode(self.features, raw))
 
     def named(self, values: FeatureValues) -> dict[str, Scalar]:
         """``values`` by the names of the features."""

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
-from gateway.record.context import unpack
+from gateway.record.context import has_row, segments_of, unpack
 from gateway.record.events import Outcome, Reward, Shadowed
 from gateway.state.base import DecisionRecord, RewardResult
 from gateway.state.paging import MAX_PAGE_SPAN_MS, milliseconds
@@ -16,7 +16,7 @@ from gateway.state.redis.link import Link
 from gateway.state.redis.record import hour_of
 from gateway.state.redis.script import Script
 from gateway.state.tally import counted_value, linear_keys, start_of
-from gateway.state.units import weight_steps
+from gateway.state.units import SEGMENT, weight_steps
 
 T = TypeVar("T")
 log = logging.getLogger("turnout.store")
@@ -65,12 +65,13 @@ def _arguments(reward: Reward) -> tuple[Any, ...]:
         f"{reward.unit:016x}",
         int(reward.assigned != reward.served),
         weight_steps(reward),
+        "".join(SEGMENT + segment for segment in segments_of(reward.context)),
     )
 
 
 def _row(reward: Reward) -> tuple[Any, ...]:
     """The packed features, the start of their bucket and the name of their cell."""
-    if not reward.context:
+    if not has_row(reward.context):
         return "", "", ""
     packed = bytes.fromhex(reward.context)
     key, _ = linear_keys(reward, unpack(packed).fingerprint)

@@ -300,11 +300,17 @@ class RedisStore(Control):
         )
 
     async def reward_sums(
-        self, route: str, *, since: float | None = None, until: float | None = None, epoch: int | None = None
+        self,
+        route: str,
+        *,
+        since: float | None = None,
+        until: float | None = None,
+        epoch: int | None = None,
+        segments: bool = False,
     ) -> dict[tuple[str, str], RewardSums]:
         start = await self._since(route, since, epoch)
         return await self._around_damage(
-            lambda: sums.reward_sums(self._link, route, start, until, epoch), (route,)
+            lambda: sums.reward_sums(self._link, route, start, until, epoch, segments), (route,)
         )
 
     async def rewards_version(self, route: str) -> int:

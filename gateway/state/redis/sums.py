@@ -16,7 +16,7 @@ from gateway.state.redis.codec import cell_parts, unpack_counts, unpack_decided,
 from gateway.state.redis.link import Link
 from gateway.state.redis.script import Script
 from gateway.state.tally import start_of
-from gateway.state.units import metric_of
+from gateway.state.units import SEGMENT, metric_of
 from policies.types import RewardSums
 
 Fields = dict[bytes, bytes]
@@ -32,16 +32,25 @@ _CELL: Final = struct.Struct("<IHI")
 
 
 async def buckets(
-    link: Link, route: str, letter: str, since: float | None, until: float | None, *, heads: bool = False
+    link: Link,
+    route: str,
+    letter: str,
+    since: float | None,
+    until: float | None,
+    *,
+    heads: bool = False,
+    segments: bool = False,
 ) -> list[tuple[int, Fields]]:
     """Start and cells of each bucket, oldest first; ``letter``: c(ounts), s(ums); ``heads``: counts alone, without
-    histograms. The cells of many come in one string: the event loop would parse thousands of replies."""
+    histograms; ``segments``: sums of each segment, instead of all. The cells of many come in one string: the event loop
+    would parse thousands of replies."""
     low = "-inf" if since is None else str(start_of(since))
     high = "+inf" if until is None else f"({until!r}"
     packed: list[bytes] = []
     while low:
         limits = low, high, _BUCKETS_PER_CALL, MAX_CELLS_PER_CALL
-        cells, last = await link.run(_READ_CELLS, link.of_route(route), letter, int(heads), *limits)
+        what = letter, int(heads), *limits, int(segments)
+        cells, last = await link.run(_READ_CELLS, link.of_route(route), *what)
         packed.append(cells)
         low = f"({_text(last)}" if last else ""
     return await asyncio.to_thread(_unpacked, b"".join(packed))
@@ -76,17 +85,19 @@ async def _cells(
     epoch: int | None,
     *,
     heads: bool = False,
+    segments: bool = False,
 ) -> dict[tuple[str, str], list[bytes]]:
     """By variant and metric, all cells that the limits let through."""
     if since is None and until is None and epoch is None:
         groups = [as_fields(await link.command("HGETALL", f"{link.of_route(route)}:{letter}:{ALL}"))]
     else:
-        groups = [fields for _, fields in await buckets(link, route, letter, since, until, heads=heads)]
+        each = await buckets(link, route, letter, since, until, heads=heads, segments=segments)
+        groups = [fields for _, fields in each]
     found: dict[tuple[str, str], list[bytes]] = {}
     for fields in groups:
         for field, cell in fields.items():
             of_epoch, variant, metric = cell_parts(field)
-            if epoch is None or of_epoch == epoch:
+            if (epoch is None or of_epoch == epoch) and (SEGMENT in metric) == segments:
                 found.setdefault((variant, metric), []).append(cell)
     return dict(sorted(found.items()))
 
@@ -94,7 +105,9 @@ async def _cells(
 Cells = dict[tuple[str, str], list[bytes]]
 
 
-async def _before(link: Link, route: str, letter: str, until: float) -> tuple[Cells, Cells]:
+async def _before(
+    link: Link, route: str, letter: str, until: float, *, segments: bool = False
+) -> tuple[Cells, Cells]:
     """What makes up all that was before ``until``: the totals, and what is to be taken from them. There are
     thousands of old buckets, and few that are new."""
     base = link.of_route(route)
@@ -105,7 +118,8 @@ async def _before(link: Link, route: str, letter: str, until: float) -> tuple[Ce
     for place, reply in enumerate(found):
         for field, cell in as_fields(reply).items():
             _, variant, metric = cell_parts(field)
-            (newer if place else total).setdefault((variant, metric), []).append(cell)
+            if (SEGMENT in metric) == segments:
+                (newer if place else total).setdefault((variant, metric), []).append(cell)
     return dict(sorted(total.items())), newer
 
 
@@ -142,13 +156,18 @@ async def counts(
 
 
 async def reward_sums(
-    link: Link, route: str, since: float | None, until: float | None, epoch: int | None
+    link: Link,
+    route: str,
+    since: float | None,
+    until: float | None,
+    epoch: int | None,
+    segments: bool = False,
 ) -> dict[tuple[str, str], RewardSums]:
     newer: Cells = {}
     if since is None and epoch is None and until is not None:
-        cells, newer = await _before(link, route, "s", until)
+        cells, newer = await _before(link, route, "s", until, segments=segments)
     else:
-        cells = await _cells(link, route, "s", since, until, epoch)
+        cells = await _cells(link, route, "s", since, until, epoch, segments=segments)
     summed = {key: summed_up(found, newer.get(key, ())) for key, found in cells.items()}
     return {key: sums for key, sums in summed.items() if sums.count}
 
@@ -177,10 +196,11 @@ async def series(
     step: float,
     epochs: Grouping = "each",
     histograms: bool = True,
+    segments: bool = False,
 ) -> list[Bucket]:
     """Oldest first, then by variant and epoch."""
     counts = await buckets(link, route, "c", since, until, heads=not histograms)
-    rewards = await buckets(link, route, "s", since, until)
+    rewards = await buckets(link, route, "s", since, until, segments=segments)
     return await asyncio.to_thread(
         _series, counts, rewards, int(step), epochs
     )  # of months, this takes a second

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Final
 
+from gateway.record.context import has_row
 from gateway.record.events import Reward, Shadowed
 from gateway.state.base import RewardResult
 from gateway.state.sqlite import linear, totals, units
@@ -74,7 +75,7 @@ def _count(connection: sqlite3.Connection, changes: Sequence[_Change]) -> None:
     for reward, before, after, period in changes:
         if before is not None or after is not None:
             counting.change(reward, before, after, period)
-            if reward.context:
+            if has_row(reward.context):
                 rows.append((reward, before, after))
     add_sums(connection, counting.cells)
     totals.add(connection, counting.cells)

@@ -13,10 +13,12 @@ from gateway.state.exact import ExactSums, Expansion
 from gateway.state.folding import Grouping, read_under
 from gateway.state.sqlite import totals
 from gateway.state.tally import CellKey, ShadowCounts, ShadowKey, SumKey, start_of
+from gateway.state.units import SEGMENT
 from policies.types import RewardSums
 
 _ALWAYS: Final = 1 << 62
 _NONE: Final = RewardSums()
+_OF_SEGMENTS: Final = f" AND (instr(metric, '{SEGMENT}') > 0) = ?"
 _Figures = tuple[int, int, int, int, float, bytes, bytes, int]
 
 
@@ -186,32 +188,35 @@ def reward_sums(
     since: float | None = None,
     until: float | None = None,
     epoch: int | None = None,
+    segments: bool = False,
 ) -> dict[tuple[str, str], RewardSums]:
     """By (variant, metric); what is down to no values at all is left out."""
     if since is None and epoch is None:
-        return _up_to(connection, route, until)
+        return _up_to(connection, route, until, segments)
     rows = connection.execute(
         "SELECT variant, metric, SUM(count), SUM(total), SUM(squares) FROM reward_cells "
         "WHERE route = ? AND start >= ? AND start < ?"
+        + _OF_SEGMENTS
         + (" AND epoch = ?" if epoch is not None else "")
         + " GROUP BY variant, metric ORDER BY variant, metric",
-        (*_range(route, since, until), *([] if epoch is None else [epoch])),
+        (*_range(route, since, until), segments, *([] if epoch is None else [epoch])),
     )
     return {(variant, metric): RewardSums(*sums) for variant, metric, *sums in rows if sums[0]}
 
 
 def _up_to(
-    connection: sqlite3.Connection, route: str, until: float | None
+    connection: sqlite3.Connection, route: str, until: float | None, segments: bool
 ) -> dict[tuple[str, str], RewardSums]:
     """The totals without the cells since ``until``, exactly."""
-    found = totals.sums(connection, route)
+    every = totals.sums(connection, route)
+    found = {key: sums for key, sums in every.items() if (SEGMENT in key[1]) == segments}
     if until is None:
         return {key: sums.rounded for key, sums in found.items() if sums.count}
     parts = {key: (sums.count, sums.total.parts, sums.squares.parts) for key, sums in found.items()}
     rows = connection.execute(
         "SELECT variant, metric, count, total, squares, total_rest, squares_rest FROM reward_cells "
-        "WHERE route = ? AND start >= ?",
-        (route, until),
+        "WHERE route = ? AND start >= ?" + _OF_SEGMENTS,
+        (route, until, segments),
     )
     for variant, metric, count, total, squares, total_rest, squares_rest in rows:
         whole, totals_, squares_ = parts.get((variant, metric)) or (0, [], [])
@@ -233,6 +238,7 @@ def series(
     step: float,
     epochs: Grouping = "each",
     histograms: bool = True,
+    segments: bool = False,
 ) -> list[Bucket]:
     """Oldest first, then by variant and epoch."""
     limits = (int(step), *_range(route, since, until))
@@ -250,8 +256,9 @@ def series(
     ).fetchall()
     rewards = connection.execute(
         "SELECT start - start % ? AS begin, variant, MAX(epoch), metric, SUM(count), SUM(total), SUM(squares) "
-        f"FROM reward_cells WHERE route = ? AND start >= ? AND start < ? GROUP BY begin, variant, metric{by_epoch}",
-        limits,
+        f"FROM reward_cells WHERE route = ? AND start >= ? AND start < ?{_OF_SEGMENTS} "
+        f"GROUP BY begin, variant, metric{by_epoch}",
+        (*limits, segments),
     ).fetchall()
     under = read_under(
         epochs,

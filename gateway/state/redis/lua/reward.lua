@@ -1,7 +1,8 @@
 -- Upserts rewards, and moves the sums from what each counted as to what it counts as.
 -- ARGV: '1' for a replay; then hour, field, decision, metric, row and start of each reward, of its features
 -- (or '' three times) the packed row, start and cell, and epoch, name of the cell, unit, '1' if another
--- than the assigned variant served the decision, and its weight in steps (gateway.state.units.weight_steps).
+-- than the assigned variant served the decision, its weight in steps (gateway.state.units.weight_steps), and the
+-- aspects of the segments that it is in.
 -- Returns a letter for each: a(ccepted), d(uplicate), u(pdated), r(eplaces a damaged row, and moves no sums: the old
 -- one is taken to have counted as the new one).
 -- include: fields
@@ -67,32 +68,41 @@ local function move(place, period, value, sign)
   end
 end
 
-for at = 2, #ARGV, 14 do
+-- Moves the sums from what a reward counted as under a row to what it counts as under another. The counterpart of
+-- gateway.state.units.Counting._change. old: nil for a reward that is new.
+local function change(unit_key, place, old, new, bare)
+  local period, before = bare(new.period), old and old.counted
+  if before then move(place, bare(old.period), before, -1) end
+  if old and bare(old.period) ~= period then
+    if before and old.period ~= '' then observe(count, unit_key, bare(old.period), place, old.decided, before, nil) end
+    before = nil
+  end
+  if new.counted then move(place, period, new.counted, 1) end
+  if period ~= '' and (before or new.counted) then
+    observe(count, unit_key, period, place, new.decided, before, new.counted)
+  end
+end
+
+local function whole(period) return period end
+
+-- gateway.state.units._bare
+local function bare(period) return (string.gsub(string.match(period, '^[^~]*'), '%+$', '')) end
+
+for at = 2, #ARGV, 15 do
   local hour, field, decision, metric = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local row, unit_key = ARGV[at + 4], P .. ':unit:' .. ARGV[at + 11]
   local place = {start = tonumber(ARGV[at + 5]), epoch = ARGV[at + 9], name = ARGV[at + 10], metric = metric,
     rescued = ARGV[at + 12] == '1', weight = tonumber(ARGV[at + 13]) / 1048576}
   if ARGV[at + 6] ~= '' then place.inverse = place.weight end
   local key = P .. ':rewards:' .. hour
-  local new, before, period = read_reward(row), nil, ''
-  local old = hget(key, field)
+  local new, known, old = read_reward(row), hget(key, field), nil
   local result = 'a'
-  if old then
-    local was = read_reward(old)
-    if not was then
+  if known then
+    old = read_reward(known)
+    if not old then
       result, new.counted, new.period = 'r', nil, ''
-    elseif was.value == new.value or (replay and new.time < was.time) then
-      result = 'd'
     else
-      result, before, period = 'u', was.counted, was.period
-      if before then
-        move(place, period, before, -1)
-        count_row(at, before, -1)
-      end
-      if period ~= new.period then
-        if before and period ~= '' then observe(count, unit_key, period, place, was.decided, before, nil) end
-        before = nil
-      end
+      result = (old.value == new.value or (replay and new.time < old.time)) and 'd' or 'u'
     end
   else
     redis.call('ZADD', P .. ':reward_hours', hour, hour)
@@ -102,12 +112,13 @@ for at = 2, #ARGV, 14 do
   if result ~= 'd' then
     touched = true
     stage(key, field, row)
-    if new.counted then
-      move(place, new.period, new.counted, 1)
-      count_row(at, new.counted, 1)
-    end
-    if new.period ~= '' and (before or new.counted) then
-      observe(count, unit_key, new.period, place, new.decided, before, new.counted)
+    if old and old.counted then count_row(at, old.counted, -1) end
+    if new.counted then count_row(at, new.counted, 1) end
+    change(unit_key, place, old, new, whole)
+    for segment in string.gmatch(ARGV[at + 14], '|@%x+') do
+      local part = {start = place.start, epoch = place.epoch, name = place.name .. segment, metric = metric .. segment,
+        rescued = place.rescued, weight = place.weight}
+      change(unit_key, part, old, new, bare)
     end
   end
   results[#results + 1] = result

@@ -1,13 +1,74 @@
-// What a bandit with features has learned: the mean that each variant is predicted to have, segment by segment, and
-// what each column of the features adds to it.
+// The variants by segment of the requests: compared in each; of a bandit with features the mean that each is predicted
+// to have, and what each column of the features adds to it.
 
+import { useGet } from "../core/data.js";
 import { count, difference, estimate, kind } from "../core/format.js";
+import { choose, here } from "../core/router.js";
 import { html } from "../vendor/preact.js";
-import { figure, section, variantName } from "./basics.js";
+import { choices, figure, section, variantName } from "./basics.js";
 import { axis, forest } from "./forest.js";
+import { axes, byVariant, rewardCell, wanted } from "./scorecard.js";
+
+const EVERY_S = 30;
+
+export function Segments({ report, colour }) {
+  if (report.contextual) return [predicted(report, colour), learned(report, colour)];
+  return html`<${Compared} report=${report} colour=${colour} />`;
+}
+
+function Compared({ report, colour }) {
+  const path = `routes/${encodeURIComponent(report.route)}/segments?${new URLSearchParams({ baseline: report.compared_with })}`;
+  const { data, error } = useGet(path, { every: EVERY_S });
+  if (!data) return section("segments", "By segment", error ? "The segments could not be read." : "Loading…");
+  const metrics = Object.keys(data.segments[0]?.variants[report.compared_with].rewards ?? {});
+  const reported = metrics.filter((m) => data.segments.some((one) => Object.values(one.variants).some((v) => v.rewards[m].count)));
+  if (!reported.length) return section("segments", "By segment", `No rewards by ${report.segments.join(" or ")} yet.`);
+  const metric = [here().query.metric, report.metric].find((m) => reported.includes(m)) ?? reported[0];
+  const names = Object.keys(report.variants);
+  const pages = data.segments.map(({ feature, value, variants }) => {
+    const where = `${feature} is ${value ?? "anything else"}`;
+    const own = { ...report, variants, candidate: null, within: `segments.${feature}.${value}.` };
+    return { report: own, names, colour, where, shown: names.map((name) => [name, rewardCell(own, name, metric)]) };
+  });
+  const [known, empty] = [true, false].map((wants) => pages.filter(({ shown }) => wants === shown.some(([, one]) => one)));
+  const scales = axes(
+    known,
+    metric,
+    known.flatMap(({ shown }) => shown)
+  );
+  return section(
+    "segments",
+    "By segment",
+    `${metric} (${wanted(report.metrics[metric].goal)}) by ${report.segments.join(" and ")}. The differences of all segments hold together, however often you look (95%).`,
+    reported.length > 1 &&
+      choices(
+        "Metric",
+        reported.map((m) => [m, m]),
+        metric,
+        (m) => choose({ metric: m })
+      ),
+    html`<p class="said">${claims(known, metric)}</p>`,
+    known.map(
+      (page) =>
+        html`<div class="metric" key=${page.where} data-segment=${page.where}><h3>${page.where}</h3>${byVariant(page, metric, page.shown, scales)}</div>`
+    ),
+    empty.length > 0 && html`<p class="note">No rewards yet where ${empty.map(({ where }) => where).join(", or ")}.</p>`
+  );
+}
+
+// What is shown, in words: "new is better where tier is free".
+function claims(pages, metric) {
+  const found = pages.flatMap(({ report, names, where }) =>
+    names
+      .map((name) => [name, report.variants[name].lift[metric]?.better ?? null])
+      .filter(([, better]) => better !== null)
+      .map(([name, better]) => `${name} is ${better ? "better" : "worse"} where ${where}`)
+  );
+  return found.length ? `${found.join("; ")}.` : "No difference is shown in any segment yet.";
+}
 
 // By segment: for the same requests, whichever variant they got.
-export function segments(report, colour) {
+function predicted(report, colour) {
   const found = report.contextual?.segments ?? [];
   if (!found.length) return null;
   const what = kind(report.metric, report.metrics);
@@ -57,7 +118,7 @@ function apartFrom(found, field, what, scale) {
   ];
 }
 
-export function learned(report, colour) {
+function learned(report, colour) {
   const known = report.contextual?.coefficients ?? {};
   const names = Object.keys(known);
   if (!names.length) return null;
