@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from benchmarks.children import free_port
 from gateway.state.base import Counts, OutcomeFilter, Retention, StoreUnavailable
 from gateway.state.redis import RedisStore, codec, sums
 from gateway.state.units import UNIT_REST_S
+from tests.soak.fleet import Wire
 from tests.support.made import T0, outcome, published, reward, shadowed
 from tests.support.servers import RedisServer, redis_server
 
@@ -63,6 +65,30 @@ async def test_a_restarted_server_fails_no_command(server: RedisServer, connect:
         await store.allocation_history("a")
     await asyncio.to_thread(server.start)
     await asyncio.gather(*(store.allocation_history("a") for _ in range(8)))
+
+
+async def test_a_primary_that_became_a_replica_is_left_for_the_new_one(
+    server: RedisServer, tmp_path: Path, connect: Connect
+) -> None:
+    """The address leads to the promoted replica, but the connections to the old primary stay open."""
+    (tmp_path / "promoted").mkdir()
+    wire = Wire(server.port)
+    await wire.start()
+    with redis_server(tmp_path / "promoted") as promoted:
+        store = await connect(f"redis://127.0.0.1:{wire.listens}/0")
+        await asyncio.gather(*(store.reward([reward()]) for _ in range(8)))
+        wire.port = promoted.port
+        server.send(f"REPLICAOF 127.0.0.1 {promoted.port}")
+        with pytest.raises(StoreUnavailable, match="is a read-only replica"):
+            await store.reward([reward()])
+        async with asyncio.timeout(30):
+            while True:
+                with suppress(StoreUnavailable):
+                    assert await store.reward([reward()]) == ["accepted"]
+                    break
+                await asyncio.sleep(0.05)
+        await store.close()
+    await wire.stop()
 
 
 @pytest.mark.slow

@@ -150,12 +150,13 @@ class Link:
         try:
             yield
         except (RedisError, OSError, TimeoutError, BadPage) as error:
-            if isinstance(error, ConnectionLost):
+            if isinstance(error, ConnectionLost | ReadOnlyError):
                 self._drop_idle()
             raise StoreUnavailable(f"The store {self.shown} {_advice(error)}") from error
 
     def _drop_idle(self) -> None:
-        """Closes connections that rest: after a restart of the server each would fail one more command."""
+        """Closes connections that rest: after a restart of the server each would fail one more command, and to a
+        primary that became a replica every command, though its address leads to the new primary."""
         client = self._connected
         if isinstance(client, Redis) and (self._dropping is None or self._dropping.done()):
             self._dropping = asyncio.create_task(_disconnect(client))
