@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -13,6 +11,7 @@ import pytest
 from benchmarks.children import free_port
 from tests.browser.conftest import Tabs
 from tests.e2e.common import wait_for
+from tests.support.http_server import Handler, HttpServer
 from tests.support.processes import GatewayProcess
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -45,28 +44,18 @@ SPLIT = """variants: {new: {backend: dead}, old: {backend: well}}
     policy: {type: split, weights: {new: 3, old: 1}}"""
 
 
-class Answering(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
+class Answering(Handler):
     def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("content-length", "2")
-        self.end_headers()
-        self.wfile.write(b"{}")
-
-    def log_message(self, *_: object) -> None:
-        """The test's own output is enough."""
+        self.respond({})
 
 
 @pytest.fixture
 def gateway(tmp_path: Path) -> Iterator[GatewayProcess]:
-    backend = ThreadingHTTPServer(("127.0.0.1", 0), Answering)
-    threading.Thread(target=backend.serve_forever, daemon=True).start()
+    backend = HttpServer(Answering)
     text = CONFIG.replace("@WELL@", str(backend.server_port)).replace("@DEAD@", str(free_port()))
     with GatewayProcess(tmp_path, text) as found:
         yield found
-    backend.shutdown()
-    backend.server_close()
+    backend.stop()
 
 
 def test_a_backend_that_refuses_every_request_is_told_everywhere(gateway: GatewayProcess, tabs: Tabs) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from playwright.sync_api import Browser, Page
 
 from benchmarks.children import free_ports
 from tests.e2e.common import wait_for
+from tests.support.http_server import Handler, HttpServer
 from tests.support.processes import GatewayProcess
 
 pytestmark = pytest.mark.browser
@@ -42,33 +41,21 @@ REPORT = """async ([url, item, token]) => {
 }"""
 
 
-class App(BaseHTTPRequestHandler):
+class App(Handler):
     """The page's own server, and the model behind the gateway."""
 
-    protocol_version = "HTTP/1.1"
-
     def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("content-type", "text/html")
-        self.send_header("content-length", "2")
-        self.end_headers()
-        self.wfile.write(b"hi")
-
-    def log_message(self, *_: object) -> None:
-        pass
+        self.respond(b"hi", kind="text/html")
 
 
 @pytest.fixture(scope="module")
 def ports() -> Iterator[tuple[int, int]]:
     """Of the page that may report, and of another one."""
     found = free_ports(2)
-    servers = [ThreadingHTTPServer(("127.0.0.1", port), App) for port in found]
-    for server in servers:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    servers = [HttpServer(App, port) for port in found]
     yield found[0], found[1]
     for server in servers:
-        server.shutdown()
-        server.server_close()
+        server.stop()
 
 
 @pytest.fixture

@@ -6,10 +6,8 @@ Chromium resolves evil.example to loopback, as after a DNS rebinding; another or
 from __future__ import annotations
 
 import re
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Playwright
 
 from tests.browser.conftest import FLAGS, chromium
+from tests.support.http_server import Handler, HttpServer
 from tests.support.processes import GatewayProcess
 
 pytestmark = pytest.mark.browser
@@ -41,35 +40,25 @@ SOCKET = """url => new Promise(done => {
 })"""
 
 
-class Counting(BaseHTTPRequestHandler):
+class Counting(Handler):
     """Answers everything, upgrades too, and counts what it got."""
 
-    protocol_version = "HTTP/1.1"
     server: Any
 
     def do_GET(self) -> None:
         self.server.seen.append(f"{self.command} {self.path}")
-        self.rfile.read(int(self.headers.get("content-length", 0)))
-        self.send_response(200)
-        self.send_header("content-type", "text/html")
-        self.send_header("content-length", "2")
-        self.end_headers()
-        self.wfile.write(b"hi")
+        self.content()
+        self.respond(b"hi", kind="text/html")
 
     do_POST = do_OPTIONS = do_GET
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
 def backend() -> Iterator[Any]:
-    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Counting)
+    server: Any = HttpServer(Counting)
     server.seen = []
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
-    server.shutdown()
-    server.server_close()
+    server.stop()
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from tests.support.http_server import Handler, HttpServer
 from tests.support.processes import GatewayProcess
 
 CONFIG = """
@@ -31,39 +30,23 @@ routes:
 """
 
 
-class Models(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
+class Models(Handler):
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        asked = json.loads(self.content())
         if self.path.startswith("/v2/"):
             tensor = asked["inputs"][0]
-            self._send({"model_name": "digits", "outputs": [{**tensor, "name": "echo"}]})
+            self.respond({"model_name": "digits", "outputs": [{**tensor, "name": "echo"}]})
         else:
             message = {"role": "assistant", "content": "four"}
             choice = {"index": 0, "message": message, "finish_reason": "stop"}
-            self._send(
+            self.respond(
                 {"id": "c1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
             )
-
-    def _send(self, document: object) -> None:
-        body = json.dumps(document).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Models)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    config = CONFIG.replace("@BACKEND@", str(server.server_port))
-    with GatewayProcess(tmp_path_factory.mktemp("client"), config) as process:
-        yield process
-    server.shutdown()
-    server.server_close()
+    with HttpServer(Models) as server:
+        config = CONFIG.replace("@BACKEND@", str(server.server_port))
+        with GatewayProcess(tmp_path_factory.mktemp("client"), config) as process:
+            yield process

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 from benchmarks.children import free_port
 from tests.dashboards.test_grafana import BOARDS, expressions
 from tests.e2e.common import wait_for
+from tests.support.http_server import Handler, HttpServer
 from tests.support.processes import GatewayProcess
 
 pytestmark = pytest.mark.slow
@@ -81,24 +81,17 @@ TALK = (
 )
 
 
-class Model(BaseHTTPRequestHandler):
+class Model(Handler):
     """Responds with 200, or every other time with 500 if it is `failing`; at /talk with a stream of tokens."""
 
-    protocol_version = "HTTP/1.1"
     failing = False
     asked = count()
 
     def do_GET(self) -> None:
         talk = self.path == "/talk"
         body = TALK if talk else b'{"label": 1}'
-        self.send_response(500 if self.failing and next(self.asked) % 2 else 200)
-        self.send_header("content-type", "text/event-stream" if talk else "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base class names it
-        pass
+        status = 500 if self.failing and next(self.asked) % 2 else 200
+        self.respond(body, status, "text/event-stream" if talk else "application/json")
 
 
 class FailingModel(Model):
@@ -109,9 +102,7 @@ class FailingModel(Model):
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Prometheus that scrapes a gateway each second, with traffic on all routes."""
     folder: Path = tmp_path_factory.mktemp("prometheus")
-    servers = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for handler in (Model, FailingModel)]
-    for server in servers:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    servers = [HttpServer(handler) for handler in (Model, FailingModel)]
     config = CONFIG
     for name, server in zip(("@SOUND@", "@FAILING@"), servers, strict=True):
         config = config.replace(name, str(server.server_address[1]))

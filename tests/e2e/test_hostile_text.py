@@ -6,16 +6,15 @@ A model that cuts an emoji in two writes half of a surrogate pair, so this happe
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.support.http_server import Handler, HttpServer
 from tests.support.processes import GatewayProcess
 
 TOKEN = "edge-token-0123456789"
@@ -37,32 +36,21 @@ routes:
 """
 
 
-class Model(BaseHTTPRequestHandler):
+class Model(Handler):
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.content()
         text = "\ud83d" if self.path.startswith("/half") else "\U0001f600"
-        body = json.dumps({"text": text}).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+        self.respond({"text": text})
 
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
     folder: Path = tmp_path_factory.mktemp("hostile")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Model)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        with GatewayProcess(folder, CONFIG.replace("@BACKEND@", f"127.0.0.1:{server.server_port}")) as found:
-            yield found
-    finally:
-        server.shutdown()
-        server.server_close()
+    with (
+        HttpServer(Model) as server,
+        GatewayProcess(folder, CONFIG.replace("@BACKEND@", server.address)) as found,
+    ):
+        yield found
 
 
 def get(gateway: GatewayProcess, path: str) -> Any:

@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent import futures
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,14 +32,14 @@ from gateway.config.load import load_file
 from tests.e2e.common import request_body
 from tests.e2e.test_tls import Issuer
 from tests.support.command import turnout
+from tests.support.http_server import Handler, HttpServer
 from tests.support.processes import GatewayProcess, ModelServerProcess
 
 
-class Pages(BaseHTTPRequestHandler):
+class Pages(Handler):
     """GET path → JSON; anything else is 404, as with a real server."""
 
     pages: ClassVar[dict[str, Any]] = {}
-    protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         known = self.path in self.pages
@@ -55,9 +54,6 @@ class Pages(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 class Everywhere(dict[str, Any]):
     """The same page at every path."""
@@ -67,12 +63,8 @@ class Everywhere(dict[str, Any]):
 
 
 def serving(pages: dict[str, Any]) -> Iterator[str]:
-    handler = type("Handler", (Pages,), {"pages": pages})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with HttpServer(type("Handler", (Pages,), {"pages": pages})) as server:
+        yield server.url
 
 
 def init(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -171,17 +163,15 @@ def test_a_redirect_to_tls_is_named(tmp_path: Path) -> None:
 
 
 def test_a_server_that_hangs_up_on_unknown_paths_is_reachable(tmp_path: Path) -> None:
-    class Handler(Pages):
+    class Rude(Pages):
         def do_GET(self) -> None:
             if self.path == "/":
                 super().do_GET()
             else:
                 self.close_connection = True
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        done = init(tmp_path, "--current", f"http://127.0.0.1:{server.server_port}")
-        server.shutdown()
+    with HttpServer(Rude) as server:
+        done = init(tmp_path, "--current", server.url)
     assert done.stdout.splitlines()[0].endswith(": an HTTP server")
 
 

@@ -6,11 +6,9 @@ import hashlib
 import json
 import random
 import re
-import threading
 import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from gateway.commands.report_document import document
 from gateway.commands.report_page import page
 from tests.e2e.common import wait_for
 from tests.support.command import turnout
+from tests.support.http_server import Handler, HttpServer
 from tests.support.processes import GatewayProcess
 
 HOSTILE = "<script>alert(1)</script>\"'&\u202e</td>"
@@ -118,41 +117,23 @@ ALLOWED = set(
 """The tags of a page."""
 
 
-class Model(BaseHTTPRequestHandler):
+class Model(Handler):
     """``/new`` differs from ``/old`` in a key that a model made up; ``/bad`` fails."""
 
-    protocol_version = "HTTP/1.1"
-
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("content-length", 0)))
-        body = json.dumps({HOSTILE: 1} if self.path.startswith("/new") else {"label": "a"}).encode()
-        self.send_response(500 if self.path.startswith("/bad") else 200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        self.content()
+        body = {HOSTILE: 1} if self.path.startswith("/new") else {"label": "a"}
+        self.respond(body, 500 if self.path.startswith("/bad") else 200)
 
     def do_GET(self) -> None:
         """As a gateway of another release, whose report has other keys."""
-        body = b'{"variants": {}, "scopes": [], "routes": null}'
-        self.send_response(200)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+        self.respond({"variants": {}, "scopes": [], "routes": None})
 
 
 @pytest.fixture(scope="module")
 def backend() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Model)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with HttpServer(Model) as server:
+        yield server.address
 
 
 @pytest.fixture(scope="module")

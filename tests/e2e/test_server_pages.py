@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import httpx
 import pytest
 import yaml
 
+from tests.support.http_server import Handler, HttpServer
 from tests.support.processes import GatewayProcess
 
 pytestmark = pytest.mark.slow
@@ -25,42 +24,27 @@ PAGES = sorted(page for page in FOLDER.glob("*.md") if "```json" in page.read_te
 """Those whose requests can be sent by hand; gradio.md is run by tests/compat/test_own_clients.py."""
 
 
-class Model(ThreadingHTTPServer):
+class Model(HttpServer):
     """A server that responds to every POST as the page says; what it was asked is kept."""
 
     def __init__(self, response: str) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
         self.response = response
         self.status = 200
         self.paths: set[str] = set()
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+        super().__init__(Page)
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class Page(Handler):
     server: Model
 
     def do_GET(self) -> None:
-        self._respond(200, "{}")
+        self.server.paths.add(self.path)
+        self.respond({})
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["content-length"]))
-        self._respond(self.server.status, self.server.response)
-
-    def _respond(self, status: int, text: str) -> None:
+        self.content()
         self.server.paths.add(self.path)
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(text.encode())))
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def log_message(self, *_: object) -> None:
-        pass
+        self.respond(self.server.response.encode(), self.server.status)
 
 
 def block(page: Path, kind: str) -> str:
@@ -85,8 +69,7 @@ def servers(request: pytest.FixtureRequest) -> Iterator[tuple[Model, Model]]:
     found = (Model(response), Model(response))
     yield found
     for each in found:
-        each.shutdown()
-        each.server_close()
+        each.stop()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

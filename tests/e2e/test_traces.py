@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import statistics
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ import pytest
 
 from benchmarks.children import free_port
 from tests.e2e.common import wait_for
+from tests.support.http_server import Handler, HttpServer
 from tests.support.processes import GatewayProcess
 from tests.telemetry.collector import Collector, collector
 
@@ -52,29 +50,14 @@ pytestmark = pytest.mark.slow
 def echo() -> Iterator[int]:
     """The port of a backend that takes 10 ms and answers with the fields it got."""
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Echo(Handler):
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["content-length"]))
+            self.content()
             time.sleep(0.01)
-            body = json.dumps({k.lower(): v for k, v in self.headers.items()}).encode()
-            self.send_response(200)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.respond({k.lower(): v for k, v in self.headers.items()})
 
-        def log_message(self, *_: Any) -> None:
-            """Its answers say enough."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield server.server_address[1]
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with HttpServer(Echo) as server:
+        yield server.server_port
 
 
 def config(port: int, echo: int) -> str:

@@ -10,8 +10,9 @@ import json
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Lock, Thread
+from threading import Lock
+
+from tests.support.http_server import Handler, HttpServer
 
 _CHANCE = random.Random(11)
 _LOCK = Lock()
@@ -28,41 +29,18 @@ def best(tier: str, length: float) -> str:
     return "small" if chance("small", tier, length) > chance("large", tier, length) else "large"
 
 
-class Model(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
+class Model(Handler):
     def do_POST(self) -> None:
-        content = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        content = json.loads(self.content())
         length = content.get("prompt", {}).get("length", 0)
         likely = chance(self.path.strip("/"), self.headers.get("x-tier", "free"), length)
         with _LOCK:
             right = _CHANCE.random() < likely
-        body = json.dumps({"right": right}).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
-        """Nothing is printed."""
-
-
-class _Server(ThreadingHTTPServer):
-    request_queue_size = 128
-    daemon_threads = True
+        self.respond({"right": right})
 
 
 @contextmanager
 def models() -> Iterator[str]:
     """The address of a running server."""
-    server = _Server(("127.0.0.1", 0), Model)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield f"127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with HttpServer(Model) as server:
+        yield server.address

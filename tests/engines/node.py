@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +16,7 @@ import httpx
 
 from benchmarks.children import free_port
 from tests.support.command import turnout
+from tests.support.http_server import Handler, HttpServer
 from tests.support.processes import GatewayProcess, ServerProcess
 
 ENVOY = Path(sys.executable).with_name("envoy")
@@ -33,32 +32,20 @@ class Backend:
         self.seen: list[tuple[str, dict[str, str]]] = []
         own = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Model(Handler):
             def do_POST(self) -> None:
-                self.rfile.read(int(self.headers.get("content-length", 0)))
+                self.content()
                 own.seen.append((self.path, {k.lower(): v for k, v in self.headers.items()}))
                 time.sleep(own.delay)
-                body = json.dumps({"variant": own.name}).encode()
-                self.send_response(own.status)
-                self.send_header("content-type", "application/json")
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                self.respond({"variant": own.name}, own.status)
 
             do_GET = do_POST
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.server = HttpServer(Model)
+        self.url = self.server.url
 
     def stop(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        self.server.stop()
 
 
 class EnvoyNode(ServerProcess):
