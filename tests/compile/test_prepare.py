@@ -60,7 +60,7 @@ def changed(data: st.DataObject) -> str:
 
 
 @pytest.mark.long
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.data())
 def test_every_document_that_loads_can_be_prepared(data: st.DataObject) -> None:
     found = examine(changed(data), env={})

@@ -104,7 +104,7 @@ def test_missing_values_count_with_the_variance_between_users(
 ) -> None:
     """Each user sends three requests, and is always or never content, but for a few: as many users as requests tell."""
     with (
-        GatewayProcess(tmp_path, text(model_server, CANARY, ", missing: zero, window: 10s")) as gateway,
+        GatewayProcess(tmp_path, text(model_server, CANARY, ", missing: zero, window: 3s")) as gateway,
         httpx.Client(base_url=gateway.url, timeout=30) as client,
     ):
         for _ in range(3):
