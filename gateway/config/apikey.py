@@ -8,14 +8,12 @@ hash would add nothing.
 from __future__ import annotations
 
 import hashlib
-import re
 import secrets
 import zlib
 from typing import Final
 
 PREFIX: Final = "tk_"
 _DIGITS: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_FORM: Final = re.compile(r"tk_[0-9A-Za-z]{49}")
 
 
 def new_secret(bits: bytes | None = None) -> str:
@@ -29,11 +27,6 @@ def new_secret(bits: bytes | None = None) -> str:
         raise ValueError("a key is made of 32 bytes")
     body = PREFIX + _base62(int.from_bytes(bits, "big"), 43)
     return body + _checksum(body)
-
-
-def well_formed(secret: str) -> bool:
-    """Whether ``secret`` has the form of a key, including valid check digits."""
-    return _FORM.fullmatch(secret) is not None and _checksum(secret[:-6]) == secret[-6:]
 
 
 def key_hash(secret: str) -> str:

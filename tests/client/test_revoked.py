@@ -10,23 +10,17 @@ import pytest
 
 import turnout
 from tests.e2e.common import wait_for
+from tests.support.predict import PREDICT
 from tests.support.processes import GatewayProcess
 from turnout import Client
 
 OLD, NEW = f"tk_{'a' * 32}", f"tk_{'b' * 32}"
-CONFIG = """
+CONFIG = f"""
 listen: 127.0.0.1:@PORT@
 store: sqlite:///@DIR@/turnout.db
-loops: {watch: 100ms}
-metrics: {correct: {type: boolean}}
-backends: {models: {url: "http://127.0.0.1:1"}}
-routes:
-  predict:
-    match: {path: /predict}
-    variants: {v1: {backend: models}}
-    policy: {type: single, variant: v1}
-    fallback: [{respond: {status: 200, text: sound}}]
-auth: {keys: [{id: app, hash: "sha256:HASH", scopes: [infer, feedback]}]}
+loops: {{watch: 100ms}}
+metrics: {{correct: {{type: boolean}}}}
+{PREDICT}auth: {{keys: [{{id: app, hash: "sha256:HASH", scopes: [infer, feedback]}}]}}
 """
 
 

@@ -9,22 +9,16 @@ import httpx
 import pytest
 
 from tests.docs.reader import GATEWAY, Reader, blocks, wait_for
+from tests.support.predict import PREDICT
 
 pytestmark = pytest.mark.slow
 
 PAGE = "docs/backup.md"
-CONFIGURATION = """
+CONFIGURATION = f"""
 listen: 127.0.0.1:8080
 store: sqlite:///turnout.db
-metrics: {correct: {type: boolean}}
-backends: {models: {url: "http://127.0.0.1:1"}}
-routes:
-  predict:
-    match: {path: /predict}
-    variants: {v1: {backend: models}}
-    policy: {type: single, variant: v1}
-    fallback: [{respond: {status: 200, text: sound}}]
-"""
+metrics: {{correct: {{type: boolean}}}}
+{PREDICT}"""
 
 
 def test_a_restored_store_has_what_was_there_at_the_backup(tmp_path: Path) -> None:

@@ -8,20 +8,14 @@ import httpx
 import pytest
 
 from tests.docs.reader import Reader, blocks
+from tests.support.predict import PREDICT
 from tests.telemetry.collector import collector
 
 pytestmark = pytest.mark.slow
 
-CONFIGURATION = """
+CONFIGURATION = f"""
 listen: 127.0.0.1:8080
-backends: {models: {url: "http://127.0.0.1:1"}}
-routes:
-  predict:
-    match: {path: /predict}
-    variants: {v1: {backend: models}}
-    policy: {type: single, variant: v1}
-    fallback: [{respond: {status: 200, text: sound}}]
-"""
+{PREDICT}"""
 
 
 def test_spans_arrive_as_the_page_configures_it(tmp_path: Path) -> None:
