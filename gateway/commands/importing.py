@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from gateway.commands.init import SCHEMA, refuse_existing, write_schema
-from gateway.commands.output import FAILURES, add_json, complain, note, print_json, say
+from gateway.commands.output import FAILURES, add_json, complain, note, output_file, print_json, say
 from gateway.commands.tensorzero import Imported, imported
 from gateway.commands.tensorzero_text import by_hand_lines
 from gateway.config.load import examine
@@ -26,14 +26,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """0, also where something is left to do by hand; 1 if there is nothing to import."""
     try:
+        if str(arguments.out) == "-":
+            arguments.out = None
         if arguments.out is not None:
-            if arguments.out in arguments.files:
+            if arguments.out.resolve() in (file.resolve() for file in arguments.files):
                 raise ValueError(f"{arguments.out} is the file to read; write another --out")
             refuse_existing([arguments.out], force=arguments.force)
         result = imported(arguments.files)
         _check(result.text)
         if arguments.out is not None:
-            arguments.out.write_text(result.text, encoding="utf-8")
+            with output_file(arguments.out) as target:
+                target.write(result.text.encode())
             write_schema(arguments.out.with_name(SCHEMA))
     except FAILURES as error:
         return complain(error)

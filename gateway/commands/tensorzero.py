@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.commands.tensorzero_providers import ByHand, Limits, Names, Providers, Target, extra_headers
-from gateway.commands.tensorzero_text import LONGEST, Route, by_hand_lines, comments, flow, text
+from gateway.commands.tensorzero_text import LONGEST, Route, by_hand_lines, comments, flow, literal, text
 from gateway.commands.toml_file import Table, TomlFiles
 from gateway.config.document import observed
 from gateway.telemetry.log import printable
@@ -140,9 +140,9 @@ class _Import:
         own = [*([about] if about else []), *self._by_hand.rest(table)]
         for scope, plan in plans.items():
             model = f"tensorzero::function_name::{name}"
-            match: dict[str, object] = {"path": self._path("chat/completions"), "model": model}
+            match: dict[str, object] = {"path": self._path("chat/completions"), "model": literal(model)}
             if scope:
-                match["headers"] = {"x-namespace": scope}
+                match["headers"] = {"x-namespace": literal(scope)}
                 advice = (
                     "let clients send the header 'x-namespace' instead of 'tensorzero::namespace' in the body"
                 )
@@ -222,6 +222,8 @@ class _Import:
         if not weights and spare:  # TensorZero, too, then takes the first of them
             weights[spare.pop(0)] = 1.0
         if not weights:
+            if not (plan.weights or plan.fallback):
+                route.comments.append("no variant has a weight above 0")
             return
         bandit = plan.bandit if len(weights) > 1 else None
         if bandit and (spare or any(len(variants[name].targets) > 1 for name in weights)):
@@ -252,7 +254,8 @@ class _Import:
     def _direct(self, section: str, what: str, end: str) -> Iterator[Route]:
         """Routes of the models that clients call without a function."""
         for name, targets in self._providers.models[section].items():
-            match: dict[str, object] = {"path": self._path(end), "model": f"tensorzero::{what}_name::{name}"}
+            model = literal(f"tensorzero::{what}_name::{name}")
+            match: dict[str, object] = {"path": self._path(end), "model": model}
             route = Route(self._names.of(f"{what}-{name}"), match, [])
             names = Names()
             route.variants = [(names.of(target.provider), target, []) for target in targets]
@@ -266,7 +269,7 @@ class _Import:
 
     # The rest -------------------------------------------------------------------------------------------
     def _path(self, end: str) -> str:
-        return "/".join(["", *([self._base] if self._base else []), "openai/v1", end])
+        return literal("/".join(["", *([self._base] if self._base else []), "openai/v1", end]))
 
     def _listen(self) -> list[str]:
         address = self._gateway.take("bind_address", str) or "[::]:3000"
@@ -290,7 +293,7 @@ class _Import:
             entry["goal"] = "minimize" if table.take("optimize", str) == "min" else "maximize"
             entry["window"] = "1d"
             if about := table.take("description", str):
-                entry["description"] = about.replace("${", "$${")
+                entry["description"] = literal(about)
             if ours != name:
                 self._by_hand.add(f"report this metric as {ours!r}", table.path)
             episode = table.take("level", str) == "episode"

@@ -32,6 +32,10 @@ _ADDRESSES: Final = {
 """Provider type → where its API in OpenAI's shape is; "": the file says it."""
 _URL: Final[TypeAdapter[str]] = TypeAdapter(Url)
 _HEADER: Final[TypeAdapter[tuple[str, str]]] = TypeAdapter(tuple[SetHeaderName, HeaderValue])
+_CREDENTIAL: Final = re.compile("auth|cookie|key|password|secret|token", re.IGNORECASE)
+"""Names of headers that may hold a secret."""
+_NO_KEY: Final = "none"
+"""In place of a client's key, which may be for another provider."""
 
 _PROMPTS: Final = (
     "put the prompt into the messages that the client sends; to compare prompts, give each variant its prompt as "
@@ -246,26 +250,22 @@ class Providers:
         location = table.take("api_key_location", (str, dict)) or self._keys.get(kind)
         wanted = location if isinstance(location, dict) else {"default": location}
         places = [place for key in ("default", "fallback") if isinstance(place := wanted.get(key), str)]
-        places = places or [f"env::{kind.removesuffix('_gemini').upper()}_API_KEY"]
-        header, word = ("api-key", "") if kind == "azure" else ("authorization", "Bearer ")
-        if any(place.startswith("dynamic::") for place in places):
+        keys = list(map(_key, places or [f"env::{kind.removesuffix('_gemini').upper()}_API_KEY"]))
+        fixed, path = [key for key in keys if key], (*table.path, "api_key_location")
+        if None in keys:
+            advice = "write the key as 'Bearer ${VARIABLE}' or 'Bearer ${file:PATH}' under 'headers' of the backend"
+            self._by_hand.add(advice, path)
+        if "" in keys:
             advice = (
-                f"let clients send their own key in the header '{header}' instead of 'tensorzero::credentials': every "
-                "backend of the route without 'headers' gets it, one with 'headers' does not"
+                "let clients send their own key in the header 'authorization' instead of 'tensorzero::credentials': "
+                "every backend of the route without 'headers' gets it, one with 'headers' does not"
             )
-            self._by_hand.add(advice, (*table.path, "api_key_location"))
-        for place in places:
-            how, _, name = place.partition("::")
-            if how == "env" and re.fullmatch(r"[A-Za-z_]\w*", name):
-                return {header: f"{word}${{{name}}}"}
-            if how == "path" and re.fullmatch(r"[^{}\s]+", name):
-                return {header: f"{word}${{file:{name}}}"}
-            if how == "none":  # not the client's, which may be for another provider
-                return {header: f"{word}none"}
-            if how != "dynamic":
-                advice = "write the key as '${VARIABLE}' or '${file:PATH}' under 'headers' of the backend"
-                self._by_hand.add(advice, (*table.path, "api_key_location"))
-        return {}
+            self._by_hand.add(advice, path)
+            if not fixed:
+                return {}
+        if len(fixed) > 1:
+            self._by_hand.add("nothing: a backend has one key, the first of these", path)
+        return {"authorization": f"Bearer {fixed[0] if fixed else _NO_KEY}"}
 
     def _responses(self, path: tuple[str, ...]) -> None:
         advice = (
@@ -275,13 +275,29 @@ class Providers:
         self._by_hand.add(advice, path)
 
 
+def _key(place: str) -> str | None:
+    """What a `headers` of ours says instead of ``place``; "" if clients send the key; None if that is not known."""
+    how, _, name = place.partition("::")
+    if how == "env" and re.fullmatch(r"[A-Za-z_]\w*", name):
+        return f"${{{name}}}"
+    if how == "path" and re.fullmatch(r"[^{}\s]+", name):
+        return f"${{file:{name}}}"
+    return {"none": _NO_KEY, "dynamic": ""}.get(how)
+
+
 def extra_headers(table: Table, by_hand: ByHand) -> dict[str, str]:
     """The headers that ``table`` sets on requests to a provider."""
     headers = {}
     entries: Sequence[Any] = table.take("extra_headers", list) or ()
     for entry in entries:
         pair = (entry.get("name"), entry.get("value")) if isinstance(entry, dict) else (None, None)
-        if _valid(_HEADER, pair):
+        if _CREDENTIAL.search(str(pair[0])):
+            advice = (
+                "write the header with '${VARIABLE}' or '${file:PATH}' under 'headers' of the variant: no secret is "
+                "copied"
+            )
+            by_hand.add(advice, (*table.path, "extra_headers"))
+        elif _valid(_HEADER, pair):
             headers[str(pair[0]).lower()] = str(pair[1])
         else:
             advice = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -79,8 +80,9 @@ class Route:
         if tokens := [one.first_token for one in self.limits if one.first_token and one.first_token < first]:
             waits = _time(max(tokens))
             yield f"    # TensorZero waits {waits} for the first token of a stream; first_byte is for every response"
+        step = total * (1 + self.retries) + 1000 * self.delay * self.retries
         times = {"connect": "1s", "first_byte": _time(first), "idle": _time(first)}
-        yield f"    timeouts: {flow({**times, 'total': _time(total * (1 + len(self.fallback)))})}"
+        yield f"    timeouts: {flow({**times, 'total': _time(step * (1 + len(self.fallback)))})}"
 
 
 def by_hand_lines(by_hand: Mapping[str, Sequence[str]]) -> Iterator[str]:
@@ -123,6 +125,8 @@ def flow(value: object) -> str:
 
 def _time(milliseconds: float) -> str:
     seconds = milliseconds / 1000
+    if seconds > 600:
+        seconds = 60 * math.ceil(seconds / 60)
     if seconds >= 60 and seconds % 60 == 0:
         return f"{seconds / 60:.15g}m"
     return f"{seconds:.15g}s" if seconds >= 1 or not seconds else f"{milliseconds:.15g}ms"

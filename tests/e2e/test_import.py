@@ -23,13 +23,10 @@ EMAIL = """
 [functions.draft_email]
 type = "chat"
 [functions.draft_email.variants.mini]
-type = "chat_completion"
 model = "openai::gpt-5-mini"
 [functions.draft_email.variants.haiku]
-type = "chat_completion"
 model = "anthropic::claude-haiku-4-5"
 [functions.draft_email.variants.grok]
-type = "chat_completion"
 model = "xai::grok-4"
 """
 LIKED = '[metrics.liked]\ntype = "boolean"\nlevel = "inference"\noptimize = "max"\n'
@@ -160,28 +157,21 @@ api_key_location = "env::TEAM_KEY"
 [models.gpt]
 routing = ["openai", "azure", "own", "bedrock"]
 timeouts = { non_streaming.total_ms = 15000, streaming.ttft_ms = 3000, streaming.total_ms = 60000 }
+[models.gpt.providers]
+azure = { type = "azure", deployment_id = "mini", endpoint = "env::AZURE_ENDPOINT" }
+bedrock = { type = "aws_bedrock", model_id = "anthropic.claude" }
 [models.gpt.providers.openai]
 type = "openai"
 model_name = "gpt-5-mini"
 extra_headers = [{ name = "X-Team", value = "a${b}" }, { name = "x-old", delete = true }]
 cost = [{ pointer = "/usage/prompt_tokens", cost_per_million = 2.5 }]
-[models.gpt.providers.azure]
-type = "azure"
-deployment_id = "mini"
-endpoint = "env::AZURE_ENDPOINT"
 [models.gpt.providers.own]
 type = "vllm"
 api_base = "http://localhost:8000/v1/"
 model_name = "microsoft/phi"
 api_key_location = "none"
 timeouts = { non_streaming.total_ms = 2500 }
-[models.gpt.providers.bedrock]
-type = "aws_bedrock"
-model_id = "anthropic.claude"
-[functions.f]
-type = "chat"
 [functions.f.variants."v/1"]
-type = "chat_completion"
 model = "gpt"
 retries = { num_retries = 3, max_delay_s = 4 }
 extra_headers = [{ name = "x-v", value = "1" }]
@@ -195,20 +185,20 @@ extra_headers = [{ name = "x-v", value = "1" }]
     assert {408, 429, 500, 529} <= route.fallback_on.status
     assert 400 not in route.fallback_on.status
     assert route.variants["v-1"].headers == {"x-v": "1", "x-team": "a${b}"}
-    assert [variant.rewrite.model for variant in route.variants.values()] == [
-        "gpt-5-mini",
-        "mini",
-        "microsoft/phi",
-    ]
+    assert [v.rewrite.model for v in route.variants.values()] == ["gpt-5-mini", "mini", "microsoft/phi"]
     assert str(found.backends["azure"].url) == "https://azure_endpoint.example/openai/v1"
-    assert found.backends["azure"].headers == {"api-key": "https://azure_api_key.example"}
-    assert found.backends["openai"].headers == {"authorization": "Bearer https://team_key.example"}
-    assert (str(found.backends["own"].url), found.backends["own"].headers) == (
-        "http://localhost:8000/v1",
-        {"authorization": "Bearer none"},
-    )
+    assert str(found.backends["own"].url) == "http://localhost:8000/v1"
+    keys = {name: backend.headers["authorization"] for name, backend in found.backends.items()}
+    assert keys == {
+        "openai": "Bearer https://team_key.example",
+        "azure": "Bearer https://azure_api_key.example",
+        "own": "Bearer none",
+    }
     assert (route.retry.attempts, route.retry.replayable, route.retry.backoff.max) == (4, True, 4)
-    assert (route.timeouts.first_byte, route.timeouts.total) == (15, 180)
+    assert (route.timeouts.first_byte, route.timeouts.total) == (
+        15,
+        13 * 60,
+    )  # 3 (4 · 60 s + 3 · 4 s), in minutes
     assert "TensorZero waits 3s for the first token" in text
     assert found.routes["model-gpt"].match.model == ("tensorzero::model_name::gpt",)
     for key in ("openai.extra_headers", "openai.cost", "bedrock"):
@@ -220,26 +210,42 @@ def test_credentials(tmp_path: Path) -> None:
     model = """
 [models.{name}]
 routing = ["p"]
-[models.{name}.providers.p]
-type = "groq"
-model_name = "m"
-api_key_location = {place}
+providers.p = {{ type = "groq", model_name = "m", api_key_location = {place} }}
 """
     places = {
         "own": '"dynamic::groq_key"',
         "either": '{ default = "dynamic::groq_key", fallback = "env::SPARE" }',
+        "both": '{ default = "env::FIRST", fallback = "env::SECOND" }',
         "file": '"path::/run/secrets/groq"',
         "open": '"none"',
+        "typed": '"sk-1234567890"',  # not a place: no key of a client is passed on instead
     }
     text, remarks = run(tmp_path, "".join(model.format(name=n, place=p) for n, p in places.items()))
     written = re.findall(r'groq.com/openai/v1"(.*)}$', text, re.MULTILINE)
-    assert written == [
-        "",
-        ', headers: {authorization: "Bearer ${SPARE}"}',
-        ', headers: {authorization: "Bearer ${file:/run/secrets/groq}"}',
-        ', headers: {authorization: "Bearer none"}',
-    ]
-    assert "let clients send their own key in the header 'authorization'" in remarks
+    keys = ("${SPARE}", "${FIRST}", "${file:/run/secrets/groq}", "none")
+    assert written == ["", *(f', headers: {{authorization: "Bearer {key}"}}' for key in keys)]
+    assert text.count("backend: p-5, rewrite: {path: /chat/completions, model: m}") == 2  # open and typed
+    assert "sk-1234567890" not in text + remarks
+    left = " ".join(remarks.split())
+    assert "let clients send their own key in the header 'authorization'" in left
+    assert "one key, the first of these: models.both.providers.p.api_key_location" in left
+    assert "under 'headers' of the backend: models.typed.providers.p.api_key_location" in left
+
+
+def test_no_secret_of_a_header_is_copied(tmp_path: Path) -> None:
+    headers = '[{ name = "X-Api-Key", value = "sk-123" }, { name = "authorization", value = "sk-456" }]'
+    text, remarks = run(tmp_path, EMAIL.replace("grok]\n", f"grok]\nextra_headers = {headers}\n"))
+    assert "sk-" not in text + remarks
+    assert "no secret is copied:\n      functions.draft_email.variants.grok.extra_headers\n" in remarks
+
+
+def test_the_retries_of_a_function_fit_into_its_time(tmp_path: Path) -> None:
+    limits = "timeouts.non_streaming.total_ms = 2000\ntimeouts.streaming.total_ms = 2000\nretries.num_retries = 2\n"
+    text, _ = run(
+        tmp_path, f"[functions.f.variants.v]\nmodel = 'openai::x'\n{limits}retries.max_delay_s = 1\n"
+    )
+    route = document(text).routes["f"]
+    assert (route.retry.attempts, route.timeouts.first_byte, route.timeouts.total) == (3, 2, 3 * 2 + 2)
 
 
 def test_what_has_no_counterpart_is_named_with_what_to_do(tmp_path: Path) -> None:
@@ -284,17 +290,13 @@ embedding_model = "e"
 k = 3
 [functions.extract.evaluators.exact]
 type = "exact_match"
-[evaluations.e]
-type = "inference"
+[evaluations]
+e.type = "inference"
 [embedding_models.e]
 routing = ["openai"]
-[embedding_models.e.providers.openai]
-type = "openai"
-model_name = "text-embedding-3-small"
-[metrics.latency_s]
-type = "float"
-optimize = "min"
-level = "episode"
+providers.openai = { type = "openai", model_name = "text-embedding-3-small" }
+[metrics]
+latency_s = { type = "float", optimize = "min", level = "episode" }
 """,
     )
     found = document(text)
@@ -347,11 +349,11 @@ def test_strange_names_and_texts_stay_what_they_are(tmp_path: Path) -> None:
     text, _ = run(
         tmp_path,
         """
-[functions."a b"]
+[functions."a b${HOME}"]
 description = "${HOME}\\u0007: #"
-[functions."a b".variants.true]
+[functions."a b${HOME}".variants.true]
 model = "openai::ft:gpt::${X}"
-[functions."a b".variants."3"]
+[functions."a b${HOME}".variants."3"]
 model = "openai::null"
 [functions.a-b]
 [functions.a-b.variants."é"]
@@ -363,10 +365,10 @@ description = "${HOME}: 'a' \\"b\\" #"
     )
     found = document(text)
     assert found.metrics["m"].description == "${HOME}: 'a' \"b\" #"
-    assert found.routes["a-b"].match.model == ("tensorzero::function_name::a b",)
-    assert [v.rewrite.model for v in found.routes["a-b"].variants.values()] == ["ft:gpt::${X}", "null"]
-    assert list(found.routes["a-b"].variants) == ["true", "3"]
-    assert list(found.routes["a-b-2"].variants) == ["unnamed"]
+    assert found.routes["a-b-HOME"].match.model == ("tensorzero::function_name::a b${HOME}",)
+    assert [v.rewrite.model for v in found.routes["a-b-HOME"].variants.values()] == ["ft:gpt::${X}", "null"]
+    assert list(found.routes["a-b-HOME"].variants) == ["true", "3"]
+    assert list(found.routes["a-b"].variants) == ["unnamed"]
     assert "\a" not in text
 
 
@@ -396,21 +398,21 @@ def test_the_page_shows_what_is_written(tmp_path: Path) -> None:
         ),
         (
             f"{EMAIL}[functions.draft_email.experimentation]\ntype = 'adaptive'\ncandidate_variants = ['mini']\n",
-            ":13:1: functions.draft_email.experimentation.metric: there is no 'metric'; write one",
+            ":10:1: functions.draft_email.experimentation.metric: there is no 'metric'; write one",
         ),
         (
             f"{EMAIL}[functions.draft_email.experimentation]\ncandidate_variants = ['mine']\n",
-            ":13:1: functions.draft_email.experimentation: there is no variant 'mine'",
+            ":10:1: functions.draft_email.experimentation: there is no variant 'mine'",
         ),
         (
             f"{EMAIL}[functions.draft_email.experimentation]\ncandidate_variants = {{mini = -1}}\n",
-            ":14:1: functions.draft_email.experimentation.candidate_variants: the weight of 'mini'",
+            ":11:1: functions.draft_email.experimentation.candidate_variants: the weight of 'mini'",
         ),
         (
             f"{EMAIL}[functions.draft_email.variants.mini.timeouts]\nstreaming.ttft_ms = 'x'\n",
-            ":14:1: functions.draft_email.variants.mini.timeouts.streaming.ttft_ms: this is not a number",
+            ":11:1: functions.draft_email.variants.mini.timeouts.streaming.ttft_ms: this is not a number",
         ),
-        (f"{EMAIL}[gateway]\nbind_address = 'x'\n", ":14:1: gateway.bind_address: this is not an address"),
+        (f"{EMAIL}[gateway]\nbind_address = 'x'\n", ":11:1: gateway.bind_address: this is not an address"),
         ("[gateway]\ndebug = true\n", ": there is nothing to import"),
         ("", ": there is nothing to import"),
     ],
@@ -437,8 +439,13 @@ def test_files_are_not_replaced_without_force(tmp_path: Path) -> None:
     assert "--force" in again.stderr
     assert turnout(*words, "--force", cwd=tmp_path).returncode == 0
     assert (tmp_path / "turnout.yaml").read_text() == before
-    own = turnout(*words[:3], "--out", "tensorzero.toml", "--force", cwd=tmp_path)
-    assert (own.returncode, (tmp_path / "tensorzero.toml").read_text()) == (1, EMAIL)
+    for own in ("tensorzero.toml", str(tmp_path / "tensorzero.toml")):
+        refusal = turnout(*words[:3], "--out", own, "--force", cwd=tmp_path)
+        assert (refusal.returncode, (tmp_path / "tensorzero.toml").read_text()) == (1, EMAIL)
+    files = sorted(tmp_path.iterdir())
+    assert turnout(*words[:3], "--out", "-", cwd=tmp_path).stdout == before
+    assert turnout(*words[:3], "--out", "no/turnout.yaml", cwd=tmp_path).returncode == 1
+    assert sorted(tmp_path.iterdir()) == files
 
 
 def test_json(tmp_path: Path) -> None:
@@ -455,64 +462,31 @@ def test_json(tmp_path: Path) -> None:
 
 # Served -------------------------------------------------------------------------------------------------
 SERVED = """
-[models.first]
-routing = ["busy", "spare"]
-[models.first.providers.busy]
-type = "vllm"
-model_name = "busy"
-api_base = "@LLM@/v1/"
-api_key_location = "none"
-[models.first.providers.spare]
-type = "vllm"
-model_name = "spare"
-api_base = "@LLM@/v1/"
-api_key_location = "none"
-[models.second]
-routing = ["only"]
-[models.second.providers.only]
-type = "openai"
-model_name = "second"
-api_base = "@LLM@/v1"
-api_key_location = "none"
+[provider_types]
+openai.defaults.api_key_location = "none"
+vllm.defaults.api_key_location = "none"
+[models]
+first.routing = ["busy", "spare"]
+first.providers.busy = { type = "vllm", model_name = "busy", api_base = "@LLM@/v1/" }
+first.providers.spare = { type = "vllm", model_name = "spare", api_base = "@LLM@/v1/" }
+second.routing = ["only"]
+second.providers.only = { type = "openai", model_name = "second", api_base = "@LLM@/v1" }
+openai_spare.routing = ["spare"]
+openai_spare.providers.spare = { type = "vllm", model_name = "other", api_base = "@LLM@/v1" }
 [embedding_models.e]
 routing = ["openai"]
-[embedding_models.e.providers.openai]
-type = "openai"
-model_name = "e"
-api_base = "@LLM@/v1"
-api_key_location = "none"
-
-[functions.rescued]
-type = "chat"
-[functions.rescued.variants.v]
-type = "chat_completion"
-model = "first"
-
-[functions.draft_email]
-type = "chat"
-[functions.draft_email.variants.a]
-type = "chat_completion"
-model = "second"
-[functions.draft_email.variants.b]
-type = "chat_completion"
-model = "openai_spare"
-[models.openai_spare]
-routing = ["spare"]
-[models.openai_spare.providers.spare]
-type = "vllm"
-model_name = "other"
-api_base = "@LLM@/v1"
-api_key_location = "none"
+providers.openai = { type = "openai", model_name = "e", api_base = "@LLM@/v1" }
+[functions]
+rescued.variants.v = { type = "chat_completion", model = "first" }
+draft_email.variants.a = { type = "chat_completion", model = "second" }
+draft_email.variants.b = { type = "chat_completion", model = "openai_spare" }
 [functions.draft_email.experimentation]
 type = "adaptive"
 candidate_variants = ["a", "b"]
 metric = "accepted"
 min_prob = 0.2
-
-[metrics.accepted]
-type = "boolean"
-optimize = "max"
-level = "episode"
+[metrics]
+accepted = { type = "boolean", optimize = "max", level = "episode" }
 """
 
 
