@@ -214,7 +214,7 @@ async def test_a_gate_lets_a_shadow_that_agrees_go_on_to_traffic(
         assert before["allocation"]["v2"] == 0.0
         assert before["shadows"] == {"v2": 1.0}
         assert before["rollout"]["stage"] == -1
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(200):
             while report(gateway)["rollout"]["stage"] < 0:
                 await replay(gateway.url, held_out, 100)
         after = report(gateway)

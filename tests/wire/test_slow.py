@@ -13,7 +13,7 @@ from tests.wire.rig import Rig
 
 RIG = {
     "limits": "header_timeout: 1s, body_timeout: 1500ms, body_min_rate: 1000B/s, body_grace: 1s,"
-    " idle_timeout: 1500ms, write_timeout: 1s"
+    " idle_timeout: 3s, write_timeout: 1s"
 }
 pytestmark = pytest.mark.slow
 H = b"host: gateway.test\r\n"
@@ -165,7 +165,7 @@ def test_an_idle_connection_ends_after_its_answer(rig: Rig) -> None:
         assert client.answer().status == 200
         began = time.monotonic()
         assert client.at_end()
-    assert 1.4 < time.monotonic() - began < SOON
+    assert 2.9 < time.monotonic() - began < SOON
 
 
 def test_a_long_answer_does_not_use_up_the_idle_time(rig: Rig) -> None:
@@ -247,14 +247,14 @@ def test_a_client_that_waits_for_its_continue_is_not_slow(rig: Rig) -> None:
     """It may send nothing before its turn has come: the time until then is not its own."""
     rig.a.plans.append([HOLD, ok(b"first")])
     with rig.client() as client:
-        client.send(b"GET /p/1 HTTP/1.1\r\n" + H + b"\r\n")
-        client.send(b"POST /p/2 HTTP/1.1\r\n" + H + b"expect: 100-continue\r\ncontent-length: 5\r\n\r\n")
+        client.send(b"GET /large/1 HTTP/1.1\r\n" + H + b"\r\n")  # which may take longer than a client
+        client.send(b"POST /large/2 HTTP/1.1\r\n" + H + b"expect: 100-continue\r\ncontent-length: 5\r\n\r\n")
         assert client.quiet(2.5)
         rig.call(rig.a.released.set)
         assert client.answer().body == b"first"
         assert client.answer().status == 100
         client.send(b"hello")
-        assert client.answer().body == b"A|POST|/p/2|5"
+        assert client.answer().body == b"A|POST|/large/2|5"
 
 
 def test_nor_is_it_given_for_ever_once_it_has_it(rig: Rig) -> None:
