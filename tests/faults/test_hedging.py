@@ -21,6 +21,12 @@ routes:
     retry: {attempts: 1, replayable: true}
     hedge: {after: 80ms, max_share: 100%}
     timeouts: {first_byte: 1500ms}
+  late:
+    match: {path: /late}
+    variants: {v1: {backend: pair}}
+    policy: {type: single, variant: v1}
+    retry: {attempts: 1, replayable: true}
+    hedge: {after: 1s, max_share: 100%}
   few:
     match: {path: /few}
     variants: {v1: {backend: pair}}
@@ -41,7 +47,7 @@ routes:
 @pytest.fixture(autouse=True)
 def first_to_a(rig: FaultRig) -> None:
     """Chance always names the first address first."""
-    for route in ("all", "few"):
+    for route in ("all", "late", "few"):
         backend = rig.worker.snapshot.routes[route].variants["v1"].backend
         backend.chance = lambda: 0.0
     rig.worker.snapshot.routes["all"].hedge_credit = 0.0
@@ -76,8 +82,8 @@ def test_the_first_wins(rig: FaultRig) -> None:
 
 
 def test_a_quick_answer_needs_no_copy(rig: FaultRig) -> None:
-    assert rig.ask("/all").body == b"a|POST|/all|2"
-    time.sleep(0.15)
+    assert rig.ask("/late").body == b"a|POST|/late|2"
+    time.sleep(1.2)
     assert rig.backends["b"].requests == []
     assert rig.outcome().attempts == ""
 
@@ -134,9 +140,9 @@ def test_a_client_that_leaves_ends_both(rig: FaultRig) -> None:
 def test_a_client_that_leaves_before_the_copy_is_due(rig: FaultRig) -> None:
     rig.next("a", HOLD)
     with rig.client() as client:
-        client.send(request("/all"))
+        client.send(request("/late"))
         rig.until(lambda: rig.backends["a"].requests)
-    time.sleep(0.15)
+    time.sleep(1.2)
     assert rig.backends["b"].requests == []
 
 
