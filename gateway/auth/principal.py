@@ -125,6 +125,7 @@ class Authenticator:
         self.open = keys is None and verify is None
         self.browsers = browsers if browsers is not None else Browsers()
         self._keys = keys or {}
+        self._key_ids = frozenset(principal.id for principal in self._keys.values())
         self._verify = verify
         self.cache: dict[bytes, Principal] = {}
         """By credential; keys alone, for a token is good only as long as the key that signed it."""
@@ -178,7 +179,13 @@ class Authenticator:
 
     def _by_token(self, secret: bytes, now: float) -> Principal:
         if self._verify is not None and secret.count(b".") == 2:
-            return self._verify(secret, now)
+            principal = self._verify(secret, now)
+            if principal.id in self._key_ids:  # the record and the history would take one for the other
+                raise TurnoutError(
+                    "unauthenticated",
+                    "The token's 'sub' is the id of an API key; give the key another id in the configuration.",
+                )
+            return principal
         raise TurnoutError(
             "unauthenticated", "The key is unknown; check it, or generate one with 'turnout keys new'."
         )

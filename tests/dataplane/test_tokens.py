@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from gateway.auth.jwt import Tokens
-from gateway.auth.principal import Authenticator
+from gateway.auth.principal import Authenticator, Principal
 from gateway.config.auth import JwtConfig
 from gateway.errors import TurnoutError
 
@@ -72,6 +72,15 @@ def signed(key: Any, algorithm: str = "ES256", kid: str | None = "one", **change
 async def test_a_subject_that_is_no_text_is_refused(tokens: Tokens, ecdsa: Any, subject: str) -> None:
     with pytest.raises(TurnoutError, match="token is not valid"):
         tokens.verify(signed(ecdsa, sub=subject), NOW - 100)
+
+
+async def test_a_subject_that_is_the_id_of_a_key_is_refused(tokens: Tokens, ecdsa: Any) -> None:
+    """Else it could report rewards on the key's requests by their ids."""
+    keys = {b"digest": Principal("alice", frozenset(("read",)))}
+    authenticator = Authenticator(keys, verify=tokens.verify)
+    with pytest.raises(TurnoutError, match="'sub' is the id of an API key"):
+        authenticator.principal(b"Bearer " + signed(ecdsa), NOW - 100)
+    assert authenticator.principal(b"Bearer " + signed(ecdsa, sub="bob"), NOW - 100).id == "bob"
 
 
 async def test_a_token_that_is_too_deep_is_refused(tokens: Tokens) -> None:
