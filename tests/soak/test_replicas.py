@@ -124,7 +124,7 @@ async def test_the_leader(tmp_path: Path, backends: list[Backend]) -> None:
                 for _ in range(ROUNDS):
                     place = await made.leader()
                     made.victims = {place}
-                    asking = asyncio.create_task(made.ask(12))
+                    asking = asyncio.create_task(made.ask(10))
                     await asyncio.sleep(1)
                     await harm(made, place)
                     await asking
@@ -160,7 +160,7 @@ async def test_redis(tmp_path: Path, backends: list[Backend]) -> None:
         async with fleet(tmp_path, backends[0], server) as made:
             for harm in (slow, hang, killed):
                 for _ in range(ROUNDS):
-                    asking = asyncio.create_task(made.ask(12))
+                    asking = asyncio.create_task(made.ask(10))
                     await asyncio.sleep(1)
                     await harm(made, server)
                     await asking
@@ -185,7 +185,7 @@ async def test_redis_fails_over(tmp_path: Path, backends: list[Backend]) -> None
         replica = stack.enter_context(following(tmp_path / "redis0", primary))
         async with fleet(tmp_path, backends[0], primary, "?replicas=1") as made:
             for k in range(ROUNDS):
-                asking = asyncio.create_task(made.ask(12))
+                asking = asyncio.create_task(made.ask(10))
                 await asyncio.sleep(3)
                 primary.kill()
                 await asyncio.sleep(3)

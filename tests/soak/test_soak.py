@@ -133,7 +133,7 @@ def _metrics_open(gateway: GatewayProcess) -> int:
 
 def test_backends_die_and_come_back(gateway: GatewayProcess, backends: list[Backend]) -> None:
     """Killed, hung, resetting, overloaded, gone, at random, both at once too: with a fallback nobody sees it."""
-    seconds = scale(30, 600)
+    seconds = scale(15, 600)
     chance = random.Random(5)
     pair = backends[:2]
 
