@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
+import httpx
 import pytest
 
 from benchmarks.children import free_ports
 from gateway import build
+from tests.e2e.common import wait_for
 from tests.support.models import with_texts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -84,10 +86,9 @@ def test_ctrl_c_ends_it_quietly_with_the_summary(installed: Path, models: Path, 
     """A terminal sends SIGINT to the whole foreground group, the servers included if they are in it."""
     process = demo(installed, tmp_path, models)
     assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("dashboard:"):
-            break
-    time.sleep(1.0)
+    (line,) = itertools.islice((one for one in process.stderr if one.startswith("dashboard:")), 1)
+    url = line.split()[1].replace("dashboard/", "routes/digits")
+    wait_for(lambda: any(one["assigned"] for one in httpx.get(url).json()["variants"].values()))
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
