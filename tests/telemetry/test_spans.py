@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.faults.rig import FaultRig, request
-from tests.support.backend import RESET, ok
+from tests.support.backend import HOLD, RESET, ok
 from tests.telemetry.collector import Collector
 from tests.telemetry.traced import MILLISECOND, NOT_SAMPLED, PARENT, SPAN, TRACE, by_kind, sent, told
 
@@ -91,12 +91,14 @@ def test_times_are_the_records(rig: FaultRig, to: Collector) -> None:
 
 def test_a_stream_ends_when_it_ends(rig: FaultRig, to: Collector) -> None:
     rig.next(
-        "a", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n", 0.2, b"1\r\nb\r\n0\r\n\r\n"
+        "a", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n", HOLD, b"1\r\nb\r\n0\r\n\r\n"
     )
     with rig.client() as client:
         client.send(request("/plain"))
-        time.sleep(0.1)
+        rig.until(lambda: rig.backends["a"].requests)
+        time.sleep(0.2)
         assert to.spans == []
+        rig.well("a")
         assert client.answer().body == b"ab"
     server, (attempt,) = by_kind(to.wait(2))
     assert attempt.seconds > 0.19
