@@ -74,6 +74,7 @@ class ControlServices:
         self._computing: dict[str, asyncio.Task[Json]] = {}
         self._one_at_a_time = asyncio.Lock()
         self._alarms = _Lists(gateway, "alarms")
+        self._guardrails = _Lists(gateway, "guardrails")
         self._steps = _Lists(gateway, history.KIND)
         self._standing_times: dict[str, float] = {}
         """Seconds that the last standing of each route took."""
@@ -223,6 +224,7 @@ class ControlServices:
             discounted=await self._discounted(name),
             recent=together(counts),
             alarms=(await self._alarms.read((name,)))[name],
+            guardrails=(await self._guardrails.read((name,)))[name],
             units=await self._outcomes_by_unit(name, found.buckets) if whole else None,
             earned=await self._earned(name) if not whole else {},
             rows=await self._rows(name) if whole else {},

@@ -27,6 +27,7 @@ from gateway.config.document import Document
 from gateway.config.policy import BanditConfig, CanaryConfig
 from gateway.config.route import RouteConfig
 from gateway.errors import TurnoutError
+from gateway.loops import guardrail_verdicts
 from gateway.loops.alarms import distrust
 from gateway.loops.allocation import Allocations
 from gateway.loops.guardrail_evidence import GuardrailEvidence
@@ -206,7 +207,9 @@ class Controller:
             look = ejections.look(route.ejections, judgements, candidate=bound.candidate, trusted=trusted)
             return replace(route, ejections=look[0]), look[1]
 
-        _, effects = await self._routes.update(name, reducer)
+        state, effects = await self._routes.update(name, reducer)
+        if bound.candidate is None:  # a canary's are with its rollout
+            await guardrail_verdicts.keep(self._store, name, judgements, state.ejections.ejected)
         if effects:
             self._steer(name)
             names = ", ".join(effect.variant for effect in effects)
@@ -214,10 +217,8 @@ class Controller:
         for effect in effects:
             reason = effect.verdict.breach()
             log.warning("%s: variant %s gets no more traffic: %s", name, effect.variant, reason)
-            evidence = effect.verdict.as_dict()
-            await self._emit(
-                "guardrail", name, {"variant": effect.variant, "reason": reason, "evidence": evidence}
-            )
+            told = {"variant": effect.variant, "reason": reason, "evidence": effect.verdict.as_dict()}
+            await self._emit("guardrail", name, told)
 
     # Rollouts -------------------------------------------------------------------------------------------
     async def _configure(self, name: str, section: CanaryConfig) -> None:

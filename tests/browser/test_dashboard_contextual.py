@@ -11,9 +11,12 @@ import httpx
 import pytest
 
 from gateway.compile.plans import segment_features
+from gateway.loops.guardrail_verdicts import keep
 from gateway.record.context import pack, pack_segments
 from policies.contextual.bandit import Contextual
 from policies.contextual.features import encode, fingerprint
+from policies.rollout.guardrails import Judgement
+from policies.rollout.verdicts import Verdict
 from tests.browser.conftest import Tabs
 from tests.browser.serving import Served
 from tests.support.harness import Harness
@@ -33,6 +36,14 @@ routes:
       algorithm: linear
       metric: correct
       features: {tier: {header: x-tier, values: [free, paid]}, age: {json: age, maximum: 100}}
+  guarded:
+    match: {path: /guarded}
+    variants: {v1: {backend: a}, v2: {backend: a}, v3: {backend: a}}
+    policy:
+      type: bandit
+      metric: correct
+      baseline: v1
+      guardrails: [{metric: error_rate, max_increase: 2%}, {metric: stars, max_decrease: 1}]
   parts:
     match: {path: /parts}
     variants: {old: {backend: a}, new: {backend: a}}
@@ -156,3 +167,32 @@ def test_a_split_by_segment(contextual: Served, tabs: Tabs) -> None:
     tab.page.locator("#segments").get_by_role("button", name="stars").click()
     tab.page.get_by_text("No difference is shown in any segment yet.").wait_for()
     assert "metric=stars" in tab.page.url
+
+
+def test_what_guardrails_of_a_bandit_say_of_each_variant(contextual: Served, tabs: Tabs) -> None:
+    said = {
+        "v2": Verdict("error_rate", "pass", "max_increase", 0.02, 0.01, 0.001, (-0.01, 0.015), samples=900),
+        "v3": Verdict("error_rate", "fail", "max_increase", 0.02, 0.01, 0.09, (0.05, 0.13), samples=120),
+    }
+    judgements = {variant: Judgement((verdict,)) for variant, verdict in said.items()}
+
+    async def judge(harness: Harness) -> None:
+        await keep(harness.store, "guarded", judgements, {"v3"})
+
+    contextual.do(judge)
+    tab = tabs.new(contextual.address, "/-/dashboard/routes/guarded", width=320)
+    shown = tab.page.locator("[data-guardrail=error_rate] .guardrail")
+    shown.first.wait_for()
+    assert shown.evaluate_all("n => n.map(x => x.dataset.variant)") == ["v2", "v3"]
+    first, second = shown.all_inner_texts()
+    assert "pass" in first
+    assert "v2: Guardrail: at most 2 pp more; it is ±0 pp (−1 to +2)." in first
+    assert "fail" in second
+    assert "120 samples" in second
+    report = httpx.get(f"{contextual.address}/-/routes/guarded").json()
+    assert [(one["variant"], one["verdict"]) for one in report["guardrails"]] == [
+        ("v2", "pass"),
+        ("v3", "fail"),
+    ]
+    assert httpx.get(f"{contextual.address}/-/routes/seen").json()["guardrails"] is None
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= 320

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -95,6 +96,12 @@ def scene(store: Store) -> Scene:
     return Scene(store)
 
 
+async def verdicts(scene: Scene) -> dict[str, Any]:
+    """What the guardrail said last, by variant."""
+    _, text = await scene.store.load("guardrails", "r") or (0, "[]")
+    return {one["variant"]: one for one in json.loads(text)}
+
+
 with_and_without_features = pytest.mark.parametrize("config", [CONFIG, LINEAR], ids=["plain", "features"])
 
 
@@ -114,6 +121,13 @@ async def test_a_variant_that_fails_is_ejected_everywhere_and_stays_so(scene: Sc
     assert follower.shares == leader.shares
     assert [(kind, data["variant"]) for kind, _, data in scene.events] == [("guardrail", "v3")]
     assert scene.events[0][2]["evidence"]["verdict"] == "fail"
+    assert {v: one["verdict"] for v, one in (await verdicts(scene)).items()} == {
+        "v2": "pass",
+        "v3": "fail",
+    }
+    assert (await verdicts(scene))["v3"]["samples"] < (await verdicts(scene))["v2"]["samples"], (
+        "it ended there"
+    )
     # After a restart it is still ejected, without new evidence.
     scene.time += 60
     again = OfScene(scene, "again", config)
@@ -136,6 +150,9 @@ async def test_an_edit_of_the_policy_is_a_new_chance(scene: Scene, config: str) 
     await leader.step()
     await leader.step()
     assert leader.shares["v2"] > 0.0
+    scene.time += 10
+    await leader.step()
+    assert all(one["limit"] == 0.03 for one in (await verdicts(scene)).values()), "that was another guardrail"
 
 
 @pytest.mark.long

@@ -12,7 +12,7 @@ const MAX_RATIO = 1e6; // a larger end of an interval says that there is none
 const VERDICT_TONES = { pass: "good", fail: "bad", inconclusive: "", error: "warn" };
 
 export function scorecard(report, colour) {
-  const { verdicts, frozen } = report.rollout ? verdictsOf(report.rollout) : { verdicts: [], frozen: null };
+  const { verdicts, frozen } = report.rollout ? verdictsOf(report.rollout) : { verdicts: report.guardrails ?? [], frozen: null };
   const names = Object.keys(report.variants).filter((name) => report.variants[name].assigned || name in report.allocation);
   const page = { report, colour, verdicts, names };
   const guarded = verdicts.filter((one) => !["error_rate", "latency_p50", "latency_p99"].includes(one.metric) && !(one.metric in report.metrics));
@@ -146,7 +146,7 @@ function lift(report, name, metric, scale, limit, guarded) {
   const said = difference(found.absolute, found.interval, kind(metric, report.metrics));
   if (said.text === none) return html`<small class="thin">too few to compare</small>`;
   // A guardrail may decide before the interval does: it tests nothing but its limit.
-  const failed = name === report.candidate && found.better === null && guarded.some((one) => one.verdict === "fail");
+  const failed = found.better === null && guarded.some((one) => one.verdict === "fail" && name === (one.variant ?? report.candidate));
   const verdict = failed
     ? badge("✕ over its limit", "bad")
     : found.better === null
@@ -197,5 +197,5 @@ function guardrail(report, one) {
       ? ""
       : `about ${count(one.more_requests)} more requests${one.minutes ? `, ${seconds(one.minutes * 60)} at the present rate` : ""}`;
   const rests = [one.reason, one.samples ? `${count(one.samples)} samples` : "", more].filter(Boolean).join(" · ");
-  return html`<p class="guardrail" key=${`${one.bound}-${one.limit}`}>${badge(`${sign} ${text}`, VERDICT_TONES[one.verdict] ?? "")} <span>${one.metric === "agreement" ? "Gate" : "Guardrail"}: ${says}${said === none ? "" : html`; it is <b>${said}</b>${ends && ` (${ends})`}`}.</span> <small>${rests}</small></p>`;
+  return html`<p class="guardrail" key=${`${one.variant}-${one.bound}-${one.limit}`} data-variant=${one.variant}>${badge(`${sign} ${text}`, VERDICT_TONES[one.verdict] ?? "")} <span>${one.variant && `${one.variant}: `}${one.metric === "agreement" ? "Gate" : "Guardrail"}: ${says}${said === none ? "" : html`; it is <b>${said}</b>${ends && ` (${ends})`}`}.</span> <small>${rests}</small></p>`;
 }

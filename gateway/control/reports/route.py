@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from gateway.compile.plans import plan, reported
+from gateway.compile.plans import plan, rail_of, reported
 from gateway.config.document import Document
-from gateway.config.policy import CanaryConfig, PolicyConfig, bandit_of
+from gateway.config.policy import BanditConfig, CanaryConfig, PolicyConfig, bandit_of
 from gateway.config.route import RouteConfig
 from gateway.config.service import MetricConfig
 from gateway.control.gateway_api import RouteStatus
@@ -61,6 +61,8 @@ class Evidence:
     recent: Counts = field(default_factory=Counts)
     """Of all variants together, over the last `RECENT_S` seconds."""
     alarms: Sequence[Mapping[str, Any]] = ()
+    guardrails: Sequence[Mapping[str, Any]] = ()
+    """What those of a bandit said last of each variant."""
     stop: Mapping[str, Any] | None = None
     """The state of the stop rule."""
     buckets: Sequence[RewardedBucket] = ()
@@ -165,6 +167,7 @@ def report(
         "metrics": {metric: described(m) for metric, m in declared.items()},
         "uses": used(document.routes[name]),
         "segments": list(document.routes[name].segments),
+        "guardrails": _guardrails(document.routes[name], evidence),
         "compared_with": against,
         "standings": {} if status.contextual is not None else _standings(compared, declared),
         "variants": {
@@ -204,6 +207,18 @@ def _comparisons(
         earned=evidence.earned,
     )
     return Comparisons(tuple(route.variants), declared, observed)
+
+
+def _guardrails(route: RouteConfig, evidence: Evidence) -> list[Json] | None:
+    """Of a bandit: a canary's are with its rollout. What was said before an edit of them is left out."""
+    if not isinstance(route.policy, BanditConfig) or not route.policy.guardrails:
+        return None
+    keys = {rail_of(rail).key for rail in route.policy.guardrails}
+    return [
+        dict(one)
+        for one in evidence.guardrails
+        if one["variant"] in route.variants and f"{one['metric']} {one['bound']} {one['limit']:g}" in keys
+    ]
 
 
 def used(route: RouteConfig) -> list[str]:

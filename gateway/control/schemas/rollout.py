@@ -40,6 +40,20 @@ class GuardrailVerdict(BaseModel):
     verdict: Literal["pass", "fail", "inconclusive", "error"]
 
 
+class VariantVerdict(GuardrailVerdict):
+    """What a guardrail of a bandit says of a variant against the baseline."""
+
+    variant: str
+    bound: Literal["max_increase", "max_decrease", "max_ratio", "min_ratio"]
+    limit: float
+    estimate: Annotated[float | None, Field(description="The difference, or the ratio.")]
+    interval: Annotated[
+        tuple[float | None, float | None] | None, Field(description="Of the estimate; always valid.")
+    ]
+    samples: Annotated[float, Field(description="Observations of the variant.")]
+    reason: str
+
+
 class RolloutStep(BaseModel):
     """A step that a rollout took."""
 

@@ -20,7 +20,7 @@ from gateway.control.schemas.figures import (
     RewardEstimate,
 )
 from gateway.control.schemas.history import Step
-from gateway.control.schemas.rollout import RolloutResponse, StopRuleModel
+from gateway.control.schemas.rollout import RolloutResponse, StopRuleModel, VariantVerdict
 from gateway.control.timestamps import Timestamp
 
 
@@ -222,6 +222,13 @@ class RouteReport(RouteHead):
     ]
     segments: Annotated[
         list[str], Field(description="The features by whose values the variants are compared too.")
+    ]
+    guardrails: Annotated[
+        list[VariantVerdict] | None,
+        Field(
+            description="Of a bandit with guardrails: what they said last, of ejected variants before they were "
+            "ejected. A canary's are in `rollout`."
+        ),
     ]
     compared_with: Annotated[str, Field(description="The baseline of each `lift`.")]
     standings: Annotated[
