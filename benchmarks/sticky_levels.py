@@ -51,11 +51,13 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Users:
-    """``skew``: requests of the k-th busiest are in proportion to k^-skew; ``icc``: correlation of one's rewards."""
+    """``skew``: requests of the k-th busiest are in proportion to k^-skew; ``icc``: correlation of one's rewards;
+    ``missing``: with "zero", only rewards of 1 are reported, and no request fails."""
 
     number: int = 1000
     skew: float = 0.5
     icc: float = 0.1
+    missing: str = "ignore"
 
     @property
     def activity(self) -> Floats:
@@ -82,6 +84,7 @@ def plan(variants: int) -> Bandit:
 class Route:
     """One route, as its store holds it."""
 
+    missing: str = "ignore"
     counting: Counting = field(default_factory=lambda: Counting({}))
     decided: list[tuple[Allocation, Counter[str], Counter[str]]] = field(default_factory=list)
     """Of each period, the allocation, the requests and the failures."""
@@ -90,17 +93,18 @@ class Route:
     def serve(
         self, allocation: Allocation, users: npt.NDArray[np.int64], points: Floats, good: Floats
     ) -> None:
-        """Count the requests of one period, and the reward of each; those that are not good failed."""
+        """Count the requests of one period, and the reward of each; those that are not good failed, or are missing."""
         epoch, assigned, failed = len(self.decided), Counter[str](), Counter[str]()
         facts = ("r", "", "", epoch, 0.0, 0, False, None, "", "", "all")
         for unit, value in zip(users.tolist(), good.tolist(), strict=True):
             k = allocation.pick(points[unit])
             variant = allocation.variants[k]
             assigned[variant] += 1
-            failed[variant] += value == 0
-            self.outcomes.add(
-                [(unit, epoch * BUCKET_S, variant, value == 0, -1, allocation.probabilities[k])]
-            )
+            fails = value == 0 and self.missing == "ignore"
+            failed[variant] += fails
+            self.outcomes.add([(unit, epoch * BUCKET_S, variant, fails, -1, allocation.probabilities[k])])
+            if self.missing == "zero" and not value:
+                continue
             one = Reward(b"", "good", value, 0.0, epoch * BUCKET_S, *facts)._replace(
                 assigned=variant, served=variant, propensity=allocation.probabilities[k], unit=unit
             )
@@ -120,7 +124,7 @@ class Route:
                 )
                 sums_of = rewards.get((epoch, variant), {})
                 found.append(Bucket(epoch * BUCKET_S, variant, epoch, counts, sums_of))
-        return of_buckets(found, {"good": Metric()}, now=len(self.decided) * BUCKET_S)
+        return of_buckets(found, {"good": Metric(window=0.0, missing=self.missing)}, now=1e6)
 
 
 Look = tuple[Learned, UnitEvidence]
@@ -131,7 +135,7 @@ def looks(users: Users, level: Level, asked: Bandit, seed: int, gain: float = 0.
     """One at each look; the last variant is better by ``gain``."""
     rng = np.random.default_rng([3, seed])
     points, places = rng.random(users.number), rng.random(users.number)
-    route, allocation, weight = Route(), refresh(asked, Learned())[0], 1 / users.icc - 1
+    route, allocation, weight = Route(users.missing), refresh(asked, Learned())[0], 1 / users.icc - 1
     for period in range(PERIODS):
         who = rng.choice(users.number, REQUESTS, p=users.activity)
         on_last = [

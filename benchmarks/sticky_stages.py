@@ -1,6 +1,6 @@
 """The lift of identical variants on a sticky canary: how often does its interval exclude zero?
 
-`python -m benchmarks.sticky_stages [--runs 200] [--only stages|missing]` prints the tables of
+`python -m benchmarks.sticky_stages [--runs 200] [--only stages|missing|failing]` prints the tables of
 docs/benchmarks_statistics.md. Every reward is counted by `gateway.state.units.Counting`, read by
 `gateway.ingest.evidence`, and compared by `gateway.control.reports.lift`, as in production, at 20 looks in 10,000
 requests. *Pooled*: the same record with the units of each epoch as new ones, and with missing values as independent
@@ -39,7 +39,8 @@ VARIANTS = ("old", "new")
 class World:
     """``skew``: requests of the k-th busiest of ``users`` are in proportion to k^-skew; ``icc``: correlation of the
     rewards of one; ``level``: the mean of both variants at first, and ``trend`` how many times it grows;
-    ``silent``: the part of the requests of the busiest user of all, who is never rewarded."""
+    ``silent``: the part of the requests of the busiest user of all, who is never rewarded; ``failing``: the part of the
+    users whose requests all fail, which counts as the worst value: the metric is minimized."""
 
     users: int = 500
     skew: float = 0.5
@@ -49,6 +50,7 @@ class World:
     stages: tuple[float, ...] = (0.5,)
     missing: str = "ignore"
     silent: float = 0.0
+    failing: float = 0.0
 
     @property
     def activity(self) -> Floats:
@@ -63,28 +65,36 @@ class Route:
 
     metric: MetricConfig
     counting: Counting = field(default_factory=lambda: Counting({}))
-    decided: list[tuple[int, float, Counter[str]]] = field(default_factory=list)
-    """Of each period, the epoch, the candidate's share and the requests."""
+    decided: list[tuple[int, float, Counter[str], Counter[str]]] = field(default_factory=list)
+    """Of each period, the epoch, the candidate's share, the requests and the failures."""
     outcomes: dict[int, UnitOutcomes] = field(default_factory=dict)
     """By epoch."""
 
     def serve(
-        self, epoch: int, share: float, users: Sequence[int], points: Floats, good: Sequence[bool]
+        self,
+        epoch: int,
+        share: float,
+        users: Sequence[int],
+        points: Floats,
+        good: Sequence[bool],
+        broken: Sequence[bool],
     ) -> None:
-        """Count the requests of one period; with ``missing: zero`` only good results are reported."""
-        start, assigned = len(self.decided) * BUCKET_S, Counter[str]()
+        """Count the requests of one period; with ``missing: zero`` only values of 1 are reported, of those that did
+        not fail."""
+        start, assigned, errors = len(self.decided) * BUCKET_S, Counter[str](), Counter[str]()
         facts = ("r", "", "", epoch, 0.0, 0, False, None, "", "", with_sums(f"e{epoch}"))
         rows = []
-        for unit, value in zip(users, good, strict=True):
+        for unit, value, fails in zip(users, good, broken, strict=True):
             variant = VARIANTS[bool(points[unit] < share)]
             assigned[variant] += 1
-            rows.append((unit, start, variant, False, -1, of(variant, share)))
-            if value or self.metric.missing == "ignore":
+            errors[variant] += fails
+            rows.append((unit, start, variant, fails, -1, of(variant, share)))
+            if not fails and (value or self.metric.missing == "ignore"):
                 one = Reward(b"", "good", float(value), 0.0, start, *facts)
                 one = one._replace(assigned=variant, served=variant, propensity=of(variant, share), unit=unit)
                 self.counting.change(one, None, float(value), "")
         self.outcomes.setdefault(epoch, UnitOutcomes()).add(rows)
-        self.decided.append((epoch, share, assigned))
+        self.decided.append((epoch, share, assigned, errors))
 
     def buckets(self) -> list[RewardedBucket]:
         """What `gateway.ingest.evidence.over_time` reads from a store."""
@@ -92,9 +102,13 @@ class Route:
         for key, sums in self.counting.cells.items():
             rewards.setdefault((key.start, key.variant), {})[key.metric] = sums.rounded
         found = []
-        for n, (epoch, share, assigned) in enumerate(self.decided):
+        for n, (epoch, share, assigned, errors) in enumerate(self.decided):
             for variant in VARIANTS:
-                counts = Counts(assigned=assigned[variant], expected=of(variant, share) * assigned.total())
+                counts = Counts(
+                    assigned=assigned[variant],
+                    errors=errors[variant],
+                    expected=of(variant, share) * assigned.total(),
+                )
                 sums_of = rewards.get((n * BUCKET_S, variant), {})
                 found.append(Bucket(n * BUCKET_S, variant, epoch, counts, sums_of))
         return of_buckets(found, {"good": self.metric}, now=1e6)
@@ -114,14 +128,19 @@ def looks(world: World, seed: int) -> Iterator[Look]:
     """One for each of the periods."""
     rng = np.random.default_rng([5, seed])
     points, places = rng.random(world.users + 1), rng.random(world.users + 1)
-    metric = MetricConfig.model_validate({"type": "boolean", "missing": world.missing, "window": "10s"})
+    goal = "minimize" if world.failing else "maximize"
+    metric = MetricConfig.model_validate(
+        {"type": "boolean", "goal": goal, "missing": world.missing, "window": "10s"}
+    )
+    broken = rng.random(world.users + 1) < world.failing if world.failing else np.zeros(world.users + 1, bool)
     route, weight = Route(metric), 1 / world.icc - 1
     for period in range(PERIODS):
         who = rng.choice(world.users + 1, REQUESTS, p=world.activity)
         mean = world.level * (1 + (world.trend - 1) * period / PERIODS)
         good = rng.random(REQUESTS) < betaincinv(mean * weight, (1 - mean) * weight, places[who])
         stage = period * len(world.stages) // PERIODS
-        route.serve(stage, world.stages[stage], who.tolist(), points, (good & (who < world.users)).tolist())
+        good &= who < world.users
+        route.serve(stage, world.stages[stage], who.tolist(), points, good.tolist(), broken[who].tolist())
         yield compared(route)
 
 
@@ -199,16 +218,28 @@ MISSING = {
         (0.2, 0.0, 0.02, 0.1, 0.5),
     )
 }
+FAILING = {
+    f"{failing:.0%}, {level:.0%}, {skew:g}, {icc:g}, {share:.0%}": World(
+        skew=skew, icc=icc, level=level, stages=(share,), missing="zero", failing=failing
+    )
+    for failing, level, skew, icc, share in (
+        (0.1, 0.02, 0.0, 0.1, 0.5),
+        (0.1, 0.02, 0.5, 0.1, 0.5),
+        (0.1, 0.02, 0.5, 0.1, 0.2),
+        (0.05, 0.01, 0.3, 0.02, 0.5),
+    )
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--only", choices=("stages", "missing"))
+    parser.add_argument("--only", choices=("stages", "missing", "failing"))
     given = parser.parse_args()
     tables = {
         "stages": ("| stages, skew, icc, level |", STAGES),
         "missing": ("| rewarded, skew, icc, silent, share |", MISSING),
+        "failing": ("| failing, complaints, skew, icc, share |", FAILING),
     }
     for name, (head, worlds) in tables.items():
         if given.only in (None, name):

@@ -15,7 +15,7 @@ from policies.types import PairSums, RewardSums
 
 _NO_PAIRS: Final = PairSums()
 _NO_UNITS: Final[Mapping[Key, PairSums]] = {}
-_NO_REQUESTS: Final[Mapping[str, RewardSums]] = {}
+_NO_REQUESTS: Final[Mapping[str, PairSums]] = {}
 
 
 def pasts(found: Mapping[Key, Rewarded], adjusted: Iterable[str], variant: str) -> dict[str, PairSums]:
@@ -24,20 +24,20 @@ def pasts(found: Mapping[Key, Rewarded], adjusted: Iterable[str], variant: str) 
 
 
 def values_by_unit(
-    found: Mapping[str, Rewarded], requests: Mapping[str, RewardSums] = _NO_REQUESTS
+    found: Mapping[str, Rewarded], requests: Mapping[str, PairSums] = _NO_REQUESTS
 ) -> dict[str, WeightedSums]:
     """Return by variant what all values of a metric tell within an epoch, where missing ones of units count as zero.
 
     The greatest design effect of the variants holds for each: one without any reward would seem to have none.
-    ``requests``: by variant, the sums over the numbers of requests of its units. Where they are not known but values
-    are missing, as while the record is being read, nothing is said; nor of values of which nothing is known by unit,
-    from before the metric's missing ones counted.
+    ``requests``: by variant, the sums over the numbers of failures and of requests of its units. Where they are not
+    known but values are missing, as while the record is being read, nothing is said; nor of values of which nothing is
+    known by unit, from before the metric's missing ones counted.
     """
     alone = {variant: WeightedSums.of(one.values, 1.0) for variant, one in found.items()}
     told = {
         variant: design_effect(
             alone[variant],
-            UnitSums(one.by_unit, one.values.count, one.missing, one.loose, requests.get(variant)),
+            UnitSums(one.by_unit, one.values.count, one.missing, one.loose, requests.get(variant), one.worst),
         )
         for variant, one in found.items()
         if one.values.count > 0
@@ -100,7 +100,8 @@ def periods(
                     r.values.count,
                     r.missing,
                     r.loose,
-                    units[v, "error_rate"].y if r.missing and (v, "error_rate") in units else None,
+                    units.get((v, "error_rate")) if r.missing else None,
+                    r.worst,
                 )
                 for v, m, r in each
                 if m in one_by_one

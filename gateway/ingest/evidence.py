@@ -81,6 +81,8 @@ class Rewarded:
     """The sums of w y and of w over the values y of each unit, w = 1 - propensity."""
     inverse: PairSums = _NO_PAIRS
     """Of values of requests with features, w y and w, w = 1 / propensity."""
+    worst: RewardSums = _NONE
+    """Of the values not reported, those of failures that count as the metric's worst value."""
     by_unit: PairSums = _NO_PAIRS
     """Within an epoch of constant shares, the sum of each unit's values and their number."""
 
@@ -94,6 +96,7 @@ class Rewarded:
             self.past + other.past,
             self.weighted + other.weighted,
             self.inverse + other.inverse,
+            self.worst + other.worst,
             self.by_unit + other.by_unit,
         )
 
@@ -107,6 +110,7 @@ class Rewarded:
             self.past - other.past,
             self.weighted - other.weighted,
             self.inverse - other.inverse,
+            self.worst - other.worst,
             self.by_unit - other.by_unit,
         )
 
@@ -314,14 +318,17 @@ def _share(found: Mapping[Key, Rewarded], metric: str | None) -> float:
     return sum(one.observations.count for one in mine) / values if values > 0 else 1.0
 
 
-def _missing(counts: Counts, ended: Sums, variant: str, name: str, metric: Metric) -> RewardSums:
-    """Sums of the decisions without a value, in buckets whose windows are over."""
+def _missing(
+    counts: Counts, ended: Sums, variant: str, name: str, metric: Metric
+) -> tuple[RewardSums, RewardSums]:
+    """Sums of the decisions without a value, in buckets whose windows are over: that count as zero, and as the worst
+    value."""
     own = (name, name + STICKY)
     number = max(0.0, counts.assigned - sum(ended.get((variant, key), _NONE).count for key in own))
     value = worst(metric) or 0.0
     rescued = ended.get((variant, name + RESCUED), _NONE).count
     failed = min(max(0.0, counts.errors - rescued), number) if value else 0.0
-    return RewardSums(number, failed * value, failed * value * value)
+    return RewardSums(number - failed), RewardSums(failed, failed * value, failed * value * value)
 
 
 def _hold_back(found: dict[Key, Rewarded], name: str) -> None:
@@ -336,13 +343,14 @@ def _entered(counts: Counts, ended: Sums, variant: str, name: str, metric: Metri
     reported = joined({key: one for key, one in ended.items() if key[0] == variant}).get(
         (variant, name), Rewarded()
     )
-    missing = _missing(counts, ended, variant, name, metric)
-    values = reported.values + missing
+    zeros, failures = _missing(counts, ended, variant, name, metric)
+    values = reported.values + zeros + failures
     return replace(
         reported,
         values=values,
         observations=values * share,
-        missing=missing.count,
+        missing=zeros.count + failures.count,
+        worst=failures,
         waiting=-reported.values.count,
     )
 

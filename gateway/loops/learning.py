@@ -18,6 +18,7 @@ from gateway.compile.ensembles import RECENT, Drawn, averaged, draw, refit, seed
 from gateway.compile.plans import reported
 from gateway.compile.steering import Steering
 from gateway.config.document import Document
+from gateway.ingest.by_unit import OutcomesByUnit
 from gateway.ingest.comparable import periods
 from gateway.ingest.evidence import Metric, by_time, observations, of_buckets, over_time, rewarded
 from gateway.ingest.feature_rows import MAX_HALF_LIVES, linear_sums
@@ -30,7 +31,7 @@ from policies.allocation.bandit import Bandit, Standing
 from policies.allocation.model import Allocation, Learned
 from policies.contextual.bandit import Contextual
 from policies.sequential.design_based import Periods
-from policies.types import Discounted, RewardSums
+from policies.types import Discounted, PairSums, RewardSums
 
 STOP_RULE_S: Final = 10.0
 """Seconds for which the periods of a stop rule are not read again."""
@@ -87,6 +88,7 @@ class Learning:
         self._sums: dict[str, tuple[object, Mapping[tuple[str, str], RewardSums]]] = {}
         """By route: the observations, and the version of the rewards and the metrics that they were read for."""
         self._aged: dict[str, _Aged] = {}
+        self._units = OutcomesByUnit(store, clock)
         self._compared: dict[str, tuple[Plan, float, Periods]] = {}
         """By route: the plan, when they were read, and the periods that the stop rule compares by."""
 
@@ -122,7 +124,9 @@ class Learning:
             return last[2]  # the rewards that came were another route's, or it could not be published
         standing, compared = await asyncio.to_thread(bandit.assess, plan, learned), learned
         if learned.winner is None and standing.believed is not None:
-            compared = replace(learned, periods=await self._periods(plan, look))
+            found = await self._periods(plan, look)
+            compared = replace(learned, periods=found)
+            standing = standing if found is not None else replace(standing, believed=None)
         fresh, standing = await asyncio.to_thread(bandit.refresh, plan, compared, standing)
         proposal = Proposal(fresh, json.dumps(standing.as_dict()), standing=standing)
         self._last[look.name] = look.held, learned, proposal
@@ -173,12 +177,23 @@ class Learning:
         self._aged[name] = _Aged((metrics, half_life), due, found)
         return found
 
-    async def _periods(self, plan: Bandit, look: Look) -> Periods:
-        """What the stop rule compares by, read at most once in `STOP_RULE_S`: it is all of the route's history."""
+    async def _periods(self, plan: Bandit, look: Look) -> Periods | None:
+        """What the stop rule compares by, read at most once in `STOP_RULE_S`: it is all of the route's history.
+
+        Missing values of sticky units that count as zero are of units whose numbers of requests the record tells; None
+        while it is being read.
+        """
         now, known = self._clock(), self._compared.get(look.name)
         if known is None or known[0] != plan or not now - STOP_RULE_S < known[1] <= now:
-            buckets = await over_time(self._store, look.name, look.metrics(plan), now=now, histograms=False)
-            known = self._compared[look.name] = plan, now, await asyncio.to_thread(periods, buckets)
+            metrics, sticky = look.metrics(plan), look.document.routes[look.name].unit is not None
+            buckets = await over_time(self._store, look.name, metrics, now=now, histograms=False)
+            units: Mapping[tuple[str, str], PairSums] = {}
+            if sticky and any(m.missing == "zero" for m in metrics.values()):
+                outcomes = await self._units.read(look.name, 0.0)
+                if outcomes is None:
+                    return None
+                units = await asyncio.to_thread(outcomes.failures)
+            known = self._compared[look.name] = plan, now, await asyncio.to_thread(periods, buckets, units)
         return known[2]
 
     # Bandits with features: all work on numbers is done in threads --------------------------------------

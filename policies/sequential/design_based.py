@@ -146,8 +146,11 @@ class UnitSums:
     """Number of values that count as zero, whose units are unknown."""
     loose: float = 0.0
     """Number of values without a unit."""
-    requests: RewardSums | None = None
-    """Sums over the weights of all requests of each unit, one without a unit being its own; None: not known."""
+    requests: PairSums | None = None
+    """Of the weights of the requests of each unit that failed, and of all its requests, one without a unit being its
+    own; None: not known."""
+    worst: RewardSums = field(default_factory=RewardSums)
+    """Of ``missing``, those that do not count as zero but, since the request failed, as the metric's worst value."""
 
 
 def design_effect(alone: WeightedSums, units: UnitSums) -> tuple[float, float]:
@@ -158,24 +161,36 @@ def design_effect(alone: WeightedSums, units: UnitSums) -> tuple[float, float]:
     ``units``, because only a part of the time is known by unit, are taken for further ones of the same units: the
     variance is then rather too large.
     """
-    sums, weights, both = units.weighted.x, units.weighted.y, units.weighted.both
+    sums, weights = units.weighted.x, units.weighted.y
     missing, loose = units.missing / units.values, units.loose / units.values
     grouped, deviations = 1.0 - missing - loose, alone.squared_deviations()
     told = grouped > 0 and weights.squares > 0
     covering = alone.weight * grouped / weights.total if told else 0.0
     size, known = weights, covering
-    if units.requests is not None and units.requests.squares > 0:
-        size, known = units.requests, alone.weight / units.requests.total
+    if units.requests is not None and units.requests.y.squares > 0:
+        size, known = units.requests.y, alone.weight / units.requests.y.total
         grouped, missing = 1.0, 0.0
     groups = min(known, 1.0) * size.total**2 / size.squares / grouped if known > 0 else inf
     if not (deviations > 0 and known > 0):
         return 1.0, groups
-    mean = alone.total / alone.weight
+    mean, of_failures = alone.total / alone.weight, 0.0
+    if units.requests is not None and units.worst.count > 0:
+        failed, worst = units.requests.x, units.worst.mean
+        failing = failed.total / size.total
+        squares = failed.squares - 2 * failing * _products(units.requests) + failing * failing * size.squares
+        of_failures = known * max(known, 1.0) * worst * worst * max(squares, 0.0)
+        mean -= worst * failing
     # Of the products of a unit's sum and its requests, those with the requests that were rewarded are known, and less.
-    products = (both.squares - sums.squares - weights.squares) / 2
-    between = covering * max(covering, 1.0) * (sums.squares - 2 * mean * products)
+    between = covering * max(covering, 1.0) * (sums.squares - 2 * mean * _products(units.weighted))
     between += known * max(known, 1.0) * mean * mean * size.squares * (1.0 + missing / grouped)
+    # Which units were rewarded and failed is not known: as if they were the same ones.
+    between = (max(between, 0.0) ** 0.5 + of_failures**0.5) ** 2
     return max(between / deviations + loose, 1.0), groups
+
+
+def _products(pairs: PairSums) -> float:
+    """The sum of x y."""
+    return (pairs.both.squares - pairs.x.squares - pairs.y.squares) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +263,8 @@ def _together(each: Sequence[UnitSums]) -> UnitSums:
         axis=0
     )
     requests = next((units.requests for units in each if units.requests is not None), None)
-    return UnitSums(PairSums(*parts), float(values), float(missing), float(loose), requests)
+    worst = _sum([units.worst for units in each])
+    return UnitSums(PairSums(*parts), float(values), float(missing), float(loose), requests, worst)
 
 
 def _sum(sums: Sequence[RewardSums]) -> RewardSums:

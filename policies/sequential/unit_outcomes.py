@@ -129,14 +129,14 @@ class UnitOutcomes:
             for variant, pairs in each.items()
         }
 
-    def requests(self) -> dict[str, RewardSums]:
-        """By variant, the sums over the numbers of requests of its units, estimated from the sample."""
-        each: dict[str, list[int]] = {}
+    def requests(self) -> dict[str, PairSums]:
+        """By variant, the sums over the numbers of failures and of requests of its units, estimated from the sample."""
+        each: dict[str, list[tuple[int, int]]] = {}
         for (_, variant), unit in list(self._units.items()):
-            each.setdefault(variant, []).append(unit.requests)
+            each.setdefault(variant, []).append((unit.errors, unit.requests))
         return {
-            variant: RewardSums(len(n), sum(n), sum(x * x for x in n)) * self._units_each
-            for variant, n in each.items()
+            variant: PairSums.of(*np.asarray(pairs, np.float64).T) * self._units_each
+            for variant, pairs in each.items()
         }
 
     @property

@@ -89,7 +89,7 @@ def _compared(
     periods: Periods | None,
 ) -> _Pair:
     first, second = (sums.get((v, aim.metric), RewardSums()) for v in (other, leader))
-    if periods is not None and periods.moved(other, leader):
+    if periods is not None and (periods.moved(other, leader) or periods.one_by_one(aim.metric)):
         weighted = periods.weighted(aim.metric, other, leader)
         return compare_weighted(*weighted, ratio=False), sum(map(_squared_error, weighted))
     kinds = {aim.metric: aim.model}

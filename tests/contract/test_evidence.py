@@ -113,7 +113,8 @@ async def test_a_failure_earns_the_worst_reported_or_not(store: Store, goal: str
     await store.append(rows)
     await store.reward([reward(1.0, of=rows[0]), reward(0.5, of=rows[6], worst=worst)])
     found = await read(store, T0 + 100, {"correct": Declared(goal=goal)})
-    assert found == {"v2": Rewarded(of(10, 1 + 4 * worst), of(10, 1 + 4 * worst), 8)}
+    unreported = of(3 * worst, 3 * worst)
+    assert found == {"v2": Rewarded(of(10, 1 + 4 * worst), of(10, 1 + 4 * worst), 8, worst=unreported)}
 
 
 async def test_without_a_worst_value_a_failure_is_a_zero(store: Store) -> None:

@@ -91,6 +91,32 @@ async def test_a_level_that_rises_for_all_names_no_winner(
     assert (one.share == 1.0) == (winner is not None)
 
 
+STICKY = SINGLE.replace("boolean}", "boolean, missing: zero, window: 10s}").replace(
+    "    variants:", "    unit: {header: x-user}\n    variants:"
+)
+
+
+@pytest.mark.parametrize(("busy", "winner"), [(False, "v2"), (True, None)], ids=["many", "one busy"])
+async def test_missing_values_of_few_users_name_no_winner(
+    store: Store, busy: bool, winner: str | None
+) -> None:
+    """Whose they are, the record tells: with two busy users, there are two users who were not rewarded."""
+    one = await Bandit(store, "one", STICKY).start()
+    rows, rewards = [], []
+    for v, good in (("v1", 20), ("v2", 160)):
+        for k in range(400):
+            unit = (1000 if v == "v1" else 2000) + (k if k < good or not busy else 999)
+            row = outcome(one.time, route="r", assigned=v, served=v, unit=unit, propensity=0.5)
+            rows.append(row)
+            if k < good:
+                rewards.append(reward(1.0, of=row, unit=unit, period="all"))
+    await store.append(rows)
+    await store.reward(rewards)
+    one.time += 300
+    await one.step()
+    assert one.told["winner"] == winner
+
+
 async def test_single_hands_over_for_good(store: Store) -> None:
     one = await Bandit(store, "one", SINGLE).start()
     await report(store, {"v1": 40, "v2": 80})

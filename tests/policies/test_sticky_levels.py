@@ -80,7 +80,7 @@ def test_units_known_for_a_part_of_the_time_are_as_large_in_the_rest(requests: b
     alone, right = WeightedSums.of(RewardSums(1000, 500, 500), 1.0), np.repeat((0.0, 1.0), 25)
 
     def units(number: np.ndarray) -> UnitSums:
-        of_all = sums(number) if requests else None
+        of_all = PairSums(y=sums(number)) if requests else None
         return UnitSums(PairSums.of(right * number, number), 1000, requests=of_all)
 
     whole, part = (design_effect(alone, units(n)) for n in (np.full(50, 20.0), np.tile((7.0, 6.0), 25)))

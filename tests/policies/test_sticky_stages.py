@@ -40,7 +40,7 @@ def test_the_variance_is_at_least_that_between_units(silent: int, loose: int) ->
     told = told[told > 0]
     total = told.sum() + alone_rewarded
     alone = WeightedSums.of(RewardSums(values, total, total), 1.0)
-    requests = RewardSums(number.size, values, float((number.astype(float) ** 2).sum()))
+    requests = PairSums(y=RewardSums(number.size, values, float((number.astype(float) ** 2).sum())))
     units = UnitSums(PairSums.of(told, told), values, values - total, loose=alone_rewarded, requests=requests)
     effect, groups = design_effect(alone, units)
     mean = total / values
@@ -49,3 +49,28 @@ def test_the_variance_is_at_least_that_between_units(silent: int, loose: int) ->
     assert groups == pytest.approx(values**2 / (number**2).sum())
     unknown, _ = design_effect(alone, replace(units, requests=None))
     assert bool(unknown < between) is (silent > 0), "of units like those that were rewarded"
+
+
+@pytest.mark.parametrize("chosen", ["the same", "others"])
+def test_failures_that_count_as_the_worst_value_vary_between_units(chosen: str) -> None:
+    """Of a metric whose worst value is 3: half of the requests of some units fail, and count as 3, not reported."""
+    rng = np.random.default_rng(4)
+    number, rate = rng.geometric(0.1, 400), rng.beta(0.5, 2, 400)
+    order = rate if chosen == "the same" else -rate
+    failed = np.where(order >= np.quantile(order, 0.9), number // 2, 0)
+    rewarded = rng.binomial(number - failed, rate).astype(float)
+    values, failures = float(number.sum()), float(failed.sum())
+    total, squares = rewarded.sum() + 3 * failures, rewarded.sum() + 9 * failures
+    alone = WeightedSums.of(RewardSums(values, total, squares), 1.0)
+    told = rewarded[rewarded > 0]
+    units = UnitSums(
+        PairSums.of(told, told),
+        values,
+        missing=values - told.sum(),
+        requests=PairSums.of(failed.astype(float), number.astype(float)),
+        worst=RewardSums(failures, 3 * failures, 9 * failures),
+    )
+    effect, _ = design_effect(alone, units)
+    between = ((rewarded + 3 * failed - total / values * number) ** 2).sum() / alone.squared_deviations()
+    assert between <= effect < 3.5 * between
+    assert design_effect(alone, replace(units, worst=RewardSums()))[0] < between

@@ -133,7 +133,7 @@ def test_memory_is_bounded_and_what_was_counted_stays() -> None:
     before = side.units.count
     assert 100 <= before < 1_000
     assert outcomes.below < 2**62
-    for found in (outcomes.requests()["v1"], outcomes.failures()["v1", "error_rate"].y):
+    for found in (outcomes.requests()["v1"].y, outcomes.failures()["v1", "error_rate"].y):
         assert found.count == pytest.approx(2_000, rel=0.5), "estimated from those that are remembered"
     outcomes.add([(m, 3_000.0, "v1", True, 3, 0.5) for m in mixes if m >= outcomes.below])
     after = outcomes.whole()["v1"].units
