@@ -224,18 +224,19 @@ def test_a_route_without_units_and_its_conditions(setup: OneNode, client: httpx.
 
 
 def test_copies_are_compared_by_a_route_of_the_gateway(setup: OneNode, client: httpx.Client) -> None:
+    def compared() -> dict[str, Any] | None:
+        """More than one copy, since a busy gateway may drop some."""
+        client.get("/copied/x?a=1").raise_for_status()
+        agreement: dict[str, Any] = setup.report("copies")["agreement"]["v2"]
+        return agreement if agreement["compared"] else None
+
+    assert wait_for(compared, "a copy is compared")["rate"] == 0.0
     answered = client.get("/copied/x?a=1", headers={"authorization": "the client's"})
     assert (answered.status_code, answered.headers["x-variant"]) == (200, "only")
-    agreement = wait_for(
-        lambda: (found := setup.report("copies")["agreement"]["v2"])["compared"] and found,
-        "the copy is compared",
-    )
-    assert (agreement["compared"], agreement["rate"]) == (1, 0.0)
     assert "/m/x?a=1" in [path for path, _ in setup.backends[0].seen]
     path, fields = next(one for one in setup.backends[1].seen if one[0].startswith("/copied"))
     assert (path, fields["authorization"]) == ("/copied/x?a=1", "Bearer 50%")
     assert "x-turnout-path" not in fields
-    assert fields["x-request-id"] == answered.headers["x-request-id"]
     assert setup.outcome(answered)["route"] == "copied", "the request itself is in the record of its route"
 
 
