@@ -146,6 +146,11 @@ def _limits(found: Json) -> Iterator[str]:
     for name, one in (found["agreement"] or {}).items():
         if lost := one["answers"] - one["compared"]:
             yield f"{lost} of {one['answers']} responses of the shadow {name} could not be compared."
+    if rescued := sum(one["fallbacks"] for one in found["variants"].values()):
+        yield (
+            f"Rewards of the {rescued:,} decisions that a fallback served count as the metric's worst value, or not "
+            "at all if it has none."
+        )
     yield "The figures of a variant cover every build that ran under its name."
     yield "Nothing else was tested: no other metric, and no part of the traffic by itself."
 

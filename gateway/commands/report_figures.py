@@ -51,15 +51,15 @@ def guardrails(found: Json) -> Html:
         past = ", adjusted by the past" if one["adjusted_by"] else ""
         levels = f"α: fail {number(one['alpha'])}, pass {number(one['alpha_pass'] or one['alpha'])}"
         seen = [f"{number(one['samples'])} {one['unit']}{past}", BREAK, tag("small", levels)]
-        rows.append([one["metric"], limit, estimate, picture, verdict(one), seen])
+        why = [BREAK, tag("small", one["reason"])] if one["reason"] else None
+        rows.append([one["metric"], limit, estimate, picture, [verdict(one), why], seen])
     header = ["Metric", "Limit", "Against the baseline", "Interval", "Verdict", "Candidate's observations"]
     level = "each end of an interval holds at every look with probability 1 − α (pass)"
     return table(f"As they {when}; {level}", header, rows)
 
 
-def verdict(one: Json) -> list[Content]:
-    said = tag("b", VERDICTS.get(one["verdict"], one["verdict"]), class_=f"n {one['verdict']}")
-    return [said, tag("small", f" {one['reason']}") if one["reason"] else None]
+def verdict(one: Json) -> Html:
+    return tag("b", VERDICTS.get(one["verdict"], one["verdict"]), class_=f"n {one['verdict']}")
 
 
 def judged(one: Json, declared: Json) -> tuple[str, Content, Html]:

@@ -256,12 +256,9 @@ def _step(step: Json, declared: Json) -> tuple[str, str, Content]:
 def _evidence(one: Json, declared: Json) -> Content:
     one = {"unit": "requests", "reason": "", **one}  # earlier builds recorded neither
     limit, estimate, _ = judged(one, declared)
-    return [
-        verdict(one),
-        f" {one['metric']} ",
-        estimate,
-        f", limit {limit}, {number(one['samples'])} {one['unit']}",
-    ]
+    why = f" ({one['reason']})" if one["reason"] else ""
+    about = f", limit {limit}, {number(one['samples'])} {one['unit']}{why}"
+    return [f"{one['metric']}: ", verdict(one), ", ", estimate, about]
 
 
 def _signatures(digest: str) -> Html:

@@ -301,6 +301,8 @@ def test_what_rolled_back_is_shown_as_it_stood(gateway: GatewayProcess, tmp_path
     assert f"{one['samples']:g} requests" in row[5]
     assert "Rolled back: v2 has 0 % of the traffic" in text
     assert "Verdict: fail" in text
+    rescued = sum(one["fallbacks"] for one in found["variants"].values())
+    assert f"Rewards of the {rescued} decisions that a fallback served count as" in " ".join(found["limits"])
 
 
 def test_a_shadow_is_shown_with_its_kinds_of_disagreement(gateway: GatewayProcess, tmp_path: Path) -> None:
@@ -473,7 +475,7 @@ def test_the_step_of_a_guardrail_has_the_verdict_on_one_variant(said: dict[str, 
     row = Cells(page(found)).under("Time")[0]
     assert row[1] == "Guardrail v2"
     assert row[3].endswith(
-        "✕ fail error_rate +47.82 pp [+18.85, +74.37], limit +5 pp, 46 requests"
+        "error_rate: ✕ fail, +47.82 pp [+18.85, +74.37], limit +5 pp, 46 requests"
     )  # as a build recorded it that knew no units
 
 
