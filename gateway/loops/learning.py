@@ -35,6 +35,8 @@ from policies.types import Discounted, PairSums, RewardSums
 
 STOP_RULE_S: Final = 10.0
 """Seconds for which the periods of a stop rule are not read again."""
+MAX_UNITS_S: Final = 0.5
+"""Seconds for which one look reads the units of the record: other routes wait."""
 MIN_REST_S: Final = 0.05
 """Seconds: rewards of a bandit with a half-life that are read faster are read each time."""
 
@@ -88,7 +90,7 @@ class Learning:
         self._sums: dict[str, tuple[object, Mapping[tuple[str, str], RewardSums]]] = {}
         """By route: the observations, and the version of the rewards and the metrics that they were read for."""
         self._aged: dict[str, _Aged] = {}
-        self._units = OutcomesByUnit(store, clock)
+        self._units = OutcomesByUnit(store, clock, max_look_s=MAX_UNITS_S)
         self._compared: dict[str, tuple[Plan, float, Periods]] = {}
         """By route: the plan, when they were read, and the periods that the stop rule compares by."""
 

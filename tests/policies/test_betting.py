@@ -48,6 +48,19 @@ def test_a_bet_gains_nothing_on_average_while_the_claim_is_false(
             assert excess < -1e-12 or below <= 1 + 1e-9
 
 
+@pytest.mark.parametrize("past", [Block((8000, 800), (8, 4)), Block((4000, 4000), (4, 20))])
+def test_nor_does_a_bet_that_rare_errors_are_within_a_limit(past: Block) -> None:
+    """At 0.1 % and half a point more, where `pass` comes nearest to its level."""
+    gains = {}
+    for k, m in product(range(12), range(12)):
+        bets = Bets(Limit(shift=0.005), seen=past)
+        bets._bet(Block((60, 40), (k, m)))
+        gains[k, m] = math.exp(bets.below)
+    for q in (1e-4, 0.001, 0.004):
+        mean = sum(chance(60, k, q) * chance(40, m, q + 0.005) * gain for (k, m), gain in gains.items())
+        assert 0.9 < mean <= 1 + 1e-9
+
+
 @pytest.mark.parametrize("limit", LIMITS)
 def test_the_nearest_pair_in_high_precision(limit: Limit) -> None:
     rates, sizes = (0.02, 0.31), (90.0, 10.0)
