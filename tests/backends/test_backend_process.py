@@ -69,7 +69,7 @@ def device_processes(server: ModelServerProcess) -> set[int]:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServerProcess]:
     root: Path = tmp_path_factory.mktemp("process")
-    write_model(root, "mischief", MISCHIEF, X, Y, executor="process", batch_timeout_microseconds=2_000_000)
+    write_model(root, "mischief", MISCHIEF, X, Y, executor="process", batch_timeout_microseconds=6_000_000)
     write_model(root, "calm", MISCHIEF, X, Y, executor="process")
     tensors = {"text": ("BYTES", [-1]), "bits": ("BF16", [2])}
     outputs = {f"{name}_out": tensor for name, tensor in tensors.items()}
