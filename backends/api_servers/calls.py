@@ -64,7 +64,7 @@ class Calls:
             self._infer(number, *rest)
         elif kind == FromApiServer.CALL:
             self._call(number, *rest)
-        else:
+        elif kind == FromApiServer.ABANDON:
             self._abandon(number)
 
     def abandon_all(self) -> None:

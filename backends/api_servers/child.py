@@ -18,7 +18,7 @@ from typing import Final
 import uvloop
 
 from backends.api_servers.forwarding import Forwarder
-from backends.api_servers.messages import FromMain, Message, MessageSocket
+from backends.api_servers.messages import FromApiServer, FromMain, Message, MessageSocket
 from backends.batching.pending import PendingBytes
 from backends.http.listener import Listener
 
@@ -35,6 +35,8 @@ async def serve(listening: socket.socket, channel: socket.socket, max_body: int,
             listener.drain()
         elif message[0] == FromMain.STOP:
             stop.set_result(message[1] / 1000)
+        elif message[0] == FromMain.PING:
+            messages.send(FromApiServer.PONG, 0)
         else:
             forwarder.received(message)
 

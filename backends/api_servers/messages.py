@@ -32,6 +32,8 @@ class FromApiServer:
     """Any other request: method, target, content encoding, whether a web page sent it, body."""
     ABANDON: Final = 2
     """The client has left."""
+    PONG: Final = 3
+    """The response to a ping."""
 
 
 class FromMain:
@@ -53,6 +55,8 @@ class FromMain:
     """Responses end their connections."""
     STOP: Final = 8
     """The number is the milliseconds that requests in flight may take."""
+    PING: Final = 9
+    """To be returned."""
 
 
 Work = tuple[int, float, int, tuple[tuple[int, ...], ...], list[Any]]
@@ -81,6 +85,8 @@ class MessageSocket(asyncio.Protocol):
     def __init__(self, received: Callable[[Message], None]) -> None:
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the other end has gone."""
+        self.heard = False
+        """Whether bytes have come since this was last set to False."""
         self._received = received
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -104,6 +110,7 @@ class MessageSocket(asyncio.Protocol):
         self._flush()
 
     def data_received(self, data: bytes) -> None:
+        self.heard = True
         incoming = self._incoming
         incoming += data
         while len(incoming) >= SIZE_BYTES:

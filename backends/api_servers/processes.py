@@ -23,6 +23,11 @@ MIN_LIFETIME_S: Final = 2.0
 RESTART_PAUSE_S: Final = 1.0
 EXIT_MARGIN_S: Final = 2.0
 """They are killed this long after the limit of their requests."""
+HANG_LIMIT_S: Final = 30.0
+"""One that does not respond for this long is ended; at its start, for `STARTING` times as long."""
+PINGS: Final = 5
+"""In that time."""
+STARTING: Final = 10
 
 
 class ApiServers:
@@ -31,10 +36,13 @@ class ApiServers:
     The listening sockets are open here, too: connections that wait for a process that ends wait for the next one.
     """
 
-    def __init__(self, app: App, count: int, max_body: int, max_pending: int) -> None:
+    def __init__(
+        self, app: App, count: int, max_body: int, max_pending: int, hang_limit: float = HANG_LIMIT_S
+    ) -> None:
         self._app = app
         self._count = count
         self._limits = max_body, max_pending
+        self._hang_limit = hang_limit
         self._sockets: list[socket.socket] = []
         self._channels: set[MessageSocket] = set()
         self._processes: set[subprocess.Popen[bytes]] = set()
@@ -93,7 +101,9 @@ class ApiServers:
         calls = Calls(self._app, channel.send)
         self._channels.add(channel)
         ours.setblocking(False)
-        await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=ours)
+        loop = asyncio.get_running_loop()
+        await loop.create_unix_connection(lambda: channel, sock=ours)
+        watch = loop.create_task(self._watch(channel, process))
         if self._draining:
             channel.send(FromMain.DRAIN)
         if self._stop_ms is not None:
@@ -101,8 +111,23 @@ class ApiServers:
         try:
             await channel.lost
         finally:
+            watch.cancel()
             self._channels.discard(channel)
             calls.abandon_all()
         code = await in_daemon("API server", process.wait)
         self._processes.discard(process)
         return code
+
+    async def _watch(self, channel: MessageSocket, process: subprocess.Popen[bytes]) -> None:
+        """Ends ``process`` once it has left `PINGS` pings in a row without a response.
+
+        Pings are counted, not seconds: while this process or the machine is paused, no ping is sent.
+        """
+        missed = -(STARTING - 1) * PINGS
+        while missed < PINGS:
+            channel.heard = False
+            channel.send(FromMain.PING, 0)
+            await asyncio.sleep(self._hang_limit / PINGS)
+            missed = 0 if channel.heard else missed + 1
+        log.error("an API server has not responded for %g s", self._hang_limit)
+        process.kill()

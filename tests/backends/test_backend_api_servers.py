@@ -20,6 +20,10 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from backends.api_servers.processes import ApiServers
+from backends.app import MAX_BODY, App
+from backends.batching.pending import MAX_PENDING_BYTES
+from backends.registry import Registry
 from tests.backends.repositories import ECHO, SCALED, write_model, write_sleeper
 from tests.e2e.common import wait_for
 from tests.support.processes import ModelServerProcess
@@ -69,17 +73,17 @@ def server(root: Path) -> Iterator[ModelServerProcess]:
         assert "Traceback" not in server.log
 
 
-def api_servers(server: ModelServerProcess) -> list[int]:
+def api_servers(parent: int) -> list[int]:
     """Their process ids."""
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
-                parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+                started_by = (folder / "stat").read_text().rpartition(")")[2].split()[1]
                 command = (folder / "cmdline").read_bytes()
             except OSError:
                 continue
-            if int(parent) == server.process.pid and b"backends.api_servers.child" in command:
+            if int(started_by) == parent and b"backends.api_servers.child" in command:
                 found.append(int(folder.name))
     return found
 
@@ -87,8 +91,8 @@ def api_servers(server: ModelServerProcess) -> list[int]:
 class Client:
     """One connection."""
 
-    def __init__(self, server: ModelServerProcess) -> None:
-        host, port = server.address.split(":")
+    def __init__(self, address: str) -> None:
+        host, port = address.split(":")
         self.socket = socket.create_connection((host, int(port)), timeout=60)
         self.file = self.socket.makefile("rb")
 
@@ -134,17 +138,17 @@ def _hexadecimal(host: str, port: int) -> str:
 
 @pytest.fixture
 def connect(server: ModelServerProcess) -> Iterator[Callable[[], Client]]:
-    with connecting(server) as connect:
+    with connecting(server.address) as connect:
         yield connect
 
 
 @contextmanager
-def connecting(server: ModelServerProcess) -> Iterator[Callable[[], Client]]:
+def connecting(address: str) -> Iterator[Callable[[], Client]]:
     """Makes connections, and closes them."""
     clients: list[Client] = []
 
     def connect() -> Client:
-        clients.append(Client(server))
+        clients.append(Client(address))
         return clients[-1]
 
     yield connect
@@ -153,21 +157,21 @@ def connecting(server: ModelServerProcess) -> Iterator[Callable[[], Client]]:
         client.socket.close()
 
 
-def one_of_each(server: ModelServerProcess, connect: Callable[[], Client]) -> list[Client]:
+def one_of_each(parent: int, connect: Callable[[], Client]) -> list[Client]:
     """Connections to different API servers."""
     found: dict[int, Client] = {}
     while len(found) < 2:
         client = connect()
         client.ask("counted")
         found.setdefault(client.served_by(), client)
-    assert sorted(found) == sorted(api_servers(server))
+    assert sorted(found) == sorted(api_servers(parent))
     return list(found.values())
 
 
 def test_a_batch_has_requests_of_different_api_servers(
     server: ModelServerProcess, connect: Callable[[], Client]
 ) -> None:
-    clients = one_of_each(server, connect)
+    clients = one_of_each(server.process.pid, connect)
     for client in clients:
         client.send("rows")
     for client in clients:
@@ -195,7 +199,7 @@ def test_a_load_takes_effect_on_all_at_once_and_fails_no_request(
     server: ModelServerProcess, root: Path, connect: Callable[[], Client]
 ) -> None:
     """Also one that changes the shape: what was right becomes wrong, and the other way round."""
-    clients = one_of_each(server, connect)
+    clients = one_of_each(server.process.pid, connect)
     config_path = root / "scaled" / "config.json"
     for factor, width in ((3.0, 3), (4.0, 2), (5.0, 3)):
         config = json.loads(config_path.read_text())
@@ -247,7 +251,7 @@ def test_statistics_are_those_of_all(server: ModelServerProcess, connect: Callab
             }
         )
 
-    before, clients = counts(), one_of_each(server, connect)
+    before, clients = counts(), one_of_each(server.process.pid, connect)
     asked = counts() - before
     for _ in range(20):
         for client in clients:
@@ -261,7 +265,7 @@ async def test_a_killed_api_server_fails_only_what_it_held(
     server: ModelServerProcess, connect: Callable[[], Client]
 ) -> None:
     """It is started again; clients connect again; what is counted is what was answered."""
-    first, second = await asyncio.to_thread(one_of_each, server, connect)
+    first, second = await asyncio.to_thread(one_of_each, server.process.pid, connect)
     victim = first.served_by()
     seconds = {"name": "seconds", "datatype": "FP32", "shape": [1, 1], "data": [0.5]}
     slow = json.dumps({"inputs": [seconds]}).encode()
@@ -288,7 +292,7 @@ async def test_a_killed_api_server_fails_only_what_it_held(
     with pytest.raises((OSError, IndexError)):
         first.receive()
     await asyncio.to_thread(server.announced, "(an API server ended with code -9; it is started again)")
-    again = await asyncio.to_thread(one_of_each, server, connect)
+    again = await asyncio.to_thread(one_of_each, server.process.pid, connect)
     assert victim not in {client.served_by() for client in again}
     stop.set()
     await asyncio.gather(*clients)
@@ -297,6 +301,31 @@ async def test_a_killed_api_server_fails_only_what_it_held(
     (stats,) = httpx.get(f"{server.url}/v2/models/steady/stats").json()["model_stats"]
     counted = stats["inference_stats"]["success"]["count"]
     assert answers["200"] <= counted <= answers["200"] + answers["lost"]
+
+
+async def test_api_servers_that_hang_are_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    registry = Registry(tmp_path)
+    await registry.load_all({})
+    servers = ApiServers(App(registry), 2, MAX_BODY, MAX_PENDING_BYTES, hang_limit=2.0)
+    address = await servers.start("127.0.0.1", 0)
+    try:
+        with connecting(address) as connect:
+            clients = await asyncio.to_thread(one_of_each, os.getpid(), connect)
+            hanging = api_servers(os.getpid())
+            for process in hanging:
+                os.kill(process, signal.SIGSTOP)
+            waiting = connect()
+            for client in (*clients, waiting):
+                client.send("none")
+            for client in clients:
+                with pytest.raises((OSError, IndexError)):
+                    await asyncio.to_thread(client.receive)
+            status, _ = await asyncio.to_thread(waiting.receive)
+        assert status == 404, "not accepted yet, so the next process serves it"
+        assert not {*hanging} & {*api_servers(os.getpid())}
+        assert caplog.text.count("an API server has not responded for 2 s") >= 2
+    finally:
+        await servers.stop(1.0)
 
 
 def test_a_port_with_api_servers_is_taken(server: ModelServerProcess, root: Path) -> None:
@@ -309,12 +338,12 @@ def test_a_port_with_api_servers_is_taken(server: ModelServerProcess, root: Path
 def test_api_servers_end_with_a_killed_server(root: Path) -> None:
     with ModelServerProcess(root, "--api-server-count", "2") as server:
         server.wait_ready()
-        with connecting(server) as connect:
-            one_of_each(server, connect)  # both serve
-        processes = api_servers(server)
+        with connecting(server.address) as connect:
+            one_of_each(server.process.pid, connect)  # both serve
+        processes = api_servers(server.process.pid)
         os.kill(processes[0], signal.SIGTERM)  # as to a whole process group: the server says when to end
         assert httpx.get(f"{server.url}/v2/health/live").status_code == 200
-        assert api_servers(server) == processes
+        assert api_servers(server.process.pid) == processes
         server.kill()
         wait_for(lambda: all(ended(one) for one in processes), 30)
         wait_for(lambda: refuses(server.address), 30)
@@ -332,8 +361,8 @@ def refuses(address: str) -> bool:
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=30).close()
-    except ConnectionRefusedError:
-        return True
+    except ConnectionError as error:
+        return isinstance(error, ConnectionRefusedError)
     return False
 
 
