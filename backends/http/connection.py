@@ -12,13 +12,7 @@ from typing import Final, cast
 
 import httptools
 
-from backends.errors import (
-    HeadTooLarge,
-    InvalidInput,
-    ServerError,
-    TargetTooLong,
-    Unavailable,
-)
+from backends.errors import HeadTooLarge, InvalidInput, ServerError, TargetTooLong, Unavailable
 from backends.http import deadlines
 from backends.http.host import Host
 from backends.http.message import (
@@ -47,35 +41,17 @@ class Connection(asyncio.Protocol):
     """See the module."""
 
     __slots__ = (
-        "_app",
-        "_backlog",
-        "_body",
-        "_body_limit",
-        "_deaf",
-        "_fields",
-        "_host",
-        "_last_head",
-        "_parser",
-        "_reading_paused",
-        "body_size",
-        "closing",
-        "current",
-        "in_head",
-        "incoming",
-        "pending",
-        "raw",
-        "since",
-        "transport",
-        "unsent",
-        "write_paused",
-    )
+        "_app", "_backlog", "_body", "_body_limit", "_deaf", "_fields", "_host", "_last_head", "_parser",
+        "_reading_paused", "_skipped", "body_size", "closing", "current", "in_head", "incoming", "pending", "raw",
+        "since", "transport", "unsent", "write_paused",
+    )  # fmt: skip
 
     def __init__(self, host: Host) -> None:
         self._host = host
         self._app = host.app
-        self._parser = httptools.HttpRequestParser(self)
-        # Bytes behind a last request vanish instead of raising.
-        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._parser = self._new_parser()
+        self._skipped = False
+        """Whether the parser passed the head of a request to upgrade and would skip its body."""
         self.transport = cast("asyncio.Transport", None)
         self.current: Request | None = None
         """The request that awaits its response."""
@@ -101,6 +77,12 @@ class Connection(asyncio.Protocol):
         self.unsent = 0
         self.since = monotonic()
         """When the present state began: idle, reading a head, reading a body, not taking bytes, lingering."""
+
+    def _new_parser(self) -> httptools.HttpRequestParser:
+        parser = httptools.HttpRequestParser(self)
+        # Bytes behind a last request vanish instead of raising.
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return parser
 
     # The transport's side ----------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -159,14 +141,11 @@ class Connection(asyncio.Protocol):
         try:
             if len(data) <= FEED_BYTES:
                 self.raw += len(data)
-                self._parser.feed_data(data)
+                self._feed(data)
                 if fresh and self._between_requests and self._last_head is not None:
                     self._host.heads.add(data, self._last_head)
             else:
                 self._parse_stepwise(data)
-        except httptools.HttpParserUpgrade:
-            self.fault(InvalidInput("there is nothing to upgrade to; send a plain request"))
-            return
         except httptools.HttpParserError as error:
             cause = error.__context__
             self.fault(
@@ -188,18 +167,35 @@ class Connection(asyncio.Protocol):
             piece = data[place : place + size]
             place += len(piece)
             self.raw += len(piece)
-            self._parser.feed_data(piece)
+            self._feed(piece)
             if self.raw > MAX_HEAD_BYTES and self.in_head:
                 return
 
+    def _feed(self, data: bytes) -> None:
+        """Parses ``data``. A request to upgrade is a plain one. Raises httptools.HttpParserError."""
+        while data:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+            if self._skipped:
+                assert self.incoming is not None
+                self._parser = self._new_parser()
+                self._parser.feed_data(self.incoming.framing())
+
     # The parser's side -------------------------------------------------------------------------------
     def on_message_begin(self) -> None:
+        self._fields = 0
+        if self._skipped:
+            return
         self.incoming = RequestHead()
         self.in_head = True
-        self._fields = 0
 
     def on_url(self, url: bytes) -> None:
         head = self.incoming
+        if self._skipped:
+            return
         assert head is not None
         head.target += url
         if len(head.target) > MAX_TARGET_BYTES:
@@ -214,6 +210,9 @@ class Connection(asyncio.Protocol):
             self.incoming.field(name, value.rstrip(b" \t"))
 
     def on_headers_complete(self) -> None:
+        if self._skipped:
+            self._skipped = False
+            return
         head = self.incoming
         assert head is not None
         self.in_head = False
@@ -221,13 +220,14 @@ class Connection(asyncio.Protocol):
             raise HeadTooLarge("the head is too large; send fewer or smaller fields")
         parser = self._parser
         head.method = parser.get_method()
-        head.check(parser.get_http_version(), parser.should_upgrade())
+        head.check(parser.get_http_version())
         head.close = not parser.should_keep_alive()
         self._body_limit = self._app.body_limit(head)
         if head.length > self._body_limit:
             raise self._app.too_large(head, self._body_limit)
         if head.expects_continue and self.current is None and not head.http10:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._skipped = parser.should_upgrade() and head.has_body
 
     def on_body(self, data: bytes) -> None:
         self.raw = 0
@@ -243,6 +243,8 @@ class Connection(asyncio.Protocol):
             raise Unavailable("the server holds too many unfinished requests; try again as Retry-After says")
 
     def on_message_complete(self) -> None:
+        if self._skipped:
+            return
         self.raw = 0
         head = self.incoming
         assert head is not None

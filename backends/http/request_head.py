@@ -87,14 +87,27 @@ class RequestHead:
         elif name == b"expect":
             self.expects_continue = value.lower() == b"100-continue"
 
-    def check(self, version: str, upgrade: bool) -> None:
+    @property
+    def has_body(self) -> bool:
+        """Whether a body follows."""
+        return self.length > 0 or self.transfer_encodings is not None
+
+    def framing(self) -> bytes:
+        """A head with the same body and end of the connection, and nothing else."""
+        return b"POST / HTTP/1.1\r\nconnection: %b\r\n%b\r\n\r\n" % (
+            b"close" if self.close else b"keep-alive",
+            b"content-length: %d" % self.length
+            if self.transfer_encodings is None
+            else b"transfer-encoding: chunked",
+        )
+
+    def check(self, version: str) -> None:
         """Raises what RFC 9112 demands and the parser leaves to its user: InvalidInput, UnsupportedVersion."""
         if version not in ("1.0", "1.1"):
             raise UnsupportedVersion("send HTTP/1.1 or HTTP/1.0")
         self.http10 = version == "1.0"
-        if upgrade:
-            # The parser skips the body of such a request, and would take it for the next one.
-            raise InvalidInput("there is nothing to upgrade to; send a plain request")
+        if self.method == b"CONNECT":
+            raise InvalidInput("there is no way to other servers here; send a plain request")
         codings = self.transfer_encodings
         if codings is not None and (self.http10 or [coding.lower() for coding in codings] != [b"chunked"]):
             raise InvalidInput("transfer-encoding is not chunked, once; send a content-length instead")

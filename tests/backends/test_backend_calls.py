@@ -193,7 +193,6 @@ def test_a_chunked_body_is_read_whole(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     "head",
     [
-        "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 5\r\n\r\n",
         "CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n",
         "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
         "nonsense\r\n\r\n",

@@ -130,6 +130,31 @@ async def test_chunks_and_trailers() -> None:
         assert statuses(answer) == [200, 200]
 
 
+@pytest.mark.parametrize("size", [1, 7, 1000])
+async def test_a_request_to_upgrade_is_a_plain_one(size: int) -> None:
+    """Java's HttpClient and `curl --http2` ask for h2c with every first request; llhttp would skip the body."""
+    fields = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n"
+    start = b"POST /%b HTTP/1.1\r\nHost: x\r\n" + fields
+    chunks = b"3\r\nabc\r\n2\r\nde\r\n0\r\nhost: evil\r\n\r\n"
+    data = (
+        (start + b"Content-Length: 39\r\n\r\n") % b"a"
+        + GET % b"/smuggled-not"
+        + (start + b"Transfer-Encoding: chunked\r\n\r\n") % b"b"
+        + chunks
+        + (start + b"\r\n") % b"c"
+        + GET % b"/d"
+        + (start.replace(b"Upgrade, ", b"Upgrade, close, ") + b"Content-Length: 2\r\n\r\nxy") % b"e"
+    )
+    pieces = [data[at : at + size] for at in range(0, len(data), size)]
+    pieces[-1] += GET % b"/f"  # behind the last request: a later segment could be reset
+    async with echoing() as (_, _, port):
+        answer = await talk(port, *pieces)
+        assert statuses(answer) == [200] * 5
+        for part in (b"POST /a GET /smuggled-not", b"POST /b abcde", b"POST /c ", b"GET /d ", b"POST /e xy"):
+            assert part in answer
+        assert b"GET /f" not in answer
+
+
 @pytest.mark.parametrize(
     ("head", "status"),
     [
@@ -138,7 +163,7 @@ async def test_chunks_and_trailers() -> None:
         (b"GET / HTTP/2.0\r\nHost: x\r\n\r\n", 505),
         (b"GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 400),
         (b"GET / HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n", 400),
+        (b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Encoding: br\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100001\r\n\r\n", 413),
         (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nfffff\r\n" + b"x" * 150_000, 413),

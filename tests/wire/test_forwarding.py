@@ -40,6 +40,8 @@ def posted(body: bytes) -> Seen:
 
 
 ONE_GET: Seen = [got(b"/p/x")]
+H2C = (b"connection: Upgrade, HTTP2-Settings", b"upgrade: h2c", b"http2-settings: AAMAAABkAAQ")
+
 GOOD: dict[str, tuple[bytes, Seen, bool]] = {
     # name: (bytes, what the backend sees, whether the connection is kept)
     "get": (get(), ONE_GET, True),
@@ -113,6 +115,47 @@ GOOD: dict[str, tuple[bytes, Seen, bool]] = {
     "upgrade-length-0": (
         post(b"connection: upgrade", b"upgrade: websocket", b"content-length: 0"),
         posted(b""),
+        True,
+    ),
+    # With a body, as Java's HttpClient and `curl --http2` send them
+    "upgrade-h2c-length": (post(*H2C, b"content-length: 3", body=b"abc"), posted(b"abc"), True),
+    "upgrade-h2c-request-as-body": (
+        get(*H2C, b"content-length: 48") + b"GET /p/smuggled HTTP/1.1\r\nhost: gateway.test\r\n\r\n",
+        [(b"GET", b"/p/x", b"GET /p/smuggled HTTP/1.1\r\nhost: gateway.test\r\n\r\n")],
+        True,
+    ),
+    "upgrade-h2c-chunked": (
+        post(*H2C, TE, body=b"3;a=b\r\nabc\r\n1\r\nd\r\n0\r\nhost: evil\r\n\r\n"),
+        posted(b"abcd"),
+        True,
+    ),
+    "upgrade-websocket-post-length": (
+        post(b"connection: upgrade", b"upgrade: websocket", b"content-length: 3", body=b"abc"),
+        posted(b"abc"),
+        True,
+    ),
+    "upgrade-1.0-length": (
+        post(b"connection: upgrade", b"upgrade: h2c", b"content-length: 3", body=b"abc", version=b"HTTP/1.0")
+        + get(target=b"/p/2"),
+        posted(b"abc"),
+        False,
+    ),
+    "upgrade-h2c-length-last": (
+        post(b"connection: upgrade, close", b"upgrade: h2c", b"content-length: 3", body=b"abc")
+        + get(target=b"/p/2"),
+        posted(b"abc"),
+        False,
+    ),
+    "upgrade-proxy-connection-length": (
+        post(b"proxy-connection: upgrade", b"upgrade: x", b"content-length: 3", body=b"abc"),
+        posted(b"abc"),
+        True,
+    ),
+    "upgrade-h2c-thrice": (
+        post(*H2C, b"content-length: 3", body=b"abc")
+        + post(*H2C, TE, body=b"3\r\nabc\r\n0\r\n\r\n")
+        + get(target=b"/p/2"),
+        [*posted(b"abc"), *posted(b"abc"), got(b"/p/2")],
         True,
     ),
     "upgrade-two-words": (get(b"connection: upgrade", b"upgrade: websocket, h2c"), ONE_GET, True),

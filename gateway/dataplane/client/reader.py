@@ -62,15 +62,15 @@ class RequestReader:
     """Feeds the parser and takes its callbacks."""
 
     __slots__ = (
-        "_actions", "_connection", "_fields_left", "_host", "_limits", "_lines", "_parser", "_start", "_url", "body",
-        "dear", "head", "in_head", "incoming", "unclaimed",
+        "_actions", "_connection", "_fields_left", "_host", "_limits", "_lines", "_parser", "_skipped", "_start",
+        "_url", "body", "dear", "head", "in_head", "incoming", "unclaimed",
     )  # fmt: skip
 
     def __init__(self, connection: RequestQueue) -> None:
         self._connection = connection
-        self._parser = httptools.HttpRequestParser(self)
-        # Bytes behind a last request vanish instead of raising: they belong to no request.
-        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._parser = self._new_parser()
+        self._skipped = False
+        """Whether the parser passed the head of a request to upgrade and would skip its body."""
         self._actions = connection.snapshot.actions
         self._limits = connection.snapshot.limits
         self._fields_left = 0
@@ -89,6 +89,12 @@ class RequestReader:
         self.body = BodyProgress()
         self.dear = False
         """Whether a piece of this request took long to parse."""
+
+    def _new_parser(self) -> httptools.HttpRequestParser:
+        parser = httptools.HttpRequestParser(self)
+        # Bytes behind a last request vanish instead of raising: they belong to no request.
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return parser
 
     def forget(self) -> None:
         """Lets go of what the last request left in memory."""
@@ -114,11 +120,13 @@ class RequestReader:
             try:
                 self._parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
-                # The parser has skipped the body and stands behind the head: what follows is ours to judge.
+                # The parser stands behind the head, even if a body follows: what follows is ours to judge.
                 data = data[upgrade.args[0] :]
                 incoming = self.incoming
                 if incoming is not None and incoming.head.upgrade:
                     return data
+                if self._skipped:
+                    self._read_body()
                 if data:
                     continue
             except httptools.HttpParserError as error:
@@ -131,6 +139,15 @@ class RequestReader:
         if self.unclaimed > self._limits.head:
             self._connection.refuse(TurnoutError("head_too_large"))
         return None
+
+    def _read_body(self) -> None:
+        """Lets a new parser read the body that this one would skip: it gets the same framing without the upgrade."""
+        self._parser = self._new_parser()
+        connection = b"close" if self.head.close else b"keep-alive"
+        framing = (
+            b"transfer-encoding: chunked" if self.head.chunked else b"content-length: %d" % self.head.length
+        )
+        self._parser.feed_data(b"POST / HTTP/1.1\r\nconnection: %b\r\n%b\r\n\r\n" % (connection, framing))
 
     def _is_preface(self, error: httptools.HttpParserError) -> bool:
         """Whether the parser stopped behind the preface of HTTP/2, at the beginning of the connection."""
@@ -147,6 +164,9 @@ class RequestReader:
 
     # The parser's side ------------------------------------------------------------------------------
     def on_message_begin(self) -> None:
+        if self._skipped:
+            self._fields_left += 2  # those of `_read_body`
+            return
         connection = self._connection
         self.in_head, self.dear = True, False
         self._url = b""
@@ -179,6 +199,9 @@ class RequestReader:
             self.head.take(action, name, value)
 
     def on_headers_complete(self) -> None:
+        if self._skipped:
+            self._skipped = False
+            return
         head, connection, parser = self.head, self._connection, self._parser
         limit = self._limits.head
         if self.unclaimed > limit and sum(map(len, head.lines)) + len(self._url) > limit:
@@ -190,7 +213,8 @@ class RequestReader:
         end = len(method) + 1 + len(url)
         usual = self.unclaimed == len(start) and start[end : end + 11] == END_OF_LINE
         version = "1.1" if usual else parser.get_http_version()
-        head.settle(version, method, url, parser.should_upgrade(), parser.should_keep_alive())
+        upgrades = parser.should_upgrade()
+        head.settle(version, method, url, upgrades, parser.should_keep_alive())
         if head.host != self._host:
             self._check_host(head)
         self.in_head = False
@@ -200,6 +224,7 @@ class RequestReader:
         progress.since = connection.now
         self.incoming = request = classify(connection, head)
         connection.enqueue(request)
+        self._skipped = upgrades and (head.chunked or head.length > 0)
 
     def _check_host(self, head: Head) -> None:
         """Remembers a valid host: most requests of a connection name the same one."""
@@ -221,6 +246,8 @@ class RequestReader:
             self._connection.hold_body()
 
     def on_message_complete(self) -> None:
+        if self._skipped:
+            return
         self.unclaimed = 0
         request, self.incoming = self.incoming, None
         if request is not None:

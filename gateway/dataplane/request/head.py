@@ -226,15 +226,15 @@ class Head:
         self.chunked = True
 
     def _settle_upgrade(self) -> None:
-        """The parser would skip a body here, so one is refused. Only a WebSocket is tunnelled."""
-        if self.length > 0 or self.chunked:
-            raise TurnoutError("bad_framing", "A request to upgrade may have no body.")
+        """Only a WebSocket is tunnelled; any other request to upgrade is a plain one."""
         if (
             self.method == b"GET"
             and not self.http10
             and b"upgrade" in tokens(self.connection)
             and [value.lower() for value in self.wants_upgrade] == [b"websocket"]
         ):
+            if self.length > 0 or self.chunked:
+                raise TurnoutError("bad_framing", "A WebSocket's handshake may have no body.")
             self.upgrade = b"websocket"
 
     def _origin_form(self, target: bytes) -> bytes:
