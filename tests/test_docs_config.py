@@ -89,7 +89,7 @@ def test_what_is_not_yet_in_force_is_said() -> None:
     assert known >= PENDING
 
 
-@pytest.mark.parametrize("page", [INDEX, *SUBJECTS], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [INDEX, *SUBJECTS, DOCS / "llm.md"], ids=lambda page: page.stem)
 def test_each_page_starts_with_a_file_that_can_be_served(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -49,17 +49,20 @@ class Server:
         object.__setattr__(self, "kind", " ".join(self.kind.split())[:100])
 
 
-def detect(url: str) -> Server:
-    """Probe ``url``, or the server of which it is one path.
+def detect(url: str, *, endpoint: bool) -> Server:
+    """Probe ``url``, or the server of which it is one path. An unreachable server is returned as such.
 
-    Never raises: an unreachable server is one that says so.
+    Args:
+        url: with or without a path.
+        endpoint: whether a path at which no known API begins is one that clients call, not a prefix of them.
     """
     url = url.rstrip("/")
     found = _detect(url)
     parts = urlsplit(url)
-    if found.kind == OTHER and parts.path:
+    if parts.path and (found.kind == OTHER or not found.reachable):
         server = _detect(f"{parts.scheme}://{parts.netloc}")
-        if parts.path in server.paths:
+        unknown = server.kind == OTHER or not server.reachable
+        if parts.path in server.paths or (endpoint and unknown):
             return replace(server, path=parts.path)
         if any(parts.path.startswith(f"{path}/") for path in server.paths):
             return server

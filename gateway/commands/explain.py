@@ -111,13 +111,13 @@ def _explained(
     else:
         if route.unit is None:
             why.append(
-                "the route has no 'unit', so the gateway would not look at it and draw for each request"
+                "the route has no 'unit': the gateway draws for each request; with one it would assign as follows"
             )
         u = unit_point(document, name, unit.encode())
         if isinstance(route.policy, CanaryConfig):
             why.append(
-                f"units are placed for the rollout from {route.policy.baseline} to {route.policy.candidate}: "
-                "another one begins with other units"
+                f"the rollout from {route.policy.baseline} to {route.policy.candidate} decides which units come "
+                "first: another rollout begins with others"
             )
         variant = allocation.variants[allocation.pick(u)]
         low, high = _range(allocation, u)

@@ -51,8 +51,11 @@ def main(arguments: argparse.Namespace) -> int:
         keys = arguments.out.with_suffix(".keys")
         refuse_existing([arguments.out, keys], force=arguments.force)
         _ask(arguments)
-        current = detect(arguments.current)
-        candidate = detect(arguments.candidate) if arguments.candidate else None
+        urls = [arguments.current, *([arguments.candidate] if arguments.candidate else [])]
+        # The route has one path: different ones of the servers are prefixes.
+        endpoint = arguments.path is None and len({urlsplit(url).path.rstrip("/") for url in urls}) == 1
+        current, *rest = [detect(url, endpoint=endpoint) for url in urls]
+        candidate = rest[0] if rest else None
         if arguments.path is None:
             arguments.path = _chosen_path(current)
         secrets = {} if arguments.no_auth else {"app": new_secret(), "ops": new_secret()}

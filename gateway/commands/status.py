@@ -185,7 +185,8 @@ def _lead(lead: dict[str, Any] | None) -> str:
     """The observed difference is too large on average, because the winner was named for it; the shrunk one less so."""
     if lead is None:
         return ""
-    return f", ahead of {lead['over']} by at most about {lead['shrunk']:.3g} (shrunk from {lead['difference']:.3g})"
+    shrunk, measured = lead["shrunk"], lead["difference"]
+    return f", expected lead over {lead['over']} at most about {shrunk:.3g} (shrunk from {measured:.3g})"
 
 
 def _lift(metric: str, lift: dict[str, Any]) -> str:

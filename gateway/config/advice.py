@@ -165,7 +165,8 @@ def _guarded_gain(here: KeyPath, route: RouteConfig, document: Document) -> Iter
     ):
         metric = document.metrics.get(rail.metric)
         maximize = metric is not None and metric.goal == "maximize"
-        if rail.max_decrease is None if maximize else rail.max_decrease is not None:
+        decrease = rail.max_decrease is not None or rail.max_relative_decrease is not None
+        if decrease is not maximize:
             direction = "an increase" if maximize else "a decrease"
             message = f"{direction} of '{rail.metric}' is the goal; a guardrail limits the other direction"
             yield Finding((*here, "policy", "guardrails", index), message)

@@ -69,7 +69,8 @@ def read_text(path: str | Path) -> str:
             data = file.read(MAX_CHARACTERS * 4 + 1)
         return data.decode()
     except FileNotFoundError:
-        message = "there is no such file; name yours, or write one with 'turnout init'"
+        init = "" if Path(path).suffix == ".toml" else ", or write one with 'turnout init'"
+        message = f"there is no such file; name yours{init}"
     except OSError as error:
         message = f"the file can't be read: {error.strerror or error}"
     except UnicodeDecodeError as error:

@@ -39,7 +39,7 @@ from gateway.state.base import StoreUnavailable, unconfirmed
 from gateway.state.store import EvidenceStore, StartStore
 from policies.rollout import ejections, stop_rule
 from policies.rollout.ejections import Ejected
-from policies.rollout.events import Audit, Command, Configured, Effect, Event, Refused, SetWeight
+from policies.rollout.events import Audit, Command, Configured, Effect, Event, Refused, SetWeight, change
 from policies.rollout.machine import is_due, step
 from policies.rollout.route import RouteState
 from policies.rollout.state import Plan, State, begin, of_plan
@@ -271,9 +271,10 @@ class Controller:
     async def _tell(self, name: str, effect: Audit) -> None:
         # A rollout that gives up by itself needs a person.
         level = logging.WARNING if effect.target in _GIVEN_UP and not effect.actor else logging.INFO
-        said = (name, effect.source, effect.target, f"{effect.weight:.1%}", effect.reason)
-        log.log(level, "rollout of %s: %s → %s, candidate at %s (%s)", *said)
-        await self._emit("rollout", name, effect.as_dict())
+        step_taken = effect.as_dict()
+        said = (name, change(step_taken), f"{effect.weight:.1%}", effect.reason)
+        log.log(level, "rollout of %s: %s, candidate at %s (%s)", *said)
+        await self._emit("rollout", name, step_taken)
 
     # Stop rules -----------------------------------------------------------------------------------------
     async def _look_at_stop_rule(self, name: str, route: RouteConfig) -> None:

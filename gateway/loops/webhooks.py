@@ -26,6 +26,7 @@ from gateway.config.service import WebhookConfig, webhook_key
 from gateway.json_text import compact
 from gateway.state.base import Event, of_stored
 from gateway.state.store import DocumentStore
+from policies.rollout.events import change
 
 log = logging.getLogger("turnout.webhooks")
 
@@ -182,9 +183,8 @@ def sentence(event: Event) -> str:
     about = f"*{_plain(event.route)}*: " if event.route else ""
     match event.kind:
         case "rollout":
-            change = f"{_plain(data.get('source', ''))} → {_plain(data.get('target', ''))}".replace("_", " ")
             share = f"candidate at {data.get('weight', 0.0):.1%}"
-            return f"{about}rollout {change}, {share} ({_plain(data.get('reason', ''))})"
+            return f"{about}rollout {_plain(change(data))}, {share} ({_plain(data.get('reason', ''))})"
         case "alarm":
             return f":warning: {about}{_plain(data.get('message', ''))}"
         case "alarm_over":

@@ -101,6 +101,15 @@ class Audit:
         return {name: getattr(self, name) for name in self.__slots__} | {"evidence": list(self.evidence)}
 
 
+def change(step: Mapping[str, Any]) -> str:
+    """The states before and after of an `Audit.as_dict`, or the state that stays and where the rollout is in it."""
+    source, target = (str(step.get(key, "")).replace("_", " ") for key in ("source", "target"))
+    if source != target:
+        return f"{source} → {target}"
+    phase = step.get("phase", "canary")
+    return f"{target}, " + (f"stage {step.get('stage', 0) + 1}" if phase == "canary" else str(phase))
+
+
 @dataclass(frozen=True, slots=True)
 class Refused:
     """A command that is not possible now; the message says what is."""

@@ -42,6 +42,14 @@ def test_a_response_carries_its_decision_and_takes_a_reward(gateway: GatewayProc
     assert recorded(gateway, response.decision) == {"correct": None, "rating": 0.5}
 
 
+def test_outputs_of_an_error_say_why(gateway: GatewayProcess) -> None:
+    with (
+        Client(gateway.url) as client,
+        pytest.raises(httpx.HTTPStatusError, match="404: unknown_route: No route"),
+    ):
+        client.infer("none", {"x": [1.0]}).outputs()
+
+
 async def test_the_asynchronous_client_does_the_same(gateway: GatewayProcess) -> None:
     async with AsyncClient(gateway.url) as client:
         async with client.stream("POST", INFER, json=BODY) as response:

@@ -518,6 +518,8 @@ def test_rendering() -> None:
          "routes.digits.policy.guardrails[0]", "an increase of 'correct' is the goal"),
         (POLICY, CANARY + ", guardrails: [{metric: seconds, max_decrease: 1%}]}",
          "routes.digits.policy.guardrails[0]", "a decrease of 'seconds' is the goal"),
+        (POLICY, CANARY + ", guardrails: [{metric: seconds, max_relative_decrease: 1%}]}",
+         "routes.digits.policy.guardrails[0]", "a decrease of 'seconds' is the goal"),
         (POLICY, "    policy: {type: bandit, metric: correct, floor: 0}", "routes.digits.policy.floor", "mislead"),
         ("metrics:", 'telemetry: {traces: {endpoint: "https://x", tls: {verify: false}}}\nmetrics:',
          "telemetry.traces.tls", "not verified"),

@@ -154,6 +154,29 @@ def test_the_url_of_an_sdk_or_of_a_call_leads_to_the_server(tmp_path: Path, path
         assert document.routes["r"].match.path == "/v1"
 
 
+@pytest.mark.parametrize(
+    ("candidate", "options", "base", "path"),
+    [
+        (None, (), "", "/predict"),
+        ("/predict", (), "", "/predict"),
+        ("/new/predict", ("--route", "r"), "/predict", "/"),  # the route has one path
+        (None, ("--path", "/v1"), "/predict", "/v1"),
+    ],
+)
+@pytest.mark.parametrize("up", [True, False])
+def test_the_url_of_a_call_to_an_unknown_server_is_its_address_and_the_path(
+    tmp_path: Path, candidate: str | None, options: tuple[str, ...], base: str, path: str, *, up: bool
+) -> None:
+    for url in serving({}) if up else ["http://127.0.0.1:9"]:
+        with_candidate = ("--candidate", f"{url}{candidate}") if candidate else ()
+        done = init(tmp_path, "--current", f"{url}/predict", *with_candidate, *options)
+        assert done.returncode == 0, done.stderr
+        document = load_file(tmp_path / "turnout.yaml")
+        assert str(document.backends["current"].url) == f"{url}{base}"
+        (route,) = document.routes.values()
+        assert route.match.path == path
+
+
 def test_a_redirect_to_tls_is_named(tmp_path: Path) -> None:
     pages: dict[str, Any] = {}
     for url in serving(pages):

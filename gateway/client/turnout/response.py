@@ -31,10 +31,10 @@ class Response(httpx.Response):
         return self._decision
 
     def _reason(self) -> str:
-        """What the gateway says in an error response that was read; "" for another response."""
+        """What the gateway or an inference server says in an error response that was read; "" for another response."""
         try:
             error = self.json()["error"]
-            return f": {error['code']}: {error['message']}"
+            return f": {error}" if isinstance(error, str) else f": {error['code']}: {error['message']}"
         except (httpx.ResponseNotRead, ValueError, KeyError, TypeError):
             return ""
 
@@ -43,7 +43,9 @@ class Response(httpx.Response):
 
         Raises ``httpx.HTTPStatusError`` for an error response, and KeyError where there are no outputs.
         """
-        self.raise_for_status()
+        if not self.is_success:
+            message = f"{self.url} responded with {self.status_code}{self._reason()}"
+            raise httpx.HTTPStatusError(message, request=self.request, response=self)
         return {each["name"]: _nested(each["data"], each["shape"]) for each in self.json()["outputs"]}
 
 
