@@ -42,7 +42,8 @@ class ApiServers:
         self._app = app
         self._count = count
         self._limits = max_body, max_pending
-        self._hang_limit = hang_limit
+        self.hang_limit = hang_limit
+        """Seconds without a response after which a process is ended; may change at any time."""
         self._sockets: list[socket.socket] = []
         self._channels: set[MessageSocket] = set()
         self._processes: set[subprocess.Popen[bytes]] = set()
@@ -127,7 +128,7 @@ class ApiServers:
         while missed < PINGS:
             channel.heard = False
             channel.send(FromMain.PING, 0)
-            await asyncio.sleep(self._hang_limit / PINGS)
+            await asyncio.sleep(self.hang_limit / PINGS)
             missed = 0 if channel.heard else missed + 1
-        log.error("an API server has not responded for %g s", self._hang_limit)
+        log.error("an API server has not responded for %g s", self.hang_limit)
         process.kill()

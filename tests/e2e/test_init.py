@@ -155,17 +155,16 @@ def test_the_url_of_an_sdk_or_of_a_call_leads_to_the_server(tmp_path: Path, path
 
 
 @pytest.mark.parametrize(
-    ("candidate", "options", "base", "path"),
+    ("candidate", "options", "base", "path", "up"),
     [
-        (None, (), "", "/predict"),
-        ("/predict", (), "", "/predict"),
-        ("/new/predict", ("--route", "r"), "/predict", "/"),  # the route has one path
-        (None, ("--path", "/v1"), "/predict", "/v1"),
+        ("/predict", (), "", "/predict", True),
+        (None, (), "", "/predict", False),
+        ("/new/predict", ("--route", "r"), "/predict", "/", True),  # the route has one path
+        (None, ("--path", "/v1"), "/predict", "/v1", True),
     ],
 )
-@pytest.mark.parametrize("up", [True, False])
 def test_the_url_of_a_call_to_an_unknown_server_is_its_address_and_the_path(
-    tmp_path: Path, candidate: str | None, options: tuple[str, ...], base: str, path: str, *, up: bool
+    tmp_path: Path, candidate: str | None, options: tuple[str, ...], base: str, path: str, up: bool
 ) -> None:
     for url in serving({}) if up else ["http://127.0.0.1:9"]:
         with_candidate = ("--candidate", f"{url}{candidate}") if candidate else ()
