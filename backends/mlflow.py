@@ -235,10 +235,12 @@ async def _take_over(mlflow: MlflowRegistry, registry: Registry, name: str) -> N
 
 async def first_sync(mlflow: MlflowRegistry, poll: float) -> dict[str, str]:
     """Waits until there is a model to load; by name, what kept others from being brought."""
+    said: set[str] = set()
     while True:
         changed, faults = await in_daemon("mlflow", mlflow.sync)
-        for fault in set(faults.values()):
-            log.error("%s; trying again in %g s", fault, poll)
+        for fault in set(faults.values()) - said:
+            log.error("%s; trying again every %g s", fault, poll)
+        said = set(faults.values())
         if changed:
             return faults
         await asyncio.sleep(poll)
