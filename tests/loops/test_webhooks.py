@@ -274,7 +274,7 @@ async def test_slack_gets_a_sentence(store: Store, now: Now, receiver: Receiver)
     webhooks = sender(store, now)
     await webhooks.step(document)
     reason = "error_rate breaches <5%>"
-    stage = {"source": "running", "target": "running", "stage": 1, "phase": "canary"}
+    stage: dict[str, Any] = {"source": "running", "target": "running", "stage": 1, "phase": "canary"}
     await tell(store, now, "rollout", **stage, weight=0.1, reason="passed")
     await tell(store, now, "rollout", source="running", target="rolled_back", weight=0.0, reason=reason)
     await webhooks.step(document)
