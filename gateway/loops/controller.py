@@ -39,7 +39,7 @@ from gateway.state.base import StoreUnavailable, unconfirmed
 from gateway.state.store import EvidenceStore, StartStore
 from policies.rollout import ejections, stop_rule
 from policies.rollout.ejections import Ejected
-from policies.rollout.events import Audit, Command, Configured, Effect, Event, Refused, SetWeight, change
+from policies.rollout.events import Audit, Command, Configured, Effect, Event, Refused, SetWeight, in_words
 from policies.rollout.machine import is_due, step
 from policies.rollout.route import RouteState
 from policies.rollout.state import Plan, State, begin, of_plan
@@ -272,8 +272,7 @@ class Controller:
         # A rollout that gives up by itself needs a person.
         level = logging.WARNING if effect.target in _GIVEN_UP and not effect.actor else logging.INFO
         step_taken = effect.as_dict()
-        said = (name, change(step_taken), f"{effect.weight:.1%}", effect.reason)
-        log.log(level, "rollout of %s: %s, candidate at %s (%s)", *said)
+        log.log(level, "rollout of %s: %s", name, in_words(step_taken))
         await self._emit("rollout", name, step_taken)
 
     # Stop rules -----------------------------------------------------------------------------------------

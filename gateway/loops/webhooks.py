@@ -26,7 +26,7 @@ from gateway.config.service import WebhookConfig, webhook_key
 from gateway.json_text import compact
 from gateway.state.base import Event, of_stored
 from gateway.state.store import DocumentStore
-from policies.rollout.events import change
+from policies.rollout.events import in_words
 
 log = logging.getLogger("turnout.webhooks")
 
@@ -183,8 +183,7 @@ def sentence(event: Event) -> str:
     about = f"*{_plain(event.route)}*: " if event.route else ""
     match event.kind:
         case "rollout":
-            share = f"candidate at {data.get('weight', 0.0):.1%}"
-            return f"{about}rollout {_plain(change(data))}, {share} ({_plain(data.get('reason', ''))})"
+            return f"{about}rollout {_plain(in_words(data))}"
         case "alarm":
             return f":warning: {about}{_plain(data.get('message', ''))}"
         case "alarm_over":

@@ -101,13 +101,14 @@ class Audit:
         return {name: getattr(self, name) for name in self.__slots__} | {"evidence": list(self.evidence)}
 
 
-def change(step: Mapping[str, Any]) -> str:
-    """The states before and after of an `Audit.as_dict`, or the state that stays and where the rollout is in it."""
+def in_words(step: Mapping[str, Any]) -> str:
+    """An `Audit.as_dict`: the states before and after, or the state that stays and its stage; share and reason."""
     source, target = (str(step.get(key, "")).replace("_", " ") for key in ("source", "target"))
-    if source != target:
-        return f"{source} → {target}"
-    phase = step.get("phase", "canary")
-    return f"{target}, " + (f"stage {step.get('stage', 0) + 1}" if phase == "canary" else str(phase))
+    change = f"{source} → {target}"
+    if source == target:
+        phase = step.get("phase", "canary")
+        change = f"{target}, stage {step.get('stage', 0) + 1}" if phase == "canary" else f"{target}, {phase}"
+    return f"{change}, candidate at {step.get('weight', 0.0):.1%} ({step.get('reason', '')})"
 
 
 @dataclass(frozen=True, slots=True)
