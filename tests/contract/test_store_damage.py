@@ -20,7 +20,7 @@ from gateway.state.redis import RedisStore
 from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
 from policies.sequential.srm import EVERY_UNIT
-from tests.support.made import T0, outcome, reward, shadowed
+from tests.support.made import T0, outcome, published, reward, shadowed
 
 GARBLED = b"TPZ1" + bytes(40)
 
@@ -198,3 +198,32 @@ async def test_a_damaged_reward_is_replaced_by_the_next_report(
     assert json.loads(known[1]) == {"pages": 0, "cells": 0, "rewards": 1, "last": T0}
     assert "Damaged rewards were replaced by new reports" in damage.message(known[1], T0 + 60, 3600.0)
     await store.close()
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("garbled", [b"", b"{gar", b"\xff{}"], ids=["empty", "cut", "bytes"])
+async def test_a_damaged_allocation_fails_nothing_else(
+    redis_url: str, garbled: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The newest is replaced by a process that knows it; one that does not goes on with the one before."""
+    first, fresh = RedisStore(redis_url), RedisStore(redis_url)
+    for store in (first, fresh):
+        await store.open()
+    for epoch in (1, 2, 3):
+        assert await first.publish(published(epoch, probabilities={"v1": 0.1 * epoch, "v2": 1 - 0.1 * epoch}))
+    known = (await first.published())["digits"]
+    key = f"{first._link.of_route('digits')}:allocations"
+    assert await first._link.command("HSET", key, 1, garbled) == 0
+    await fresh.append([outcome(T0)])
+    while await fresh.prune(Retention(), now=T0 + 86_400):
+        pass
+    assert [one.epoch for one in await fresh.allocation_history("digits")] == [2, 3]
+    assert await first._link.command("HSET", key, 3, garbled) == 0
+    found = (await fresh.published())["digits"]
+    assert (found.epoch, found.probabilities["v1"]) == (3, pytest.approx(0.2))
+    assert (await first.published())["digits"] == known
+    assert (await fresh.published())["digits"] == known
+    assert await fresh.publish(published(4))
+    assert "allocation 3 of the route digits is damaged and was removed" in caplog.text
+    for store in (first, fresh):
+        await store.close()

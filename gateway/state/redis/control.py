@@ -139,20 +139,46 @@ class Control:
         rows = await self._link.commands(
             [("HGET", f"{base}:allocations", epoch) for _, base, epoch in wanted]
         )
-        return {
-            r: unpack_published(row) for (r, _, _), row in zip(wanted, rows, strict=True) if row is not None
-        }
+        found = {}
+        for (route, _, epoch), row in zip(wanted, rows, strict=True):
+            newest = await self._readable(route, epoch, row) or await self._instead(route, epoch)
+            if newest is not None:
+                found[route] = newest
+        return found
+
+    async def _readable(self, route: str, epoch: int, row: bytes | None) -> Published | None:
+        """The allocation of a row; None without one. A damaged one is removed, which the log says."""
+        try:
+            return None if row is None else unpack_published(row)
+        except ValueError as error:  # not JSON: a field that is missing or new may be of another release
+            log.error("allocation %d of the route %s is damaged and was removed: %s", epoch, route, error)
+            await self._link.command("HDEL", f"{self._link.of_route(route)}:allocations", epoch)
+            return None
+
+    async def _instead(self, route: str, epoch: int) -> Published | None:
+        """What is in force if the newest allocation was damaged: what this process knows, else the one before."""
+        known, ensemble = self.memory.known_published.get(route, (None, b""))
+        if known is not None and known.epoch == epoch:
+            await self._publish(known, ensemble, _RESTORED)
+            return known
+        history = await self._earlier(route, epoch - 1, limit=1)
+        return replace(history[0], epoch=epoch) if history else None
 
     async def _of_epoch(self, route: str, epoch: int) -> Published | None:
         row = await self._link.command("HGET", f"{self._link.of_route(route)}:allocations", epoch)
-        return None if row is None else unpack_published(row)
+        return await self._readable(route, epoch, row)
 
     async def allocation_history(self, route: str, *, limit: int = 1000) -> list[Published]:
-        base = self._link.of_route(route)
-        newest = int(await self._link.command("GET", f"{base}:epoch") or 0)
+        newest = int(await self._link.command("GET", f"{self._link.of_route(route)}:epoch") or 0)
+        return await self._earlier(route, newest, limit=limit)
+
+    async def _earlier(self, route: str, newest: int, *, limit: int) -> list[Published]:
+        """The allocations of ``limit`` epochs up to ``newest``, oldest first."""
         epochs = range(max(newest - limit, 0) + 1, newest + 1)
-        rows = await self._link.command("HMGET", f"{base}:allocations", *epochs) if epochs else []
-        return [unpack_published(row) for row in rows if row is not None]
+        key = f"{self._link.of_route(route)}:allocations"
+        rows = await self._link.command("HMGET", key, *epochs) if epochs else []
+        found = [await self._readable(route, epoch, row) for epoch, row in zip(epochs, rows, strict=True)]
+        return [one for one in found if one is not None]
 
     # Documents ----------------------------------------------------------------------------------
     async def load(self, kind: str, name: str) -> tuple[int, str] | None:

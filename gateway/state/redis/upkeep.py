@@ -184,10 +184,18 @@ async def _forget_allocations(link: Link, base: str, retention: Retention, now: 
         lowest = epochs[:_MAX_STEP_KEYS]
         rows = await link.command("HMGET", f"{base}:allocations", *lowest)
         limit = now - retention.allocations
-        old = [e for e, row in zip(lowest, rows, strict=True) if row and unpack_published(row).time < limit]
+        old = [e for e, row in zip(lowest, rows, strict=True) if row and _published_before(row, limit)]
     if old:
         await link.command("HDEL", f"{base}:allocations", *old)
     return len(old) == _MAX_STEP_KEYS
+
+
+def _published_before(row: bytes, limit: float) -> bool:
+    """Whether an allocation is older than ``limit``, or damaged."""
+    try:
+        return unpack_published(row).time < limit
+    except ValueError:
+        return True
 
 
 async def _forget_events(link: Link, limit: float) -> bool:

@@ -16,7 +16,8 @@ local function too_many_allocations(number, limit)
   if #epochs < 2 then return false end
   for _, epoch in ipairs(epochs) do lowest = math.min(lowest or math.huge, tonumber(epoch)) end
   local row = redis.call('HGET', P .. ':allocations', string.format('%.0f', lowest))
-  return not row or cjson.decode(row).time < limit
+  local readable, time = pcall(function() return cjson.decode(row).time + 0 end)
+  return not readable or time < limit
 end
 
 local function finer(index, at)
