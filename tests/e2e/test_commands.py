@@ -26,7 +26,7 @@ store: sqlite:///@DIR@/turnout.db
 metrics:
   correct: {type: boolean}
 backends:
-  digits: {url: "http://@BACKEND@"}
+  digits: {url: "http://@BACKEND@", ejection: {silence: 0s}} # a busy machine is silent too
 routes:
   digits:
     match: {path: /v2/models/digits}

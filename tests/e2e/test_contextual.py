@@ -27,7 +27,7 @@ loops: {allocation: 100ms}
 metrics:
   right: {type: boolean}
 backends:
-  models: {url: "http://@BACKEND@"}
+  models: {url: "http://@BACKEND@", ejection: {silence: 0s}} # a busy machine is silent too
 routes:
   answers:
     match: {path: /answers}

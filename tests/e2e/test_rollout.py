@@ -21,7 +21,7 @@ store: sqlite:///@DIR@/turnout.db
 metrics:
   correct: {type: boolean}
 backends:
-  digits: {url: "http://@BACKEND@"}
+  digits: {url: "http://@BACKEND@", ejection: {silence: 0s}} # a busy machine is silent too
   dead: {url: "http://127.0.0.1:@DEAD@"}
 routes:
   digits:
