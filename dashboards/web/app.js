@@ -191,7 +191,7 @@ function pageOf(state) {
   const given = { page, now, session, events };
   switch (page.name) {
     case "overview":
-      return html`<${Overview} key="overview" view=${view} now=${now} />`;
+      return html`<${Overview} key="overview" view=${view} now=${now} session=${session} stale=${Boolean(lost)} away=${Boolean(outage)} />`;
     case "route":
       return html`<${RoutePage} key=${page.route} report=${view} stale=${Boolean(lost)} away=${Boolean(outage)} ...${given} />`;
     case "shadow":

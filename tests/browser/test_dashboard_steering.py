@@ -22,6 +22,8 @@ STATE = {
     "stage": 0,
     "stages": 2,
     "weight": 0.1,
+    "baseline": "old",
+    "candidate": "new",
     "verdicts": [],
     "possible": ["pause", "promote", "rollback", "set", "restart"],
     "leads_to": {
@@ -73,6 +75,37 @@ def test_a_rollback_is_one_click_and_on_every_open_page_within_two_seconds(keyed
     page.get_by_role("button", name="Roll back").click()
     other.locator("#rollout", has_text="Rolled back").wait_for()
     page.locator("#rollout", has_text="Rolled back").wait_for()
+    assert page.get_by_role("dialog").count() == 0
+
+
+def test_routes_are_steered_from_the_overview_by_those_who_may(keyed: Served, tabs: Tabs) -> None:
+    """A question stays while its route moves to another group, and a click beside it opens no page."""
+    page = log_in(keyed, tabs, "ops", steer=True, path="")
+    other = log_in(keyed, tabs, "reader", steer=True, path="")
+    page.locator("[data-group=moving] [data-route=shop]").wait_for()
+    assert other.locator(".route-row button").count() == 0
+    assert page.locator("[data-route=shop] button").all_inner_texts() == [
+        "Pause",
+        "Restart",
+        "Promote",
+        "Roll back",
+    ]
+    page.get_by_role("button", name="Promote shop").click()
+    dialog = page.get_by_role("dialog", name="Promote new?")
+    assert (
+        "100.0% of the users" in dialog.inner_text()
+        or "90% of the users change variant." in dialog.inner_text()
+    )
+    dialog.get_by_label("Reason").fill("the release is due")
+    keyed.set_rollout("shop", {**STATE, "state": "waiting"})
+    dialog.get_by_text("its state has changed").wait_for()
+    page.locator("[data-group=needs] [data-route=shop]").wait_for(state="attached")
+    assert dialog.get_by_label("Reason").input_value() == "the release is due"
+    page.keyboard.press("Escape")
+    dialog.wait_for(state="detached")
+    page.get_by_role("button", name="Roll back shop").click()
+    other.locator("[data-route=shop]", has_text="Rolled back").wait_for()
+    assert page.url.endswith("/-/dashboard/")
     assert page.get_by_role("dialog").count() == 0
 
 

@@ -7,6 +7,7 @@ import { agreed, alarmed, bounded, event, failure, POLICIES, STATES, sentence, v
 import { badge, choices, emptyState, figure, inOrder, notice, shareBar } from "../parts/basics.js";
 import { spark } from "../parts/spark.js";
 import { html, useEffect } from "../vendor/preact.js";
+import { useSteering } from "./steering.js";
 
 const GROUPS = [
   ["needs", "Needs you"],
@@ -24,12 +25,13 @@ const SORTS = {
   p99: (r) => -(r.recent.latency_ms?.p99 ?? -1)
 };
 
-export function Overview({ view, now }) {
+export function Overview({ view, now, ...given }) {
   const { query } = here();
   useEffect(() => {
     addEventListener("keydown", toSearch);
     return () => removeEventListener("keydown", toSearch);
   }, []);
+  const steering = useSteering(given, true);
   const all = routesOf(view);
   if (!all.length)
     return [
@@ -58,7 +60,8 @@ export function Overview({ view, now }) {
       ),
     alarms.map((alarm) => notice("bad", sentence(alarm.code), alarmed(alarm, now))),
     html`<p class="route-head" aria-hidden="true" key="head">${["Route", "What it does", "Shares", "Last hour"].map((text) => html`<span key=${text}>${text}</span>`)}<span class="facts"><span>Req/s</span><span>Errors</span><span>p99</span></span></p>`,
-    GROUPS.filter(([name]) => !chosen || name === chosen).map(([name, title]) => group(name, title, grouped(name), now)),
+    GROUPS.filter(([name]) => !chosen || name === chosen).map(([name, title]) => group(name, title, grouped(name), now, steering)),
+    steering.dialog(all.find((route) => route.route === steering.asked)),
     found.length ? null : html`<p class="empty" key="none">No route's name contains “${query.search}”.</p>`
   ];
 }
@@ -112,12 +115,12 @@ function ended(route) {
   return `${STATES[route.rollout.state]}${why ? `: ${why}` : ""}.${next}`;
 }
 
-function group(name, title, routes, now) {
+function group(name, title, routes, now, steering) {
   if (!routes.length) return null;
   if (name === "idle" && routes.length > MAX_IDLE) return idle(title, routes);
   return html`<section class=${`group ${name}`} key=${name} aria-labelledby=${`group-${name}`} data-group=${name}>
     <h2 id=${`group-${name}`}>${title} <span class="note">${routes.length}</span></h2>
-    <ul class="routes card">${routes.map((route) => row(route, now))}</ul>
+    <ul class="routes card">${routes.map((route) => row(route, now, steering))}</ul>
   </section>`;
 }
 
@@ -127,17 +130,19 @@ function idle(title, routes) {
     <ul class="card idle-list">${routes.map(({ route }) => html`<li key=${route} data-route=${route}><a href=${href("routes", route)}>${route}</a></li>`)}</ul></section>`;
 }
 
-function row(route, now) {
+function row(route, now, steering) {
   const name = route.route;
   const colour = palette(Object.keys(route.health));
   const told = problems(route);
   const field = (rest) => `${name}.recent.${rest}`;
   const { recent } = route;
   const rate = estimate(recent.error_rate, "boolean");
+  const buttons = steering.buttons({ ...route, candidate: route.rollout?.candidate, baseline: route.rollout?.baseline });
   return html`<li class=${`route-row${told.length ? " bad" : ""}`} key=${name} data-route=${name}>
     <div class="route-name"><a href=${href("routes", name)}>${name}</a> <small>${POLICIES[route.policy] ?? route.policy}</small></div>
     <div class="route-does">${told.length ? told.map((text) => html`<p class="problem" key=${text}>${text}</p>`) : doing(route, now)}
       ${route.last_step && now - route.last_step.time < 3600 && html`<small>${ago(route.last_step.time, now)}: ${lastStep(route.last_step)}</small>`}
+      ${buttons && html`<div class="steering">${buttons}</div>`}
     </div>
     <div class="route-shares">${shareBar(route.allocation, colour)}
       <small>${inOrder(route.allocation, colour).map(([v, p], k) => html`<span key=${v}>${k ? " · " : ""}${v} ${figure(`${name}.allocation.${v}`, p, share(p))}</span>`)}${Object.keys(route.shadows ?? {}).map((v) => html`<span key=${`s-${v}`}> · ${v} shadow</span>`)}</small>

@@ -16,15 +16,20 @@ const EFFECTS = {
 };
 const SAFE = new Set(["rollback", "pause"]);
 
-export function Steering({ report, session, stale, away }) {
-  const [ask, setAsk] = useState(null);
-  const [error, setError] = useState(null);
-  const may = session?.scopes?.includes("steer") && (session.routes === null || session.routes.includes(report.route));
-  const possible = possibleOf(report);
-  if (!ask && !(may && possible.length)) return null; // a question stays with what was typed, whatever changes
+export function Steering({ report, ...given }) {
+  const { buttons, dialog } = useSteering(given);
+  const [shown, asked] = [buttons(report), dialog(report)];
+  return (shown || asked) && html`<div class="steering">${shown}${asked}</div>`;
+}
 
-  async function act(action, reason, weight) {
-    setError(null);
+// The buttons of each route, and one question, which stays with what was typed, whatever changes: {buttons(report),
+// dialog(report), asked: the route in question}. `named`: buttons of several routes, whose names say which.
+export function useSteering({ session, stale, away }, named = false) {
+  const [ask, setAsk] = useState(null);
+  const [error, setError] = useState({});
+
+  async function act(report, action, reason, weight) {
+    setError({});
     const body = { action, ...(weight === undefined ? {} : { weight }) };
     const sent = post(`routes/${encodeURIComponent(report.route)}/rollout`, { ...body, ...guard(report, action, reason) });
     await sent.catch((refused) => {
@@ -33,19 +38,32 @@ export function Steering({ report, session, stale, away }) {
     });
   }
 
-  function press(action) {
-    if (SAFE.has(action)) act(action, "").catch(setError);
-    else setAsk({ ...question(report, action, act), seen: stateOf(report) });
+  function press(report, action) {
+    const { route } = report;
+    if (SAFE.has(action)) act(report, action, "").catch(({ message }) => setError({ route, message }));
+    else setAsk({ ...question(report, action, (...given) => act(report, ...given)), route, seen: stateOf(report) });
   }
 
-  return html`<div class="steering">
-    ${(may ? possible : []).map((action) => html`<button key=${action} type="button" class=${action === "rollback" ? "danger" : "quiet"} disabled=${stale || (away && !SAFE.has(action))} onClick=${() => press(action)}>${(report.rollout ? NAMES : OF_WINNER)[action]}</button>`)}
-    ${error && html`<p class="notice bad" role="alert">${error.message}</p>`}
-    ${ask && html`<${Ask} ask=${ask} moved=${ask.seen !== stateOf(report)} onClose=${() => setAsk(null)} />`}
-  </div>`;
+  function buttons(report) {
+    const may = session?.scopes?.includes("steer") && (session.routes === null || session.routes.includes(report.route));
+    const possible = may ? possibleOf(report).filter((action) => !named || action !== "set") : [];
+    if (!possible.length) return null;
+    const names = report.rollout ? NAMES : OF_WINNER;
+    const off = (action) => stale || (away && !SAFE.has(action));
+    return [
+      possible.map(
+        (action) =>
+          html`<button key=${action} type="button" class=${action === "rollback" ? "danger" : "quiet"} aria-label=${named ? `${names[action]} ${report.route}` : null} disabled=${off(action)} onClick=${() => press(report, action)}>${names[action]}</button>`
+      ),
+      error.route === report.route && html`<p class="notice bad" role="alert">${error.message}</p>`
+    ];
+  }
+
+  const dialog = (report) => ask && html`<${Ask} key="ask" ask=${ask} moved=${ask.seen !== stateOf(report)} onClose=${() => setAsk(null)} />`;
+  return { buttons, dialog, asked: ask?.route };
 }
 
-const stateOf = (report) => report.rollout?.state ?? report.stop?.state;
+const stateOf = (report) => report?.rollout?.state ?? report?.stop?.state;
 
 function possibleOf(report) {
   const found = report.rollout;

@@ -84,6 +84,7 @@ def summary(
     return {
         "route": name,
         "policy": route.policy.type,
+        "unit": "requests" if route.unit is None else "units",
         "epoch": status.epoch,
         "revision": status.revision,
         "allocation": status.allocation.as_dict(),
@@ -156,7 +157,6 @@ def report(
     return {
         **summary(name, document, status, rollout, now),
         "example": example(document, name),
-        "unit": "requests" if document.routes[name].unit is None else "units",
         "since": since,
         "first_decision": min((b.start for b in evidence.buckets if b.counts.assigned), default=None),
         **_roles(document.routes[name].policy),

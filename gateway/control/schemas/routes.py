@@ -92,6 +92,10 @@ class RecentFigures(ApiModel):
 class RouteHead(ApiModel):
     route: str
     policy: Literal["single", "split", "shadow", "canary", "bandit"]
+    unit: Annotated[
+        Literal["requests", "units"],
+        Field(description="What is assigned; a unit keeps its variant while the shares stay."),
+    ]
     epoch: Count
     revision: Count
     allocation: dict[str, Probability]
@@ -195,10 +199,6 @@ class RouteReport(RouteHead):
         Field(
             description="A shell command whose request the route matches; ADDRESS: the gateway's, NODE: its engine's."
         ),
-    ]
-    unit: Annotated[
-        Literal["requests", "units"],
-        Field(description="What is assigned; a unit keeps its variant while the shares stay."),
     ]
     stop: StopRuleModel | None
     baseline: str | None
