@@ -377,7 +377,7 @@ def test_two_hundred_clients_leave_at_once(rig: Rig) -> None:
     rig.a.plans.extend([HOLD] for _ in range(200))
     clients = [rig.client() for _ in range(200)]
     for client in clients:
-        client.send(GET % b"/p/x")
+        client.send(GET % b"/large/x")  # with time to connect on a busy machine
     rig.until(lambda: len(rig.requests) == 200)
     for client in clients:
         client.socket.close()

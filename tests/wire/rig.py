@@ -47,7 +47,7 @@ routes:
     policy: {{type: single, variant: v1}}
     retry: {{attempts: 1}}
     body_limit: 1GiB
-    timeouts: {{total: null}}
+    timeouts: {{connect: 30s, total: null}}
   silent:
     match: {{path: /silent}}
     variants: {{v1: {{backend: silent}}}}

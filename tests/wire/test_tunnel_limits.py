@@ -33,6 +33,7 @@ def test_a_tunnel_holds_no_place_at_the_backend(rig: Rig) -> None:
         assert other.answer().status == 200
         known = rig.gateway.registry.addresses.items()
         (address,) = [a for (endpoint, shadow), a in known if endpoint.port == rig.a.port and not shadow]
+        rig.until(lambda: not rig.worker.active)  # the request has ended for the gateway too
         assert address.in_flight == 1, "the tunnel counts where load is compared"
 
 
