@@ -131,10 +131,14 @@ class Revisions(Generic[B]):
         async with self._editing, self._alone():
             history = await self._store.revision_entries()
             await self._look(text, history, self._store)
-            if text is not None and self._edited(text, history):
-                return await self._accept(
-                    text, FILE_AUTHOR, self._origin, await self._built(text, FILE_AUTHOR)
-                )
+            while text is not None and self._edited(text, history):
+                built = await self._built(text, FILE_AUTHOR)
+                accepted = await self._accept(text, FILE_AUTHOR, self._origin, built, self._looked)
+                if accepted is not None:
+                    return accepted
+                # A store that was empty has meanwhile got back what other replicas remember.
+                history = await self._store.revision_entries()
+                await self._look(text, history, self._store)
             found = await self._newest_built(self._store)
             if text is not None and found.etag != etag(text):
                 self._stays(text, found, history)
@@ -238,10 +242,13 @@ class Revisions(Generic[B]):
             built = await self._built(text, author)
             async with self._alone():
                 newest = await self._newest()
+                while self._agrees(if_match, newest) and newest.etag != etag(text):
+                    accepted = await self._accept(text, author, origin, built, newest.revision)
+                    if accepted is not None:
+                        return accepted
+                    newest = await self._newest()
                 if not self._agrees(if_match, newest):
                     raise TurnoutError("precondition_failed")
-                if newest.etag != etag(text):
-                    return await self._accept(text, author, origin, built)
                 if (newest.revision, newest.etag) != (self.current.revision, self.current.etag):
                     return self._put_in_force(newest.with_text(text), built)
                 self.problem = None
@@ -339,12 +346,15 @@ class Revisions(Generic[B]):
             log.warning("%s", render_faults([warning], source=source))
         return built
 
-    async def _accept(self, text: str, author: str, origin: str, built: B) -> Revision:
+    async def _accept(self, text: str, author: str, origin: str, built: B, after: int) -> Revision | None:
+        """Stores the text and puts it in force; None where a newer revision than ``after`` has come."""
         history = await self._store.revision_entries()
         with unconfirmed():
             revision = await self._store.add_revision(
-                time=self._clock(), author=author, etag=etag(text), document=text, origin=origin
+                time=self._clock(), author=author, etag=etag(text), document=text, origin=origin, after=after
             )
+        if revision is None:
+            return None
         earlier = of_text(text, history)
         if earlier is not None:
             log.warning("revision %d returns to the text of revision %d", revision.revision, earlier.revision)

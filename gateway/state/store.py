@@ -247,9 +247,19 @@ class DocumentStore(Protocol):
         ...
 
     async def add_revision(
-        self, *, time: float, author: str, etag: str, document: str, origin: str = ""
-    ) -> Revision:
-        """Store a configuration under the next number; of earlier ones keep what `gateway.state.base` allows."""
+        self,
+        *,
+        time: float,
+        author: str,
+        etag: str,
+        document: str,
+        origin: str = "",
+        after: int | None = None,
+    ) -> Revision | None:
+        """Store a configuration under the next number; of earlier ones keep what `gateway.state.base` allows.
+
+        ``after``: the newest number that the caller has seen; with a newer one, nothing is stored and None returned.
+        """
         ...
 
     async def revisions(self, *, limit: int = 20, until: int | None = None) -> list[Revision]:

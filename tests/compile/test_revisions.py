@@ -410,3 +410,36 @@ async def test_a_variable_that_is_not_set_is_refused_like_one_that_is(store: Sto
             await revisions.propose(TWO + f"# x\nstore: 'sqlite:///${{{name}}}'\n", "ops", "*")
         said.add(str(refused.value).replace(name, "NAME"))
     assert len(said) == 1
+
+
+async def test_a_start_beside_a_store_that_is_filled_again_takes_nothing_back(
+    store: Store, gateway: Gateway
+) -> None:
+    """The store was found empty; before the file is stored, another replica has written back what it remembers."""
+
+    class Beside(Gateway):
+        async def prepare(self, found: Examined, source: str) -> Read:
+            if not await store.revision_entries():
+                await store.add_revision(time=1.0, author="ops", etag=etag(TWO), document=TWO, origin="PUT")
+                await store.add_revision(time=2.0, author="file", etag=etag(ONE), document=ONE, origin="old")
+                await store.add_revision(time=3.0, author="ops", etag=etag(THREE), document=THREE)
+            return await super().prepare(found, source)
+
+    found = await Beside().revisions(store).start(ONE)
+    assert (found.revision, found.document) == (3, THREE)
+    assert len(await store.revision_entries()) == 3
+
+
+async def test_an_edit_beside_a_newer_one_is_refused(store: Store, revisions: Revisions[Read]) -> None:
+    seen = revisions.current.etag
+    original = store.add_revision
+
+    async def add_revision(**given: Any) -> Revision | None:
+        if given["document"] == TWO:
+            await original(time=1.0, author="ops", etag=etag(THREE), document=THREE)
+        return await original(**given)
+
+    store.add_revision = add_revision  # type: ignore[method-assign]
+    assert await code(revisions.propose(TWO, "ops", seen)) == "precondition_failed"
+    assert [entry.etag for entry in await store.revision_entries()] == [etag(THREE), etag(ONE)]
+    assert (await revisions.propose(THREE, "ops", "*")).revision == 2

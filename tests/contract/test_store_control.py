@@ -76,9 +76,20 @@ async def test_documents_are_compared_and_swapped(store: Store) -> None:
     assert await store.load_all("rollout", ()) == {}
 
 
+async def test_a_revision_is_not_added_behind_one_that_was_not_seen(store: Store) -> None:
+    one = await store.add_revision(time=T0, author="ops", etag="a", document="x: 1\n", after=0)
+    assert one is not None
+    assert await store.add_revision(time=T0, author="file", etag="b", document="x: 2\n", after=0) is None
+    assert await store.revisions() == [one]
+    two = await store.add_revision(time=T0, author="file", etag="b", document="x: 2\n", after=one.revision)
+    assert await store.revisions() == [two, one]
+
+
 async def test_revisions_are_numbered_and_listed_newest_first(store: Store) -> None:
     one = await store.add_revision(time=T0, author="ops", etag="a", document="x: 1\n")
     two = await store.add_revision(time=T0 + 1, author="file", etag="b", document="x: ü\n")
+    assert one is not None
+    assert two is not None
     assert (one.revision, two.revision) == (1, 2)
     assert await store.revisions() == [two, one]
     assert await store.revisions(limit=1) == [two]

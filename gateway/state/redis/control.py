@@ -217,14 +217,24 @@ class Control:
 
     # Revisions and events -----------------------------------------------------------------------
     async def add_revision(
-        self, *, time: float, author: str, etag: str, document: str, origin: str = ""
-    ) -> Revision:
+        self,
+        *,
+        time: float,
+        author: str,
+        etag: str,
+        document: str,
+        origin: str = "",
+        after: int | None = None,
+    ) -> Revision | None:
         await self._newest_revision()  # so that the number is above all that were ever seen here
         added = Revision(0, time, author, etag, origin, document=document)
         row = _row(added)
-        arguments = json.dumps(row), json.dumps(_entry(row)), MAX_REVISION_TEXTS, MAX_REVISIONS
-        number = await self._link.run(_ADD_REVISION, self._link.of_all, *arguments)
-        added = replace(added, revision=int(number))
+        limits = MAX_REVISION_TEXTS, MAX_REVISIONS
+        arguments = json.dumps(row), json.dumps(_entry(row)), *limits, "" if after is None else after
+        number = int(await self._link.run(_ADD_REVISION, self._link.of_all, *arguments))
+        if not number:
+            return None
+        added = replace(added, revision=number)
         self.memory.remember_revisions([added])
         return added
 

@@ -161,8 +161,21 @@ def save(connection: sqlite3.Connection, kind: str, name: str, text: str, *, exp
 
 # Revisions and events -----------------------------------------------------------------------------
 def add_revision(
-    connection: sqlite3.Connection, *, time: float, author: str, etag: str, document: str, origin: str = ""
-) -> Revision:
+    connection: sqlite3.Connection,
+    *,
+    time: float,
+    author: str,
+    etag: str,
+    document: str,
+    origin: str = "",
+    after: int | None = None,
+) -> Revision | None:
+    if after is not None:
+        (newer,) = connection.execute(
+            "SELECT EXISTS(SELECT 1 FROM revisions WHERE revision > ?)", (after,)
+        ).fetchone()
+        if newer:
+            return None
     cursor = connection.execute(
         "INSERT INTO revisions (time, author, etag, document, origin) VALUES (?, ?, ?, ?, ?)",
         (time, author, etag, document, origin),

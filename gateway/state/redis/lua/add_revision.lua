@@ -1,6 +1,11 @@
--- Adds a revision of the configuration, and forgets the oldest. Returns its number.
--- ARGV: the revision without its number, its entry (without the text), how many texts and how many entries to keep.
+-- Adds a revision of the configuration, and forgets the oldest. Returns its number; 0 if there is a newer one than
+-- the caller has seen.
+-- ARGV: the revision without its number, its entry (without the text), how many texts and how many entries to keep,
+-- the newest number that the caller has seen ('': add it in any case).
 local P = KEYS[1]
+local newest = tonumber(redis.call('GET', P .. ':revision') or '0')
+local seen = tonumber(ARGV[5])
+if seen and newest > seen and redis.call('HEXISTS', P .. ':revisions', newest) == 1 then return 0 end
 local number = redis.call('INCR', P .. ':revision')
 
 local function add(key, row, limit)
