@@ -124,14 +124,15 @@ class Learning:
         last = self._last.get(look.name)
         if last is not None and last[0] is look.held and last[1] == learned:
             return last[2]  # the rewards that came were another route's, or it could not be published
-        standing, compared = await asyncio.to_thread(bandit.assess, plan, learned), learned
+        standing, compared, reading = await asyncio.to_thread(bandit.assess, plan, learned), learned, False
         if learned.winner is None and standing.believed is not None:
             found = await self._periods(plan, look)
-            compared = replace(learned, periods=found)
-            standing = standing if found is not None else replace(standing, believed=None)
+            compared, reading = replace(learned, periods=found), found is None
+            standing = replace(standing, believed=None) if reading else standing
         fresh, standing = await asyncio.to_thread(bandit.refresh, plan, compared, standing)
         proposal = Proposal(fresh, json.dumps(standing.as_dict()), standing=standing)
-        self._last[look.name] = look.held, learned, proposal
+        if not reading:  # else the next step goes on, whether or not a reward comes
+            self._last[look.name] = look.held, learned, proposal
         return proposal
 
     async def _learned(self, plan: Bandit, look: Look) -> Learned:
