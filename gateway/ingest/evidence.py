@@ -18,6 +18,7 @@ variant that got the units with fewer requests.
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
@@ -42,14 +43,9 @@ _MAX_CLOCK_SKEW_S: Final = 60.0
 _NONE: Final = RewardSums()
 _NO_COUNTS: Final = Counts()
 _NO_PAIRS: Final = PairSums()
-_PLACES: Final = ("x", "y", "both")
 _PAIRS: Final = {"past": OF_PAST, "weighted": OF_WEIGHTS, "inverse": OF_INVERSE, "by_unit": OF_UNITS}
-_OF_PAIRS: Final = {
-    aspect: (name, place)
-    for name, aspects in _PAIRS.items()
-    for aspect, place in zip(aspects, _PLACES, strict=True)
-}
-"""From an aspect to its part of a field of `Rewarded`."""
+"""Fields of `Rewarded`, each with the aspects of its x, its y and of both together."""
+_KNOWN: Final = frozenset(("", STICKY, UNITS)).union(*_PAIRS.values())
 
 
 class Metric(Bounds, Protocol):
@@ -245,12 +241,16 @@ async def all_buckets(
     histograms: bool = True,
     epochs: bool = False,
     segments: bool = False,
+    recent_step: float = BUCKET_S,
 ) -> AsyncIterator[tuple[float, list[Bucket]]]:
-    """Give the buckets behind `over_time`, with their length in seconds. Raises StoreUnavailable."""
+    """Give the buckets behind `over_time`, with their length in seconds: ``recent_step`` in the last hours.
+
+    Raises StoreUnavailable.
+    """
     grouping: Grouping = "each" if epochs else "alike"
     border = (now - RECENT_S) // HOUR_S * HOUR_S
     start = max(since or 0.0, 0.0)
-    for begin, end, step in ((start, border, HOUR_S), (max(start, border), now + BUCKET_S, BUCKET_S)):
+    for begin, end, step in ((start, border, HOUR_S), (max(start, border), now + BUCKET_S, recent_step)):
         if begin < end:
             yield (
                 step,
@@ -292,19 +292,21 @@ def _edges(metrics: Mapping[str, Metric], now: float, step: float = BUCKET_S) ->
 
 def joined(sums: Sums) -> dict[Key, Rewarded]:
     """Combine the aspects of each metric; those that a later release adds are of no metric here."""
-    found: dict[Key, Rewarded] = {}
+    aspects: dict[Key, dict[str, RewardSums]] = defaultdict(dict)
     for (variant, name), one in sums.items():
         metric = metric_of(name)
-        aspect = name[len(metric) :]
-        if aspect in _OF_PAIRS:
-            of, place = _OF_PAIRS[aspect]
-            pairs: dict[str, Any] = {of: PairSums(**{place: one})}
-            _put(found, (variant, metric), Rewarded(**pairs))
-        elif aspect in ("", STICKY, UNITS):
-            values = _NONE if aspect == UNITS else one
-            seen = _NONE if aspect == STICKY else one
-            _put(found, (variant, metric), Rewarded(values, seen, loose=0.0 if aspect else one.count))
-    return found
+        aspects[variant, metric][name[len(metric) :]] = one
+    return {key: _rewarded(found) for key, found in aspects.items() if not _KNOWN.isdisjoint(found)}
+
+
+def _rewarded(aspects: Mapping[str, RewardSums]) -> Rewarded:
+    alone, sticky, units = (aspects.get(aspect, _NONE) for aspect in ("", STICKY, UNITS))
+    pairs: dict[str, Any] = {
+        of: PairSums(*(aspects.get(aspect, _NONE) for aspect in each))
+        for of, each in _PAIRS.items()
+        if not aspects.keys().isdisjoint(each)
+    }
+    return Rewarded(alone + sticky, alone + units, loose=alone.count, **pairs)
 
 
 def _put(found: dict[Key, Rewarded], key: Key, one: Rewarded) -> None:

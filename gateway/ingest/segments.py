@@ -9,12 +9,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from gateway.ingest.evidence import Key, Rewarded, RewardedBucket, all_buckets, joined, of_buckets
 from gateway.state.base import Bucket
 from gateway.state.store import AggregateStore
 from gateway.state.units import SEGMENT
+from policies.contextual.features import SEGMENT_BYTES
 from policies.types import RewardSums
+
+_DIGITS: Final = 2 * SEGMENT_BYTES
+_RECENT_STEP_S: Final = 60.0
+"""Length of the buckets of the last hours: there are sums for each segment in each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +40,34 @@ async def by_segment(
     buckets = [
         bucket
         async for _, each in all_buckets(
-            store, route, now=now, histograms=False, epochs=epochs, segments=True
+            store, route, now=now, histograms=False, epochs=epochs, segments=True, recent_step=_RECENT_STEP_S
         )
         for bucket in each
     ]
-    return await asyncio.to_thread(lambda: [_within(one.hex(), sums, buckets, now) for one in segments])
+    return await asyncio.to_thread(_separated, [one.hex() for one in segments], sums, buckets, now)
 
 
-def _within(segment: str, sums: Mapping[Key, RewardSums], buckets: Sequence[Bucket], now: float) -> Segment:
-    mark = SEGMENT + segment
-    own = {(v, name.replace(mark, "")): one for (v, name), one in sums.items() if mark in name}
-    each = [
-        replace(b, rewards={name.replace(mark, ""): one for name, one in b.rewards.items() if mark in name})
-        for b in buckets
-    ]
-    return Segment(joined(own), of_buckets(each, {}, now=now))
+def _separated(
+    segments: Sequence[str], sums: Mapping[Key, RewardSums], buckets: Sequence[Bucket], now: float
+) -> list[Segment]:
+    whole: dict[str, dict[Key, RewardSums]] = {one: {} for one in segments}
+    for (variant, name), one in sums.items():
+        segment, metric = _parts(name)
+        if segment in whole:
+            whole[segment][variant, metric] = one
+    over_time: dict[str, list[Bucket]] = {one: [] for one in segments}
+    for bucket in buckets:
+        each: dict[str, dict[str, RewardSums]] = {one: {} for one in segments}
+        for name, one in bucket.rewards.items():
+            segment, metric = _parts(name)
+            if segment in each:
+                each[segment][metric] = one
+        for segment, rewards in each.items():
+            over_time[segment].append(replace(bucket, rewards=rewards))
+    return [Segment(joined(whole[one]), of_buckets(over_time[one], {}, now=now)) for one in segments]
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """The segment of a name, and the name without it."""
+    metric, _, rest = name.partition(SEGMENT)
+    return rest[:_DIGITS], metric + rest[_DIGITS:]
