@@ -18,8 +18,10 @@ from typing import Any
 import pytest
 
 from benchmarks.children import free_port
+from gateway.record.context import pack_segments
 from gateway.state.base import Counts, OutcomeFilter, Retention, StoreUnavailable
 from gateway.state.redis import RedisStore, codec, sums
+from gateway.state.redis.script import Script
 from gateway.state.units import UNIT_REST_S
 from tests.soak.fleet import Wire
 from tests.support.made import T0, outcome, published, reward, shadowed
@@ -253,12 +255,18 @@ async def test_cells_of_months_are_added_up_outside_the_event_loop(
 async def test_no_step_of_reading_cells_holds_the_server_for_long(
     server: RedisServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bandit has an epoch each second, and ten aspects of a metric: 200 buckets took 50 ms of the server's time."""
-    store, buckets, epochs = await connect(address(server)), 12, 500
+    """A bandit has an epoch each second, and ten aspects of a metric: 200 buckets took 50 ms of the server's time.
+
+    Cells of segments are looked at too, and left out.
+    """
+    store, buckets, epochs = await connect(address(server)), 12, 250
     base, cell = store._link.of_route("digits"), struct.pack("<qHHdd", 1, 1, 1, 1.0, 1.0)
     for start in range(int(T0), int(T0) + 10 * buckets, 10):
         fields = [
-            part for epoch in range(epochs) for part in (codec.cell_field(epoch, "v1", "correct"), cell)
+            part
+            for epoch in range(epochs)
+            for metric in ("correct", "correct|@0123456789ab")
+            for part in (codec.cell_field(epoch, "v1", metric), cell)
         ]
         await store._link.commands(
             [("ZADD", f"{base}:cells", start, start), ("HSET", f"{base}:s:{start}", *fields)]
@@ -273,8 +281,28 @@ async def test_no_step_of_reading_cells_holds_the_server_for_long(
     monkeypatch.setattr(store._link, "run", spied)
     found = await store.series("digits", since=T0, until=T0 + 10 * buckets, step=10)
     assert len(found) == buckets * epochs
-    assert max(read) == sums.MAX_CELLS_PER_CALL / epochs
+    assert max(read) == sums.MAX_CELLS_PER_CALL / (2 * epochs)
     assert sum(read) == buckets
+
+
+async def test_rewards_in_segments_come_in_shorter_scripts(
+    server: RedisServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each counts again in every segment that it is in."""
+    store = await connect(address(server))
+    sent, run = list[int](), store._link.run
+
+    async def spied(script: Script, base: str, *arguments: Any, **options: Any) -> Any:
+        sent.append(len(arguments))
+        return await run(script, base, *arguments, **options)
+
+    monkeypatch.setattr(store._link, "run", spied)
+    for segments in (0, 4):
+        sent.clear()
+        context = pack_segments([bytes(6)] * segments).hex() if segments else ""
+        rewards = [reward(1.0, of=outcome(T0), context=context) for _ in range(500)]
+        assert await store.reward(rewards) == ["accepted"] * 500
+        assert len([number for number in sent if number > 15]) == 1 + segments
 
 
 async def test_upkeep_without_work_is_one_short_call_for_each_route(

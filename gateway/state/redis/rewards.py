@@ -23,7 +23,8 @@ log = logging.getLogger("turnout.store")
 
 _REWARD: Final = Script.load("reward")
 _REWARDS_PER_SCRIPT: Final = 500
-"""Rewards in one script, so that it never holds others up for more than a few milliseconds."""
+"""Rewards in one script, so that it never holds others up for more than a few milliseconds. One counts again in each
+segment that it is in."""
 _REPLACES_DAMAGED: Final = ord("r")
 _RESULTS: Final[dict[int, RewardResult]] = {
     ord("a"): "accepted",
@@ -39,9 +40,11 @@ async def upsert(
     """Of one route, in order; and those that replaced damaged rows."""
     results: list[RewardResult] = []
     replacing: list[Reward] = []
-    for at in range(0, len(rewards), _REWARDS_PER_SCRIPT):
+    segments = max((len(segments_of(reward.context)) for reward in rewards), default=0)
+    size = _REWARDS_PER_SCRIPT // (1 + segments)
+    for at in range(0, len(rewards), size):
         arguments: list[Any] = ["1" if replay else "0"]
-        given = rewards[at : at + _REWARDS_PER_SCRIPT]
+        given = rewards[at : at + size]
         for reward in given:
             arguments += _arguments(reward)
         letters = await link.run(_REWARD, link.of_route(route), *arguments, wait=True)
