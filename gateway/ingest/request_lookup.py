@@ -12,6 +12,7 @@ from gateway.config.document import Document
 from gateway.record.decision_id import Opened
 from gateway.record.events import Outcome
 from gateway.record.request_ids import AMBIGUOUS, keys_of, request_key
+from gateway.state.base import DecisionRecord
 from gateway.state.store import RecordStore
 
 MAX_TOGETHER: Final = 32
@@ -83,7 +84,8 @@ class RequestIds:
     async def _opened(self, decision: bytes, route: str, request_id: str) -> Found | bytes | None:
         if decision == AMBIGUOUS:
             return AMBIGUOUS
-        outcome = (await self.store.decision(decision, route)).outcome
+        found = await self.store.decision(decision, route)
+        outcome = found.outcome
         if outcome is None or (outcome.route, outcome.request_id) != (route, request_id):
             return None  # not written yet, or pruned
         opened = Opened(
@@ -96,6 +98,13 @@ class RequestIds:
             epoch=outcome.epoch,
             propensity=outcome.propensity,
             forced=outcome.forced,
-            context=self.context(route, outcome.features) if outcome.features else b"",
+            context=self._context(found, outcome),
         )
         return Found(opened, outcome.principal)
+
+    def _context(self, found: DecisionRecord, outcome: Outcome) -> bytes:
+        """The packed features; those of the first report if there was one, so that a correction after an edit of the
+        declaration moves the sums that the report moved."""
+        if found.rewards:
+            return bytes.fromhex(found.rewards[0].context)
+        return self.context(outcome.route, outcome.features) if outcome.features else b""

@@ -11,7 +11,7 @@ from gateway.ingest.request_lookup import MAX_TOGETHER, Found, RequestIds
 from gateway.record.request_ids import AMBIGUOUS, RequestKey, request_key
 from gateway.state.base import DecisionRecord, Retention
 from gateway.state.store import Store
-from tests.support.made import T0, outcome
+from tests.support.made import T0, outcome, reward
 
 A, B = b"a" * 16, b"b" * 16
 
@@ -87,3 +87,18 @@ async def test_the_requests_of_a_call_are_looked_up_together(
     assert found[40] is None
     known = {k: one.opened.decision for k, one in enumerate(found) if isinstance(one, Found)}
     assert known == {k: rows[k].decision for k in range(40) if k != 7}
+
+
+async def test_a_correction_after_an_edit_of_the_features_moves_what_the_report_moved(store: Store) -> None:
+    document = load("record: {request_ids: true}\nmetrics: {correct: {type: boolean}}", source="test", env={})
+    packed = [b"S" + b"before"]
+    requests = RequestIds(store, lambda: document, lambda: T0, lambda *_: packed[0])
+    row = outcome(T0, request_id="one", features='{"tier":"free"}')
+    await store.append([row])
+    await requests.index([row])
+    for _ in range(2):
+        (found,) = await requests.find([("digits", "one")])
+        assert isinstance(found, Found)
+        assert found.opened.context == b"S" + b"before"
+        await store.reward([reward(1.0, of=row, context=found.opened.context.hex())])
+        packed[0] = b"S" + b"behind"

@@ -267,3 +267,5 @@ def test_a_decision_carries_its_segments_and_its_share_stays(
     wanted = [f.segments[value].hex() for f, value in zip(features, (tier, land), strict=True)]
     assert segments_of(context.hex()) == wanted
     assert extractor.packed(json.loads(outcome.features)) == context, "as for a reward by request id"
+    assert segments_of(extractor.packed({"tier": tier}).hex()) == wanted[:1], "land was declared later"
+    assert segments_of(extractor.packed({}).hex()) == []

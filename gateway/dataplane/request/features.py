@@ -16,12 +16,14 @@ FeatureValues = tuple[str | float | None, ...]
 class FeatureExtractor:
     """The declared features of a route, and where a request has them."""
 
-    __slots__ = ("features", "fingerprint", "in_body", "sources")
+    __slots__ = ("features", "fingerprint", "in_body", "segments", "sources")
 
     def __init__(self, features: Sequence[tuple[Feature, bytes | None, tuple[str, ...]]]) -> None:
         """``features``: each with its header (lower-cased) or, if that is None, the keys to it in a JSON body."""
         self.sources = tuple(features)
         self.features = tuple(feature for feature, _, _ in features)
+        self.segments = tuple([feature for feature in self.features if isinstance(feature, SegmentFeature)])
+        """Of a route with segments, its features."""
         self.fingerprint = fingerprint(self.features)
         self.in_body = any(header is None for _, header, _ in features)
 
@@ -44,11 +46,13 @@ class FeatureExtractor:
         return tuple([feature.read(given.get(feature.name)) for feature in self.features])
 
     def packed(self, raw: Mapping[str, Scalar]) -> bytes:
-        """The row of features by name, or the segments that they are in, as decision ids carry it."""
-        segments = [
-            f.segments[f.read(raw.get(f.name))] for f in self.features if isinstance(f, SegmentFeature)
-        ]
-        return pack_segments(segments) if segments else pack(self.fingerprint, encode(self.features, raw))
+        """The row of features by name, or the segments that they are in, as decision ids carry it.
+
+        A feature that ``raw`` lacks was declared later, and the request is in none of its segments.
+        """
+        if self.segments:
+            return pack_segments([f.segments[f.read(raw[f.name])] for f in self.segments if f.name in raw])
+        return pack(self.fingerprint, encode(self.features, raw))
 
     def named(self, values: FeatureValues) -> dict[str, Scalar]:
         """``values`` by the names of the features."""
