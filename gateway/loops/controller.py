@@ -208,8 +208,6 @@ class Controller:
             return replace(route, ejections=look[0]), look[1]
 
         state, effects = await self._routes.update(name, reducer)
-        if bound.candidate is None:  # a canary's are with its rollout
-            await guardrail_verdicts.keep(self._store, name, judgements, state.ejections.ejected)
         if effects:
             self._steer(name)
             names = ", ".join(effect.variant for effect in effects)
@@ -219,6 +217,8 @@ class Controller:
             log.warning("%s: variant %s gets no more traffic: %s", name, effect.variant, reason)
             told = {"variant": effect.variant, "reason": reason, "evidence": effect.verdict.as_dict()}
             await self._emit("guardrail", name, told)
+        if bound.candidate is None:  # a canary's are with its rollout
+            await guardrail_verdicts.keep(self._store, name, judgements, state.ejections.ejected)
 
     # Rollouts -------------------------------------------------------------------------------------------
     async def _configure(self, name: str, section: CanaryConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 
 from gateway.config.load import load
+from gateway.loops import guardrail_verdicts
 from gateway.loops.guardrail_evidence import MAX_STRETCHES, _stretch
 from gateway.record.events import Reward
-from gateway.state.base import BUCKET_S
+from gateway.state.base import BUCKET_S, StoreUnavailable
 from gateway.state.store import Store
 from tests.loops.test_alarms import START, outcome
 from tests.support.in_force import put_in_force
@@ -153,6 +155,24 @@ async def test_an_edit_of_the_policy_is_a_new_chance(scene: Scene, config: str) 
     scene.time += 10
     await leader.step()
     assert all(one["limit"] == 0.03 for one in (await verdicts(scene)).values()), "that was another guardrail"
+
+
+async def test_an_ejection_is_told_if_the_verdicts_can_t_be_stored(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(*_: object) -> None:
+        raise StoreUnavailable("away")
+
+    leader = OfScene(scene, "leader")
+    await leader.start()
+    monkeypatch.setattr(guardrail_verdicts, "keep", refused)
+    rng = np.random.default_rng(6)
+    for _ in range(30):
+        await scene.serve({"v1": 0.0, "v2": 0.3, "v3": 0.0}, 300, rng)
+        with contextlib.suppress(StoreUnavailable):
+            await leader.step()
+    assert leader.shares["v2"] == 0.0
+    assert [(kind, data["variant"]) for kind, _, data in scene.events] == [("guardrail", "v2")]
 
 
 @pytest.mark.long
