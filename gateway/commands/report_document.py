@@ -153,6 +153,9 @@ def _limits(found: Json) -> Iterator[str]:
         )
     yield "The figures of a variant cover every build that ran under its name."
     yield "Nothing else was tested: no other metric, and no part of the traffic by itself."
+    if found["segments"]:
+        parts = " and ".join(found["segments"])
+        yield f"The route's page compares the variants by {parts} too; this report does not."
 
 
 def _of_the_record(found: Json) -> Iterator[str]:
