@@ -83,6 +83,9 @@ def test_routes_are_steered_from_the_overview_by_those_who_may(keyed: Served, ta
     page = log_in(keyed, tabs, "ops", steer=True, path="")
     other = log_in(keyed, tabs, "reader", steer=True, path="")
     page.locator("[data-group=moving] [data-route=shop]").wait_for()
+    page.get_by_role("button", name="Pause shop").wait_for()
+    other.locator("[data-route=shop]").wait_for()
+    other.get_by_role("button", name="Log out").wait_for()  # what its session may do is known
     assert other.locator(".route-row button").count() == 0
     assert page.locator("[data-route=shop] button").all_inner_texts() == [
         "Pause",
