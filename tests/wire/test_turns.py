@@ -10,6 +10,7 @@ from tests.wire.rig import Rig
 
 H = b"host: gateway.test\r\n"
 TE = b"transfer-encoding: chunked\r\n"
+H2C = (b"connection: upgrade", b"upgrade: h2c")
 
 # Small enough for every limit to be reached in a moment
 RIG = {"limits": "head: 16KiB, fields: 20, target: 2KiB, control_body: 100KiB, pipeline: 16"}
@@ -406,10 +407,14 @@ def answered(rig: Rig, *segments: bytes | float) -> tuple[int, bool]:
     [
         (get(b"/p/" + b"a" * 2045), 200),
         (get(b"/p/" + b"a" * 2046), 414),
+        (post(b"/p/" + b"a" * 2045, b"abc", *H2C), 200),
+        (post(b"/p/" + b"a" * 2046, b"abc", *H2C), 414),
         (get(b"/p/x?" + b"a" * 20_000), 414),
         (get(b"/p/x?" + b"a" * 1_000_000), 414),
         (get(b"/p/x", *(b"a: b" for _ in range(19))), 200),
         (get(b"/p/x", *(b"a: b" for _ in range(20))), 431),
+        (post(b"/p/x", b"abc", *H2C, *(b"a: b" for _ in range(16))), 200),
+        (post(b"/p/x", b"abc", *H2C, *(b"a: b" for _ in range(17))), 431),
         (get(b"/p/x", *(b"a: b" for _ in range(5000))), 431),
         (get(b"/p/x", b"a: " + b"b" * 16_000), 200),
         (get(b"/p/x", b"a: " + b"b" * 17_000), 431),

@@ -179,7 +179,7 @@ class RequestReader:
 
     def on_url(self, url: bytes) -> None:
         self._url += url
-        if len(self._url) > self._limits.target:
+        if len(self._url) > self._limits.target and not self._skipped:
             raise TurnoutError("target_too_long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
