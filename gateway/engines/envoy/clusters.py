@@ -45,7 +45,12 @@ def clusters(document: Document, engine: str) -> Iterator[Json]:
             yield _of_variant(name, route, variant, document.backends)
         if route.mirror is not None:
             backend = document.backends[route.mirror.backend]
-            filters = [_fields(backend.headers), *_path(route.match.path, None, backend.addresses[0].path)]
+            variants = route.variants.values()
+            others = {name for v in variants for name in (*document.backends[v.backend].headers, *v.headers)}
+            filters = [
+                _fields(backend.headers, others),
+                *_path(route.match.path, None, backend.addresses[0].path),
+            ]
             yield _cluster(mirror_name(name), route, [(MIRROR, backend)], filters)
 
 
@@ -127,8 +132,10 @@ def _protocol(backend: BackendConfig, filters: list[Json]) -> Json:
     return made
 
 
-def _fields(fields: Mapping[str, str]) -> Json:
-    mutations = [
+def _fields(fields: Mapping[str, str], others: set[str]) -> Json:
+    """The filter that gives copies the fields of their own backend, and none that is for those of variants."""
+    mutations: list[Json] = [{"remove": name} for name in sorted(others)]
+    mutations += [
         {"append": {"header": {"key": key, "value": value.replace("%", "%%")}, "append_action": OVERWRITE}}
         for key, value in fields.items()
     ]
