@@ -12,7 +12,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from gateway.engines.kubernetes.writer import NODE
 from gateway.engines.nodes import LOSS_WINDOW_S, Nodes, NodeState, named
 from gateway.engines.offers import InEffect, Json, Kind, Offer, Offers, is_newer
 from gateway.engines.rows import rows
+from gateway.json_text import compact
 from gateway.record.decision_id import Sealer
 from gateway.state.store import DocumentStore
 
@@ -35,6 +36,7 @@ RETRY_S: Final = 2.0
 """How long a poll is held that refuses what was offered: it is offered again."""
 CLUSTERS_FIRST_S: Final = 5.0
 """How long new routes wait until the node has fetched the clusters that they may name."""
+CANNOT_SEAL: Final = "its bootstrap cannot seal decision ids; print it again and restart the node with it"
 MAX_VERSIONS: Final = 256
 """Versions whose epochs are remembered, for what nodes say they have."""
 
@@ -50,6 +52,8 @@ class Poll:
     """What it has; empty at its start."""
     refused: str = ""
     """Why it did not take what was offered last."""
+    seals: bool = True
+    """Whether its bootstrap can seal decision ids, if it is an Envoy."""
 
 
 class Fleet:
@@ -107,6 +111,8 @@ class Fleet:
         began = self._clock()
         deadline = began + (RETRY_S if poll.refused else HOLD_S)
         while True:
+            if poll.kind == "routes" and not poll.seals and self._must_seal(poll.engine):
+                return await self._withhold(replace(poll, refused=CANNOT_SEAL), closing)
             changed, offer = self._changed, self.offer(poll.engine, poll.kind)
             due = min(deadline, self._due(node, poll, offer, began))
             wait = due - self._clock()
@@ -118,6 +124,19 @@ class Fleet:
                     await changed.wait()
             if poll.kind == "routes":
                 node.seen = self._clock()
+
+    def _must_seal(self, engine: str) -> bool:
+        """Whether nodes need a bootstrap that can seal ids; HAProxy seals by what it fetches."""
+        section = self._document().engines[engine]
+        return section.type == "envoy" and section.ids == "sealed"
+
+    async def _withhold(self, poll: Poll, closing: asyncio.Event) -> Offer:
+        """Nothing, under the version that the node has, so that it keeps what it serves."""
+        self._heard(poll)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(RETRY_S):
+                await closing.wait()
+        return Offer(poll.version, compact({"version_info": poll.version, "resources": []}), {})
 
     def _due(self, node: NodeState, poll: Poll, offer: Offer, began: float) -> float:
         """When to send ``offer``, which the node may have or have refused."""

@@ -17,6 +17,8 @@ from policies.allocation.model import Allocation
 
 Kind = Literal["clusters", "routes"]
 Json = dict[str, Any]
+SEALS: Final = "turnout.seals"
+"""Metadata of a node whose bootstrap can seal decision ids."""
 _MAX_DIGITS: Final = 18
 """Of a number in a version: Python refuses to read one of thousands of digits."""
 

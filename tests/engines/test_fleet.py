@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gateway.config.load import load
-from gateway.engines.fleet import HOLD_S, Fleet, Poll
+from gateway.engines.fleet import CANNOT_SEAL, HOLD_S, Fleet, Poll
 from gateway.engines.nodes import LOSS_WINDOW_S, MAX_NODES, SILENT_S, Nodes
 from gateway.engines.offers import InEffect, Kind, Offer
 from gateway.engines.otlp import export
@@ -71,10 +71,11 @@ class World:
         )
         self.fleet.wake()
 
-    def ask(self, kind: Kind, version: str = "", refused: str = "") -> asyncio.Task[Offer]:
-        return asyncio.ensure_future(
-            self.fleet.poll(Poll("edge", "e1", kind, version, refused), self.closing)
-        )
+    def ask(
+        self, kind: Kind, version: str = "", refused: str = "", *, seals: bool = True
+    ) -> asyncio.Task[Offer]:
+        poll = Poll("edge", "e1", kind, version, refused, seals=seals)
+        return asyncio.ensure_future(self.fleet.poll(poll, self.closing))
 
 
 async def held(task: asyncio.Task[Offer]) -> bool:
@@ -191,6 +192,26 @@ async def test_what_a_node_refuses_is_not_sent_again_immediately_and_is_shown() 
     assert await held(world.ask("routes", newer.version))
     (node,) = world.fleet.shown("edge")["nodes"]
     assert (node["state"], node["epochs"]) == ("accepted", {"digits": 2})
+
+
+async def test_a_node_that_cannot_seal_keeps_its_routes_and_is_shown() -> None:
+    """Without the filters of its bootstrap, a request would get no id, and neither rows nor rewards would count."""
+    world = World()
+    stamped = await world.ask("routes", seals=False)
+    waiting = world.ask("routes", stamped.version, seals=False)
+    assert await held(waiting)
+    world.edit("nodes: [e*]", "nodes: [e*], ids: sealed")
+    world.publish(0.1)
+    assert await held(waiting)
+    (node,) = world.fleet.shown("edge")["nodes"]
+    assert (node["state"], node["epochs"], node["refused"]) == ("refused", {"digits": 1}, CANNOT_SEAL)
+    assert "e1 of edge keeps its last routes" in world.fleet.troubles()["engine_refused"]
+    assert "e1 (refused)" in world.fleet.waits("digits", 2)
+    world.closing.set()
+    kept = await waiting
+    assert json.loads(kept.body) == {"version_info": stamped.version, "resources": []}
+    assert (await world.ask("routes", stamped.version)).epochs == {"digits": 2}
+    assert world.fleet.troubles()["engine_refused"] == ""
 
 
 async def test_held_polls_end_with_the_gateway() -> None:

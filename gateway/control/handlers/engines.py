@@ -13,7 +13,7 @@ from gateway.control.json_reader import parse
 from gateway.control.schemas.engines import EnginesResponse, RowsResponse
 from gateway.engines.counters import NODE, counters
 from gateway.engines.fleet import Fleet, Poll
-from gateway.engines.offers import Kind
+from gateway.engines.offers import SEALS, Kind
 from gateway.errors import TurnoutError
 
 endpoints: Final = Endpoints()
@@ -58,13 +58,15 @@ def _poll(engine: str, kind: Kind, body: bytes) -> Poll:
     given, fault = parse(body)
     if fault:
         raise TurnoutError("bad_json", fault)
-    node = _text(_object(given, "node"), "id")
+    about = _object(given, "node")
+    node = _text(about, "id")
     if not (node and node.isprintable() and len(node) <= MAX_NODE_CHARACTERS):
         raise TurnoutError(
             "invalid", f"A node needs a 'node.id' of at most {MAX_NODE_CHARACTERS} printable characters."
         )
     refused = _text(_object(given, "error_detail"), "message")
-    return Poll(engine, node, kind, _text(given, "version_info"), refused[:1000])
+    seals = bool(_object(_object(about, "metadata"), SEALS))
+    return Poll(engine, node, kind, _text(given, "version_info"), refused[:1000], seals=seals)
 
 
 def _object(value: Any, key: str) -> Any:

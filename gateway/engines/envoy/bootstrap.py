@@ -12,7 +12,7 @@ from gateway.engines.counters import COUNTERS_PATH, NODE
 from gateway.engines.envoy.clusters import METADATA
 from gateway.engines.envoy.routes import DECISION, ID_FILTER, SEAL_FILTER, UNIT
 from gateway.engines.following import POLL_TIMEOUT_S
-from gateway.engines.offers import Json, Kind
+from gateway.engines.offers import SEALS, Json, Kind
 from gateway.engines.rows import ROWS_PATH, SEPARATOR
 
 CONTROL: Final = "turnout"
@@ -64,7 +64,7 @@ class Node:
 def bootstrap(node: Node) -> Json:
     """Envoy's bootstrap configuration."""
     made: Json = {
-        "node": {"id": node.name, "cluster": node.engine},
+        "node": {"id": node.name, "cluster": node.engine, "metadata": {SEALS: True}},
         "dynamic_resources": {"cds_config": _fetched(node, "clusters")},
         "static_resources": {"clusters": [_control(node)], "listeners": [_listener(node)]},
         "stats_config": {"stats_tags": []},
