@@ -168,6 +168,7 @@ async def test_faulty_models_are_named_and_the_others_serve(tmp_path: Path) -> N
         for case, (_, message) in FAULTY.items():
             assert rows[case]["state"] == "UNAVAILABLE", case
             assert message in rows[case]["reason"]
+            assert str(tmp_path) in rows[case]["reason"] or case in rows[case]["reason"]
             assert (await client.get(f"/v2/models/{case}/ready")).status_code == 503
         assert (await client.get("/v2/health/ready")).status_code == 503
         assert (await client.get("/v2/models/fine/ready")).status_code == 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import socket
 from collections import Counter
@@ -64,7 +65,7 @@ routes:
   copied:
     engine: edge
     match: {path: /copied}
-    variants: {only: {backend: one, rewrite: {path: /m}}}
+    variants: {only: {backend: one, rewrite: {path: /m}, headers: {x-secret: of one}}}
     policy: {type: single, variant: only}
     mirror: {backend: turnout, share: 100%}
   copies:
@@ -224,20 +225,23 @@ def test_a_route_without_units_and_its_conditions(setup: OneNode, client: httpx.
 
 
 def test_copies_are_compared_by_a_route_of_the_gateway(setup: OneNode, client: httpx.Client) -> None:
+    sent: list[httpx.Response] = []
+
     def compared() -> dict[str, Any] | None:
         """More than one copy, since a busy gateway may drop some."""
-        client.get("/copied/x?a=1").raise_for_status()
+        sent.append(client.get("/copied/x?a=1", headers={"authorization": "the client's"}))
         agreement: dict[str, Any] = setup.report("copies")["agreement"]["v2"]
         return agreement if agreement["compared"] else None
 
     assert wait_for(compared, "a copy is compared")["rate"] == 0.0
-    answered = client.get("/copied/x?a=1", headers={"authorization": "the client's"})
-    assert (answered.status_code, answered.headers["x-variant"]) == (200, "only")
-    assert "/m/x?a=1" in [path for path, _ in setup.backends[0].seen]
+    assert {(one.status_code, one.headers["x-variant"]) for one in sent} == {(200, "only")}
+    own = next(fields for path, fields in setup.backends[0].seen if path == "/m/x?a=1")
+    assert (own["authorization"], own["x-secret"]) == ("the client's", "of one")
     path, fields = next(one for one in setup.backends[1].seen if one[0].startswith("/copied"))
     assert (path, fields["authorization"]) == ("/copied/x?a=1", "Bearer 50%")
-    assert "x-turnout-path" not in fields
-    assert setup.outcome(answered)["route"] == "copied", "the request itself is in the record of its route"
+    assert not {"x-turnout-path", "x-secret"} & fields.keys()
+    assert fields["x-request-id"] in [one.headers["x-request-id"] for one in sent]
+    assert setup.outcome(sent[0])["route"] == "copied", "the request itself is in the record of its route"
 
 
 @pytest.mark.parametrize("failure", ["status", "slow"])
@@ -379,3 +383,27 @@ def test_the_node_goes_on_without_the_gateway_and_takes_up_what_is_new(
     setup.gateway.start()
     wait_for(lambda: setup.nodes_shown() and setup.accepted(), "the node has the new routes")
     assert {client.post(PATH).headers["x-variant"] for _ in range(20)} == {"v2"}
+
+
+def test_a_node_of_a_bootstrap_that_cannot_seal_keeps_its_routes(
+    setup: OneNode, client: httpx.Client
+) -> None:
+    setup.node.kill()
+    config = json.loads(setup.node.path.read_text())
+    del config["node"]["metadata"]
+    (chain,) = config["static_resources"]["listeners"][0]["filter_chains"]
+    manager = chain["filters"][0]["typed_config"]
+    manager["http_filters"] = manager["http_filters"][-1:]
+    setup.node.path.write_text(json.dumps(config))
+    setup.gateway.write(setup.text.replace("ids: sealed", "ids: stamped"))
+    setup.node.start()
+    setup.node.wait_serving(PATH)
+    wait_for(setup.accepted, "the node has the routes with stamped ids")
+    setup.edit("type: single, variant: v1")
+    (shown,) = wait_for(
+        lambda: [node for node in setup.nodes_shown() if node["state"] == "refused"], "it is shown"
+    )
+    assert "print it again" in shown["refused"]
+    answered = [client.post(PATH) for _ in range(20)]
+    assert {response.headers["x-variant"] for response in answered} == {"v2"}
+    assert setup.outcome(answered[-1])["served"] == "v2", "its ids are stamped ones"
