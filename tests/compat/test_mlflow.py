@@ -16,9 +16,17 @@ import pytest
 from benchmarks.children import free_ports
 from tests.backends.repositories import SCALED
 from tests.compat.environments import environment
+from tests.docs.reader import blocks
 from tests.support.processes import ModelServerProcess
 
 API = "/api/2.0/mlflow"
+CONFIG = {
+    "name": "anything",
+    "platform": "pytorch_module",
+    "max_batch_size": 8,
+    "input": [{"name": "x", "data_type": "FP32", "dims": [3]}],
+    "output": [{"name": "y", "data_type": "FP32", "dims": [3]}],
+}
 
 
 class Mlflow:
@@ -64,15 +72,8 @@ class Mlflow:
     def register(self, factor: float, code: str = SCALED) -> str:
         """A new version whose outputs are its inputs times ``factor``; its number."""
         place = f"model-{factor}"
-        config = {
-            "name": "anything",
-            "platform": "pytorch_module",
-            "max_batch_size": 8,
-            "input": [{"name": "x", "data_type": "FP32", "dims": [3]}],
-            "output": [{"name": "y", "data_type": "FP32", "dims": [3]}],
-        }
         files = {
-            "config.json": json.dumps(config),
+            "config.json": json.dumps(CONFIG),
             "model.py": code.replace("factor=1.0", f"factor={factor}"),
             "more/data.txt": "kept",
         }
@@ -83,6 +84,21 @@ class Mlflow:
         source = f"runs:/{self.run['run_id']}/{place}"
         made = self.post("model-versions/create", name="m", source=source, run_id=self.run["run_id"])
         return str(made["model_version"]["version"])
+
+    def follow_page(self, folder: Path, factor: float) -> None:
+        """Register `digits` by MLflow's own client, as the page on the model server says."""
+        version = folder / "models/digits/2"
+        version.mkdir(parents=True)
+        (version / "model.py").write_text(SCALED.replace("factor=1.0", f"factor={factor}"))
+        (folder / "models/digits/config.json").write_text(json.dumps(CONFIG))
+        (recipe,) = [code for code in blocks("docs/backend.md", "python") if "mlflow." in code]
+        subprocess.run(
+            [environment("mlflow") / "bin/python", "-c", f"import mlflow\n{recipe}"],
+            cwd=folder,
+            env={**os.environ, "MLFLOW_TRACKING_URI": self.url},
+            check=True,
+            timeout=180,
+        )
 
     def alias(self, version: str) -> None:
         self.post("registered-models/alias", name="m", alias="champion", version=version)
@@ -107,7 +123,8 @@ def test_an_alias_moves_and_no_request_fails(tmp_path: Path) -> None:
         first, second = mlflow.register(2.0), mlflow.register(3.0)
         broken = mlflow.register(4.0, "raise RuntimeError('not today')")
         mlflow.alias(first)
-        options = ("--model", "m@champion", "--poll", "0.2")
+        mlflow.follow_page(tmp_path, 5.0)
+        options = ("--model", "m@champion", "--model", "digits@champion", "--poll", "0.2")
         with (
             ModelServerProcess(f"mlflow:{mlflow.url}", *options) as server,
             httpx.Client(base_url=server.url, timeout=60) as client,
@@ -116,9 +133,9 @@ def test_an_alias_moves_and_no_request_fails(tmp_path: Path) -> None:
             seen: list[tuple[int, float]] = []
             done = threading.Event()
 
-            def ask() -> tuple[int, float]:
+            def ask(model: str = "m") -> tuple[int, float]:
                 tensor = {"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 1, 1]}
-                response = client.post("/v2/models/m/infer", json={"inputs": [tensor]})
+                response = client.post(f"/v2/models/{model}/infer", json={"inputs": [tensor]})
                 return response.status_code, response.json()["outputs"][0]["data"][0]
 
             def keep_asking() -> None:
@@ -126,6 +143,7 @@ def test_an_alias_moves_and_no_request_fails(tmp_path: Path) -> None:
                     seen.append(ask())
 
             assert ask() == (200, 2.0)
+            assert ask("digits") == (200, 5.0)
             asker = threading.Thread(target=keep_asking)
             asker.start()
             try:
@@ -138,7 +156,8 @@ def test_an_alias_moves_and_no_request_fails(tmp_path: Path) -> None:
                 asker.join(60)
             assert set(seen) == {(200, 2.0), (200, 3.0)}
             assert client.get("/v2/models/m").json()["versions"] == [second], "the first one is gone"
-            states = {row["version"]: row["state"] for row in client.post("/v2/repository/index").json()}
+            rows = [row for row in client.post("/v2/repository/index").json() if row["name"] == "m"]
+            states = {row["version"]: row["state"] for row in rows}
             assert states == {second: "READY", broken: "UNAVAILABLE"}
             mlflow.alias(second)
             wait(lambda: client.get("/v2/health/ready").status_code == 200)
