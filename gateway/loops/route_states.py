@@ -53,6 +53,8 @@ class RouteStates:
         return lambda name: self._take(name, before.get(name, 0), found.get(name))
 
     def _take(self, name: str, before: int, found: tuple[int, str] | None) -> RouteState:
+        if found is None and self._versions.get(name, 0) == before:
+            self._versions[name] = 0  # the store has lost it: the next update stores what is known
         # An update since `before` may have come further; a store that lost documents is behind both.
         if found is not None and not before <= found[0] < self._versions.get(name, 0):
             self._versions[name], self.states[name] = found[0], RouteState.from_dict(json.loads(found[1]))
@@ -70,7 +72,7 @@ class RouteStates:
         for _ in range(MAX_TRIES):
             version, before = self._versions.get(name, 0), self[name]
             after, effects = reducer(before)
-            if after == before:
+            if after == before and (version or after == RouteState()):
                 self._put(name, version, after)
                 return after, effects
             if await self._store.save(KIND, name, json.dumps(after.as_dict()), expected=version):

@@ -11,14 +11,17 @@ from contextlib import suppress
 
 import pytest
 
+from gateway.loops.route_states import KIND, RouteStates
 from gateway.record.events import Outcome
 from gateway.record.exposures import exposures
 from gateway.record.page import BadPage, DamagedPage, decode, encode
-from gateway.state import damage
+from gateway.state import damage, open_store
 from gateway.state.base import OutcomeFilter, Retention, StoreUnavailable
 from gateway.state.redis import RedisStore
 from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
+from policies.rollout.ejections import Ejections
+from policies.rollout.route import RouteState
 from policies.sequential.srm import EVERY_UNIT
 from tests.support.made import T0, outcome, published, reward, shadowed
 
@@ -227,3 +230,133 @@ async def test_a_damaged_allocation_fails_nothing_else(
     assert "allocation 3 of the route digits is damaged and was removed" in caplog.text
     for store in (first, fresh):
         await store.close()
+
+
+async def _overwrite_document(store: Store, kind: str, name: str, row: bytes) -> None:
+    if isinstance(store, SqliteStore):
+        with sqlite3.connect(store.path) as connection:
+            text = row.partition(b"\n")[2]
+            connection.execute(
+                "UPDATE documents SET text = CAST(? AS TEXT) WHERE kind = ? AND name = ?", (text, kind, name)
+            )
+        connection.close()
+    else:
+        assert isinstance(store, RedisStore)
+        key = f"{store._link.of_all}:documents"
+        assert await store._link.command("HSET", key, f"{kind}\0{name}", row) == 0
+
+
+@pytest.mark.parametrize("garbled", [b"1\n", b"1\n{gar", b"1\n\xff{}"], ids=["empty", "cut", "bytes"])
+async def test_a_damaged_document_fails_nothing_else(url: str, garbled: bytes) -> None:
+    """A process that does not know it goes on without it, and alarms; in Redis, one that does writes it back."""
+    store, fresh = open_store(url), open_store(url)
+    for one in (store, fresh):
+        await one.open()
+    assert await store.save("rollout", "digits", '{"share": NaN}', expected=0)
+    assert await store.save("rollout", "other", "{}", expected=0)
+    await fresh.changed()
+    await _overwrite_document(store, "rollout", "digits", garbled)
+    assert await fresh.load_all("rollout", ("digits", "other")) == {"other": (1, "{}")}
+    await fresh.changed()
+    (event,) = await fresh.events()
+    told = json.loads(event.data)
+    assert (event.kind, told["code"]) == ("alarm", "store_lost_data")
+    assert "document rollout 'digits'" in told["message"]
+    if isinstance(store, RedisStore):
+        assert await store.load("rollout", "digits") == (1, '{"share": NaN}')
+    else:
+        assert await store.save("rollout", "digits", "[1]", expected=0)
+    assert await fresh.load("rollout", "digits") == await store.load("rollout", "digits")
+    for one in (store, fresh):
+        await one.close()
+
+
+async def test_a_process_that_knows_the_state_of_a_route_stores_it_again(url: str) -> None:
+    store, fresh = open_store(url), open_store(url)
+    for one in (store, fresh):
+        await one.open()
+    states, other = RouteStates(store), RouteStates(store)
+    ejected = RouteState(None, Ejections("f", 1.0, {"v2": "it fails"}))
+    for _ in range(2):
+        await states.update("digits", lambda _: (ejected, None))
+        await states.update("digits", lambda _: (RouteState(), None))
+    await states.update("digits", lambda _: (ejected, None))
+    assert await other.read("digits") == ejected
+    await _overwrite_document(store, KIND, "digits", b"5\n{gar")
+    for one_of in (states, other):
+        assert await one_of.read("digits") == ejected
+        assert await one_of.update("digits", lambda state: (state, "kept")) == (ejected, "kept")
+    assert await RouteStates(fresh).read("digits") == ejected
+    for one in (store, fresh):
+        await one.close()
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("garbled", [b"", b"x", b"\xff1"], ids=["empty", "letter", "bytes"])
+async def test_damaged_numbers_in_redis_go_on_from_what_they_number(redis_url: str, garbled: bytes) -> None:
+    writer, fresh = RedisStore(redis_url), RedisStore(redis_url)
+    for store in (writer, fresh):
+        await store.open()
+    for epoch in (1, 2):
+        assert await writer.publish(published(epoch))
+        await writer.add_revision(time=T0, author="ops", etag=f"e{epoch}", document="n: 1\n")
+    await writer.reward([reward(1.0)])
+    route = fresh._link.of_route("digits")
+    for key in (f"{route}:epoch", f"{route}:changed", f"{fresh._link.of_all}:changed"):
+        await fresh._link.command("SET", key, garbled)
+    await fresh._link.command("SET", f"{fresh._link.of_all}:revision", garbled)
+    await fresh.changed()
+    assert [one.epoch for one in await fresh.allocation_history("digits")] == [1, 2]
+    assert (await fresh.published())["digits"].epoch == 2
+    added = await fresh.add_revision(time=T0, author="ops", etag="e3", document="n: 2\n")
+    assert added is not None
+    assert added.revision == 3
+    assert await fresh.rewards_version("digits") == 0
+    await fresh.changed()
+    told = "".join(json.loads(event.data)["message"] for event in await fresh.events())
+    for number in ("{digits}:epoch", "{.}-:changed", "{digits}:changed", "{.}-:revision"):
+        assert (
+            f"{number} (it was damaged and is now {2 if number.endswith(('epoch', 'revision')) else 0})"
+            in told
+        )
+    assert await fresh.publish(published(3))
+    assert await fresh.reward([reward(1.0)]) == ["accepted"]
+    assert await fresh.rewards_version("digits") > 0
+    for store in (writer, fresh):
+        await store.close()
+
+
+@pytest.mark.redis
+async def test_a_damaged_revision_in_redis_is_written_back_or_left_out(redis_url: str) -> None:
+    writer, fresh = RedisStore(redis_url), RedisStore(redis_url)
+    for store in (writer, fresh):
+        await store.open()
+    for number in (1, 2):
+        await writer.add_revision(time=T0, author="ops", etag=f"e{number}", document=f"n: {number}\n")
+    key = f"{fresh._link.of_all}:revisions"
+    assert await fresh._link.command("HSET", key, 2, b"[1, ") == 0
+    assert [one.revision for one in await fresh.revisions()] == [1]
+    assert [one.revision for one in await writer.revisions()] == [2, 1]
+    assert [one.revision for one in await fresh.revisions()] == [2, 1]
+    for store in (writer, fresh):
+        await store.close()
+
+
+@pytest.mark.parametrize("garbled", [b"", b"{gar", b"\xff{}", b"7"], ids=["empty", "cut", "bytes", "number"])
+async def test_a_damaged_allocation_in_sqlite_is_left_out(sqlite_url: str, garbled: bytes) -> None:
+    """The one before stays in force under the number of the newest."""
+    store = SqliteStore(sqlite_url.removeprefix("sqlite:///"))
+    await store.open()
+    for epoch in (1, 2, 3):
+        assert await store.publish(published(epoch, probabilities={"v1": 0.1 * epoch, "v2": 1 - 0.1 * epoch}))
+    with sqlite3.connect(store.path) as connection:
+        connection.execute(
+            "UPDATE allocations SET bounds = CAST(? AS TEXT) WHERE epoch IN (1, 3)", (garbled,)
+        )
+    connection.close()
+    found = (await store.published())["digits"]
+    assert (found.epoch, found.probabilities["v1"]) == (3, pytest.approx(0.2))
+    assert [one.epoch for one in await store.allocation_history("digits")] == [2]
+    await store.append([outcome(T0, epoch=3)])
+    assert await store.publish(published(4))
+    await store.close()

@@ -109,7 +109,7 @@ async def test_a_route_whose_alarms_cannot_be_read_holds_up_no_other(
     text = CONFIG.replace(
         "routes:", "routes:\n  broken:" + CONFIG.partition("  r:")[2].replace("/r", "/broken")
     )
-    await scene.store.save(KIND, "broken", "not JSON", expected=0)
+    await scene.store.save(KIND, "broken", "[1]", expected=0)
     await scene.assign(0.5, 2_000, seed=1)
     scene.time += SETTLED_S
     with caplog.at_level(logging.ERROR):

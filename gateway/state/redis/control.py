@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from gateway.state.base import (
     MAX_CLOCK_SKEW_S,
@@ -30,13 +31,16 @@ from gateway.state.redis.codec import pack_published, unpack_published
 from gateway.state.redis.link import Link
 from gateway.state.redis.script import Script
 
+T = TypeVar("T")
 log = logging.getLogger("turnout.store")
 
 _ADD_EVENT: Final = Script.load("add_event")
 _ADD_REVISION: Final = Script.load("add_revision")
 _LEASE: Final = Script.load("lease")
+_MEND_NUMBER: Final = Script.load("mend_number")
 _PUBLISH: Final = Script.load("publish")
 _RELEASE: Final = Script.load("release")
+_REMOVE_DAMAGED: Final = Script.load("remove_damaged")
 _RESTORE_REVISIONS: Final = Script.load("restore_revisions")
 _SAVE: Final = Script.load("save")
 _SECRETS: Final = Script.load("secrets")
@@ -63,6 +67,28 @@ class Control:
         log.warning("the store %s has lost %s; %s", self._link.shown, what, instead)
         self._losses.append(f"{what} ({instead})")
 
+    # Damage -------------------------------------------------------------------------------------
+    async def _readable(
+        self, base: str, key: str, field: str | int, row: bytes | None, read: Callable[[bytes], T], what: str
+    ) -> T | None:
+        """What ``read`` makes of the value of a hash; None without one. A damaged one is removed, and reported."""
+        try:
+            return None if row is None else read(row)
+        except ValueError as error:  # not JSON: a field that is missing or new may be of another release
+            log.error("%s is damaged and was removed from the store %s: %s", what, self._link.shown, error)
+            self._losses.append(f"{what} (it was damaged and was removed)")
+            await self._link.run(_REMOVE_DAMAGED, base, key, field, row)
+            return None
+
+    async def _number(self, base: str, name: str, value: bytes | None, numbered: str = "") -> int:
+        """A number, 0 without one. A damaged one becomes the highest of the hash ``numbered``, and is reported."""
+        try:
+            return 0 if value is None else int(value)
+        except ValueError:
+            mended = int(await self._link.run(_MEND_NUMBER, base, name, numbered))
+            self._tell(f"the number {base}:{name}", f"it was damaged and is now {mended}")
+            return mended
+
     # Secrets and changes ------------------------------------------------------------------------
     async def secrets(self, name: str) -> tuple[bytes, ...]:
         known = self.memory.known_secrets.get(name, ())
@@ -77,7 +103,9 @@ class Control:
         """
         bases = [self._link.of_all, *map(self._link.of_route, routes)]
         counts = await self._link.commands([("GET", f"{base}:changed") for base in bases])
-        total = sum(int(count or 0) for count in counts) + self._changes_lost
+        pairs = zip(bases, counts, strict=True)
+        total = sum([await self._number(base, "changed", count) for base, count in pairs])
+        total += self._changes_lost
         lost = total < self._changes
         if lost:
             self._changes_lost += self._changes - total + 1
@@ -135,25 +163,24 @@ class Control:
         """By route, in two round trips."""
         bases = [self._link.of_route(route) for route in routes]
         epochs = await self._link.commands([("GET", f"{base}:epoch") for base in bases])
-        wanted = [(r, b, int(e)) for r, b, e in zip(routes, bases, epochs, strict=True) if e is not None]
+        wanted = [
+            (route, base, await self._number(base, "epoch", epoch, "allocations"))
+            for route, base, epoch in zip(routes, bases, epochs, strict=True)
+            if epoch is not None
+        ]
         rows = await self._link.commands(
             [("HGET", f"{base}:allocations", epoch) for _, base, epoch in wanted]
         )
         found = {}
         for (route, _, epoch), row in zip(wanted, rows, strict=True):
-            newest = await self._readable(route, epoch, row) or await self._instead(route, epoch)
+            newest = await self._allocation(route, epoch, row) or await self._instead(route, epoch)
             if newest is not None:
                 found[route] = newest
         return found
 
-    async def _readable(self, route: str, epoch: int, row: bytes | None) -> Published | None:
-        """The allocation of a row; None without one. A damaged one is removed, which the log says."""
-        try:
-            return None if row is None else unpack_published(row)
-        except ValueError as error:  # not JSON: a field that is missing or new may be of another release
-            log.error("allocation %d of the route %s is damaged and was removed: %s", epoch, route, error)
-            await self._link.command("HDEL", f"{self._link.of_route(route)}:allocations", epoch)
-            return None
+    async def _allocation(self, route: str, epoch: int, row: bytes | None) -> Published | None:
+        what, base = f"allocation {epoch} of the route {route}", self._link.of_route(route)
+        return await self._readable(base, "allocations", epoch, row, unpack_published, what)
 
     async def _instead(self, route: str, epoch: int) -> Published | None:
         """What is in force if the newest allocation was damaged: what this process knows, else the one before."""
@@ -166,10 +193,13 @@ class Control:
 
     async def _of_epoch(self, route: str, epoch: int) -> Published | None:
         row = await self._link.command("HGET", f"{self._link.of_route(route)}:allocations", epoch)
-        return await self._readable(route, epoch, row)
+        return await self._allocation(route, epoch, row)
 
     async def allocation_history(self, route: str, *, limit: int = 1000) -> list[Published]:
-        newest = int(await self._link.command("GET", f"{self._link.of_route(route)}:epoch") or 0)
+        base = self._link.of_route(route)
+        newest = await self._number(
+            base, "epoch", await self._link.command("GET", f"{base}:epoch"), "allocations"
+        )
         return await self._earlier(route, newest, limit=limit)
 
     async def _earlier(self, route: str, newest: int, *, limit: int) -> list[Published]:
@@ -177,7 +207,7 @@ class Control:
         epochs = range(max(newest - limit, 0) + 1, newest + 1)
         key = f"{self._link.of_route(route)}:allocations"
         rows = await self._link.command("HMGET", key, *epochs) if epochs else []
-        found = [await self._readable(route, epoch, row) for epoch, row in zip(epochs, rows, strict=True)]
+        found = [await self._allocation(route, epoch, row) for epoch, row in zip(epochs, rows, strict=True)]
         return [one for one in found if one is not None]
 
     # Documents ----------------------------------------------------------------------------------
@@ -205,8 +235,14 @@ class Control:
     async def _load_all(self, kind: str, names: Sequence[str]) -> dict[str, tuple[int, str]]:
         fields = [_field(kind, name) for name in names]
         rows = await self._link.command("HMGET", f"{self._link.of_all}:documents", *fields) if fields else []
-        parts = {name: row.decode().partition("\n") for name, row in zip(names, rows, strict=True) if row}
-        return {name: (int(version), text) for name, (version, _, text) in parts.items()}
+        found = {}
+        for name, field, row in zip(names, fields, rows, strict=True):
+            read = partial(_document, self.memory.known_documents.get((kind, name)))
+            what = f"the document {kind} {name!r}"
+            document = await self._readable(self._link.of_all, "documents", field, row, read, what)
+            if document is not None:
+                found[name] = document
+        return found
 
     async def save(self, kind: str, name: str, text: str, *, expected: int) -> bool:
         arguments = (_field(kind, name), expected, text, _CURRENT)
@@ -270,7 +306,13 @@ class Control:
     async def _rows(self, name: str, numbers: Sequence[int]) -> dict[int, list[Any]]:
         """By number, the rows of those of a hash that exist."""
         rows = await self._link.command("HMGET", f"{self._link.of_all}:{name}", *numbers) if numbers else []
-        return {number: json.loads(row) for number, row in zip(numbers, rows, strict=True) if row is not None}
+        found = {}
+        for number, row in zip(numbers, rows, strict=True):
+            what = f"revision {number} of the configuration"
+            read = await self._readable(self._link.of_all, name, number, row, json.loads, what)
+            if read is not None:
+                found[number] = read
+        return found
 
     async def _newest_revision(self) -> int:
         """The newest number; a store that has lost it gets back what is remembered."""
@@ -279,8 +321,9 @@ class Control:
         number, kept = await self._link.commands(
             [("GET", key), ("HEXISTS", f"{self._link.of_all}:revisions", newest)]
         )
-        if int(number or 0) >= newest and (kept or not newest or int(number) - newest >= MAX_REVISION_TEXTS):
-            return int(number or 0)
+        stored = await self._number(self._link.of_all, "revision", number, "revisions")
+        if stored >= newest and (kept or not newest or stored - newest >= MAX_REVISION_TEXTS):
+            return stored
         pairs: list[Any] = []
         for one in sorted(known, reverse=True):
             pairs += (one, json.dumps(_row(known[one])))
@@ -327,6 +370,15 @@ def _entry(row: list[Any]) -> list[Any]:
     """A row without the text. Rows of earlier releases may lack the origin."""
     time, author, etag, _, *origin = row
     return [time, author, etag, *origin]
+
+
+def _document(known: tuple[int, str] | None, row: bytes) -> tuple[int, str]:
+    """Version and text, which is JSON, as it is if ``known``. Raises ValueError."""
+    version, _, text = row.decode().partition("\n")
+    found = int(version), text
+    if found != known:
+        json.loads(text)
+    return found
 
 
 def _field(kind: str, name: str) -> str:

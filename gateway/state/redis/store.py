@@ -52,8 +52,8 @@ _EPOCH: Final = Outcome._fields.index("epoch")
 _ROUTE_OF_SHADOWED: Final = Shadowed._fields.index("route")
 _LOST: Final = (
     "The store {} has lost data that it had acknowledged: it was emptied, restarted without its files, restored from a "
-    "backup, failed over to a replica that lagged, or evicted keys. The newest configuration, allocations and rollout "
-    "states are written back from memory; rewards and outcomes that it lost are gone."
+    "backup, failed over to a replica that lagged, evicted keys, or holds damaged values. The newest configuration, "
+    "allocations and rollout states are written back from memory; rewards and outcomes that it lost are gone."
 )
 
 
@@ -314,7 +314,8 @@ class RedisStore(Control):
         )
 
     async def rewards_version(self, route: str) -> int:
-        return int(await self._link.command("GET", f"{self._link.of_route(route)}:changed") or 0)
+        base = self._link.of_route(route)
+        return await self._number(base, "changed", await self._link.command("GET", f"{base}:changed"))
 
     async def _since(self, route: str, since: float | None, epoch: int | None) -> float | None:
         """Nothing was decided in an epoch before it was published: that spares reading older buckets."""

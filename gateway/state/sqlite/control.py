@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from gateway.state.base import (
@@ -17,6 +19,11 @@ from gateway.state.base import (
     Revision,
     RevisionEntry,
 )
+
+log = logging.getLogger("turnout.store")
+
+_MAX_DAMAGED_ALLOCATIONS: Final = 20
+"""How far the newest allocation that can be read is looked for."""
 
 
 def touch(connection: sqlite3.Connection) -> None:
@@ -53,6 +60,11 @@ def make_secret(connection: sqlite3.Connection, name: str) -> None:
 
 # Allocations --------------------------------------------------------------------------------------
 _ALLOCATION: Final = "route, epoch, probabilities, bounds, owners, reason, time, evidence"
+_READ_ALLOCATION: Final = (
+    "route, epoch, CAST(probabilities AS BLOB), CAST(bounds AS BLOB), CAST(owners AS BLOB), CAST(reason AS BLOB), "
+    "time, CAST(evidence AS BLOB)"
+)
+"""As bytes: one damaged text would otherwise fail the whole query."""
 
 
 def publish(connection: sqlite3.Connection, allocation: Published, ensemble: bytes = b"") -> bool:
@@ -99,49 +111,94 @@ ROUTES: Final = (
 
 
 def published(connection: sqlite3.Connection) -> dict[str, Published]:
+    """A damaged newest allocation is replaced by the one before it, under the number of the newest."""
     rows = connection.execute(
-        f"{ROUTES} SELECT {_ALLOCATION} FROM routes JOIN allocations ON route = name "
+        f"{ROUTES} SELECT {_READ_ALLOCATION} FROM routes JOIN allocations ON route = name "
         "AND epoch = (SELECT MAX(epoch) FROM allocations WHERE route = name) ORDER BY route"
     )
-    return {row[0]: _allocation(row) for row in rows}
+    found = {}
+    for row in rows.fetchall():
+        newest = _allocation(row) or _before(connection, *row[:2])
+        if newest is not None:
+            found[newest.route] = newest
+    return found
+
+
+def _before(connection: sqlite3.Connection, route: str, epoch: int) -> Published | None:
+    earlier = allocation_history(connection, route, limit=_MAX_DAMAGED_ALLOCATIONS)
+    return replace(earlier[-1], epoch=epoch) if earlier else None
 
 
 def allocation_history(connection: sqlite3.Connection, route: str, *, limit: int = 1000) -> list[Published]:
     rows = connection.execute(
-        f"SELECT {_ALLOCATION} FROM allocations WHERE route = ? ORDER BY epoch DESC LIMIT ?", (route, limit)
+        f"SELECT {_READ_ALLOCATION} FROM allocations WHERE route = ? ORDER BY epoch DESC LIMIT ?",
+        (route, limit),
     ).fetchall()
-    return [_allocation(row) for row in reversed(rows)]
+    found = map(_allocation, reversed(rows))
+    return [one for one in found if one is not None]
 
 
 def shares(connection: sqlite3.Connection, route: str, epoch: int) -> Mapping[str, float] | None:
     """The published probabilities of one epoch."""
     row = connection.execute(
-        "SELECT probabilities FROM allocations WHERE route = ? AND epoch = ?", (route, epoch)
+        f"SELECT {_READ_ALLOCATION} FROM allocations WHERE route = ? AND epoch = ?", (route, epoch)
     ).fetchone()
-    return json.loads(row[0]) if row is not None else None
+    found = None if row is None else _allocation(row)
+    return None if found is None else found.probabilities
 
 
-def _allocation(row: tuple[Any, ...]) -> Published:
+def _allocation(row: tuple[Any, ...]) -> Published | None:
+    """The allocation of a row; None if it is damaged, which the log says."""
     route, epoch, probabilities, bounds, owners, reason, time, evidence = row
-    return Published(
-        route=route,
-        epoch=epoch,
-        probabilities=json.loads(probabilities),
-        bounds=tuple(json.loads(bounds)),
-        owners=tuple(json.loads(owners)),
-        reason=reason,
-        time=time,
-        evidence=evidence,
-    )
+    try:
+        return Published(
+            route=route,
+            epoch=epoch,
+            probabilities=json.loads(probabilities),
+            bounds=tuple(json.loads(bounds)),
+            owners=tuple(json.loads(owners)),
+            reason=reason.decode(),
+            time=time,
+            evidence=evidence.decode(),
+        )
+    except (ValueError, TypeError) as error:
+        log.error("allocation %d of the route %s is damaged and is left out: %s", epoch, route, error)
+        return None
 
 
 # Documents ----------------------------------------------------------------------------------------
-def load_all(connection: sqlite3.Connection, kind: str, names: Sequence[str]) -> dict[str, tuple[int, str]]:
+def load_all(
+    connection: sqlite3.Connection, kind: str, names: Sequence[str]
+) -> tuple[dict[str, tuple[int, str]], dict[str, bytes]]:
+    """By name, version and text of those that can be read, and the text of those that are damaged."""
     rows = connection.execute(
-        "SELECT name, version, text FROM documents WHERE kind = ? AND name IN (SELECT value FROM json_each(?))",
+        "SELECT name, version, CAST(text AS BLOB), json_valid(text) FROM documents "
+        "WHERE kind = ? AND name IN (SELECT value FROM json_each(?))",
         (kind, json.dumps(list(names))),
     )
-    return {name: (version, text) for name, version, text in rows}
+    found, damaged = dict[str, tuple[int, str]](), dict[str, bytes]()
+    for name, version, text, valid in rows:
+        try:
+            found[name] = version, text.decode()
+            if not valid:  # SQLite takes NaN for invalid
+                json.loads(text)
+        except ValueError:
+            found.pop(name, None)
+            damaged[name] = text
+    return found, damaged
+
+
+def remove_damaged(connection: sqlite3.Connection, kind: str, name: str, text: bytes, *, now: float) -> None:
+    """Removes a document if it still has the damaged text, and adds the event of an alarm."""
+    removed = connection.execute(
+        "DELETE FROM documents WHERE kind = ? AND name = ? AND CAST(text AS BLOB) = ?", (kind, name, text)
+    )
+    if removed.rowcount:
+        message = f"The document {kind} {name!r} of the store was damaged and was removed. See that the disk is sound."
+        log.error("%s", message)
+        data = json.dumps({"code": "store_lost_data", "message": message})
+        add_event(connection, time=now, kind="alarm", route="", data=data)
+        touch(connection)
 
 
 def save(connection: sqlite3.Connection, kind: str, name: str, text: str, *, expected: int) -> bool:

@@ -15,6 +15,7 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
+from gateway.clock import wall
 from gateway.record.events import Outcome, Reward, Shadowed, columns
 from gateway.record.page import DamagedPage
 from gateway.state import damage
@@ -251,12 +252,18 @@ class SqliteStore:
     async def load(self, kind: str, name: str) -> tuple[int, str] | None:
         return (await self.load_all(kind, (name,))).get(name)
 
+    async def load_all(self, kind: str, names: Sequence[str]) -> dict[str, tuple[int, str]]:
+        found, damaged = await self._readers.run(partial(control.load_all, kind=kind, names=names))
+        for name, text in damaged.items():
+            remove = partial(control.remove_damaged, kind=kind, name=name, text=text, now=wall())
+            await self._writer.run(remove)
+        return found
+
     changed = _reads(control.changed)
     publish = _writes(control.publish)
     ensemble = _reads(control.ensemble)
     published = _reads(control.published)
     allocation_history = _reads(control.allocation_history)
-    load_all = _reads(control.load_all)
     save = _writes(control.save)
     add_revision = _writes(control.add_revision)
     revisions = _reads(control.revisions)
