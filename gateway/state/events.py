@@ -7,6 +7,7 @@ import contextlib
 import json
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from gateway.clock import Clock
@@ -18,6 +19,18 @@ MAX_LATE_STEPS: Final = 200
 """Steps that a process keeps for a store that is away; beyond it the oldest are lost."""
 
 
+@dataclass(slots=True)
+class _Step:
+    """An event to add."""
+
+    time: float
+    kind: str
+    route: str
+    data: str
+    event: Event | None = None
+    """As the store has it, once it does; it may still be missing in the history."""
+
+
 class Events:
     """The events of one process and, through the store, of all that share it."""
 
@@ -26,36 +39,47 @@ class Events:
         self._clock = clock
         self._news = asyncio.Event()
         self._ending = False
-        self._late: deque[tuple[float, str, str, str]] = deque(maxlen=MAX_LATE_STEPS)
-        """Steps of routes that the store could not take, oldest first."""
+        self._late: deque[_Step] = deque(maxlen=MAX_LATE_STEPS)
+        """Steps of routes that the store has not taken, oldest first."""
+        self._adding = asyncio.Lock()
 
     async def emit(self, kind: str, route: str, data: Mapping[str, Any]) -> Event:
         """Adds an event; `StoreUnavailable` while the store is away."""
-        return await self._add(self._clock(), kind, route, json.dumps(data))
+        return await self._add(_Step(self._clock(), kind, route, json.dumps(data)))
 
     async def emit_quietly(self, kind: str, route: str, data: Mapping[str, Any]) -> None:
         """`emit`; while the store is away, a step of a route is kept for `catch_up`, and other events are lost.
 
-        The store may have taken such a step all the same: then the events have it twice.
+        Steps are added in order. A store that took one and could not say so may have its event twice.
         """
-        time, text = self._clock(), json.dumps(data)
-        try:
-            await self._add(time, kind, route, text)
-        except StoreUnavailable:
-            if kind in history.STEPS:
-                self._late.append((time, kind, route, text))
+        event = _Step(self._clock(), kind, route, json.dumps(data))
+        with contextlib.suppress(StoreUnavailable):
+            if kind not in history.STEPS:
+                await self._add(event)
+            else:
+                self._late.append(event)
+                await self.catch_up()
 
     async def catch_up(self) -> None:
-        """Adds what the store could not take; `StoreUnavailable` while it is away."""
-        while self._late:
-            await self._add(*self._late[0])
-            self._late.popleft()
+        """Adds the steps that the store has not taken; `StoreUnavailable` while it is away."""
+        async with self._adding:
+            while self._late:
+                step = self._late.popleft()
+                try:
+                    await self._add(step)
+                except (StoreUnavailable, asyncio.CancelledError):
+                    if len(self._late) < MAX_LATE_STEPS:  # a full deque would lose its newest
+                        self._late.appendleft(step)
+                    raise
 
-    async def _add(self, time: float, kind: str, route: str, data: str) -> Event:
-        event = await self._store.add_event(time=time, kind=kind, route=route, data=data)
-        await history.keep(self._store, event)
-        self.wake()
-        return event
+    async def _add(self, step: _Step) -> Event:
+        if step.event is None:
+            step.event = await self._store.add_event(
+                time=step.time, kind=step.kind, route=step.route, data=step.data
+            )
+            self.wake()
+        await history.keep(self._store, step.event)
+        return step.event
 
     async def wait(self, after: int, timeout: float) -> list[Event]:
         """Those with an id above ``after``; waits up to ``timeout`` seconds for the first."""

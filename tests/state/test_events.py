@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from typing import Any
+
 import pytest
 
 from gateway.state import history
-from gateway.state.base import StoreUnavailable
-from gateway.state.events import Events
+from gateway.state.base import Event, StoreUnavailable
+from gateway.state.events import MAX_LATE_STEPS, Events
 from gateway.state.store import Store
 from tests.support.harness import Clock
 
@@ -48,3 +52,36 @@ async def test_a_step_that_the_store_took_unseen_is_in_the_history_once(
     monkeypatch.undo()
     await events.catch_up()
     assert [step["kind"] for step in await history.steps(store, "shop")] == ["rollout"]
+    assert [event.kind for event in await store.events(after=0)] == ["rollout"]
+
+
+async def test_steps_are_added_in_order_and_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by several tasks that add at the same time, and if one of them is cancelled."""
+    events, add = Events(store, Clock()), store.add_event
+
+    async def away(**_: object) -> None:
+        raise StoreUnavailable("away")
+
+    async def slow(**event: Any) -> Event:
+        await asyncio.sleep(0)
+        return await add(**event)
+
+    async def never(**_: object) -> None:
+        await asyncio.Event().wait()
+
+    texts = [str(number) for number in range(MAX_LATE_STEPS + 2)]
+    monkeypatch.setattr(store, "add_event", away)
+    for text in texts[:-1]:
+        await events.emit_quietly("note", "shop", {"text": text})
+    monkeypatch.setattr(store, "add_event", never)
+    cancelled = asyncio.create_task(events.catch_up())
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    await asyncio.wait([cancelled])
+    monkeypatch.setattr(store, "add_event", slow)
+    await asyncio.gather(
+        events.catch_up(), events.emit_quietly("note", "shop", {"text": texts[-1]}), events.catch_up()
+    )
+    added = [json.loads(event.data)["text"] for event in await store.events(after=0)]
+    assert added == texts[-len(added) :]
+    assert len(added) >= MAX_LATE_STEPS
