@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from gateway.commands.remote import connect_failure
+from gateway.commands.remote import connect_failure, reason_of
 
 TIMEOUT_S: Final = 3.0
 OTHER: Final = "an HTTP server"
@@ -102,7 +102,7 @@ def _http2(url: str) -> Server:
                 if connection.recv(4)[3:] != _SETTINGS:
                     return _unreachable(url, "it does not speak HTTP/2")
         except (OSError, ValueError) as error:
-            return _unreachable(url, str(error))
+            return _unreachable(url, reason_of(error))
     return Server(url, "a gRPC or other HTTP/2 server", needs='health: {grpc: ""}')
 
 

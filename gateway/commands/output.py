@@ -67,9 +67,11 @@ def complain(error: object, code: int = REFUSED) -> int:
 
 
 def _plain(error: object) -> object:
-    """What a person needs of an OSError about a file; the error itself if it is another one."""
-    if not isinstance(error, OSError) or error.strerror is None or not isinstance(error.filename, str):
+    """What a person needs of an OSError, without its number; any other error as it is."""
+    if not isinstance(error, OSError) or error.strerror is None:
         return error
+    if not isinstance(error.filename, str):
+        return error.strerror
     hint = "; name another, or create its directory" if isinstance(error, FileNotFoundError) else ""
     return f"{error.filename}: {error.strerror}{hint}"
 

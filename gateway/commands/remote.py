@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 from ipaddress import ip_address
 from typing import Any, Final
 
@@ -23,11 +24,16 @@ DEFAULT: Final = "http://127.0.0.1:8080"
 _NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
 
 
+def reason_of(error: Exception) -> str:
+    """The message of an error, without the number that an operating system gives it."""
+    return re.sub(r"^\[Errno -?\d+\] ", "", str(error).rstrip(".")) or type(error).__name__
+
+
 def connect_failure(error: httpx.HTTPError | OSError) -> str:
     """Why a server could not be called, and what to write instead where that is known."""
     if isinstance(error, OSError):
         return "the file that SSL_CERT_FILE names can't be read"
-    reason = str(error).rstrip(".") or type(error).__name__
+    reason = reason_of(error)
     if "CERTIFICATE_VERIFY_FAILED" in reason and "mismatch" in reason:
         return "its certificate is for another name: call it by a name that is in the certificate"
     if "CERTIFICATE_VERIFY_FAILED" in reason and "expired" in reason:

@@ -35,7 +35,7 @@ def moment(text: str) -> float:
 def count(text: str) -> int:
     """A whole number from 1 on. Raises argparse.ArgumentTypeError."""
     if not (text.isascii() and text.isdecimal() and 0 < len(text) < 16 and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0; write one such as 10")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
 
@@ -46,7 +46,7 @@ def positive(text: str) -> float:
     except ValueError:
         number = math.nan
     if not 0.0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0; write one such as 50")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return number
 
 
