@@ -293,9 +293,10 @@ class _Total:
 def _refusal(facts: Mapping[str, Any], total: _Total, limits: Limits) -> str | None:
     unseen = [name for name, (taken, wanted) in facts["shares"].items() if wanted > 0 and not taken]
     if unseen:
+        seen = [name for name, (taken, _) in facts["shares"].items() if taken]
         return (
-            f"the record has no rewarded decision for {', '.join(unseen)}, which the policy would use; "
-            "let it be drawn at times (a floor) and evaluate again"
+            f"the record has no rewarded decision for {', '.join(unseen)}, which the policy would use, but for "
+            f"{', '.join(seen)}; correct the name, or let it be drawn at times (a floor) and evaluate again"
         )
     needed = max(2, ceil(limits.effective))
     if total.units < needed:

@@ -185,7 +185,10 @@ def refusal(report: Report) -> str:
 def test_it_refuses_what_the_record_cannot_answer() -> None:
     rows = record(2000, 7)
     assert "no decision with a reward" in refusal(evaluate([], TARGET))
-    assert "no rewarded decision for new" in refusal(evaluate(rows, {"new": 0.5, "a": 0.5}))
+    told = refusal(evaluate(rows, {"new": 0.5, "a": 0.5}))
+    assert (
+        "no rewarded decision for new, which the policy would use, but for a, b, c; correct the name" in told
+    )
     assert "10 units, and 100 are needed" in refusal(evaluate(rows[:10], {"a": 1.0}))
     rare = {"a": 0.985, "b": 0.01, "c": 0.005}
     assert "effective sample size" in refusal(evaluate(record(3000, 8, rare), {"c": 1.0}))
