@@ -7,6 +7,7 @@ is the program's own ``__main__``, with its arguments, environment, directory, o
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import runpy
@@ -88,6 +89,13 @@ class Nursery:
         with served:
             words = [sys.executable, "-m", "tests.support.forked", module, str(served.fileno())]
             self._process = subprocess.Popen(words, cwd=ROOT, pass_fds=[served.fileno()])
+        atexit.register(self._close)
+
+    def _close(self) -> None:
+        """What it has forked goes on."""
+        self._process.terminate()
+        self._process.wait()
+        self._requests.close()
 
     def start(self, wanted: Mapping[str, Any], files: Sequence[int]) -> None:
         socket.send_fds(self._requests, [json.dumps(wanted).encode()], files)
