@@ -91,7 +91,9 @@ def main(args: argparse.Namespace) -> int:
         message, hint = unknown("engine", args.engine, tuple(document.engines))
         return complain(f"{message}{f' ({hint})' if hint else ''}")
     if not isinstance(engine, EngineConfig):
-        return complain(f"{args.engine} is of the type {engine.type}, which has no nodes to start")
+        return complain(
+            f"{args.engine} is of the type {engine.type}, which has no nodes to start: the leader sets the weights"
+        )
     url = args.url or control_url(document)
     if url is None:
         return complain("the gateway listens on every address; write --url http://HOST:PORT")

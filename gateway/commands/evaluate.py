@@ -70,7 +70,7 @@ def main(arguments: argparse.Namespace) -> int:
         if document is not None:
             arguments.route = chosen_route(document, arguments.route)
         elif arguments.route is None:
-            raise ValueError("which route? write --route R")
+            raise ValueError("which route? write --route with the name of one")
         target = _target(arguments)
         reports = asyncio.run(_reports(arguments, source, document, target))
     except stores.FAILURES as error:
@@ -99,7 +99,9 @@ def _target(arguments: argparse.Namespace) -> Target:
     if isinstance(content, dict) and "routes" in content:
         document = load(text, source=str(arguments.policy), env=os.environ)
         if arguments.route not in document.routes:
-            raise ValueError(f"{arguments.policy} has no route {arguments.route!r}")
+            raise ValueError(
+                f"{arguments.policy} has no route {arguments.route!r}; write --policy with a file that has it"
+            )
         return _begins_with(document, arguments.route)
     if not isinstance(content, dict) or not content or "type" in content:
         raise ValueError(f"{arguments.policy}: {POLICY_FORM}")
@@ -109,7 +111,7 @@ def _target(arguments: argparse.Namespace) -> Target:
         raise ValueError(f"{arguments.policy}: {error}; {POLICY_FORM}") from None
     total = sum(shares.values())
     if abs(total - 1.0) > 1e-9:
-        raise ValueError(f"{arguments.policy}: the shares sum to {total:g}, not to 1")
+        raise ValueError(f"{arguments.policy}: the shares sum to {total:g}; write shares that sum to 1")
     return Target(shares)
 
 
@@ -181,7 +183,7 @@ def _known(name: str, declared: Mapping[str, MetricConfig], reported: Sequence[s
     """The declaration of a metric, if there is one. Raises ValueError for what can only be a slip of the pen."""
     if name not in declared and name not in reported:
         there = ", ".join(reported) or "none"
-        raise ValueError(f"nothing was ever reported of the metric {name!r} (there: {there})")
+        raise ValueError(f"the record has no value of the metric {name!r}; it has: {there}")
     return declared.get(name)
 
 

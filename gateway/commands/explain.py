@@ -149,7 +149,9 @@ def _features(wanted: Plan, given: list[str]) -> dict[str, str | float | None] |
     for one in given:
         key, equals, value = one.partition("=")
         if not equals or key not in declared:
-            raise ValueError(f"{one!r} is not NAME=VALUE of a declared feature: {', '.join(declared)}")
+            raise ValueError(
+                f"{one!r} is not NAME=VALUE of a declared feature; write one of {', '.join(declared)}"
+            )
         said[key] = value
     return {name: feature.read(said.get(name)) for name, feature in declared.items()}
 

@@ -145,6 +145,7 @@ async def _export(
             )
             if number == 0 and arguments.route is not None:
                 raise ValueError(
-                    f"the record has no rows of the route {arguments.route!r}; nothing was written"
+                    f"nothing was written: the record has no rows of the route {arguments.route!r} in that time; "
+                    "see --route, --since and --until"
                 )
         return number

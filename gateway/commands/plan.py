@@ -68,9 +68,13 @@ def main(arguments: argparse.Namespace) -> int:
         name = chosen_route(document, arguments.route)
         section = document.routes[name].policy
         if not isinstance(section, CanaryConfig):
-            raise ValueError(f"the policy of {name!r} is not a canary, so it has no stages to plan")
+            raise ValueError(
+                f"the policy of {name!r} has no stages to plan; write --route with the name of a canary"
+            )
         if arguments.worse <= 1:
-            raise ValueError("--worse must be above 1: a candidate exactly at the limit is never detected")
+            raise ValueError(
+                "a candidate exactly at the limit is never detected; write --worse above 1, such as 2"
+            )
         usual = asyncio.run(
             _usual(document, name, stores.of_file(document.store, arguments.config), arguments.rate)
         )

@@ -95,7 +95,8 @@ def main(arguments: argparse.Namespace) -> int:
             return simulate_canary.run(arguments, name, section, document.metrics)
         if isinstance(section, SingleConfig | ShadowConfig):
             raise ValueError(
-                f"the policy of {name!r} gives every request to one variant: there is nothing to simulate"
+                f"the policy of {name!r} gives every request to one variant, so there is nothing to simulate; "
+                "write --route with a split, canary or bandit"
             )
         return _shares(arguments, document, name)
     except FAILURES as error:
@@ -214,7 +215,8 @@ def _means(text: str | None, variants: Sequence[str], least: float) -> list[floa
         raise ValueError(f"--means {text!r}: write numbers with commas, such as 0.10,0.12") from None
     if len(means) != len(variants):
         raise ValueError(
-            f"--means has {len(means)} numbers for {len(variants)} variants: {', '.join(variants)}"
+            f"--means has {len(means)} numbers for {len(variants)} variants; write one for each of "
+            f"{', '.join(variants)}"
         )
     return means
 

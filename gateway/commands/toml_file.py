@@ -131,7 +131,8 @@ def _of_tables(value: object) -> bool:
 def _text(path: Path) -> str:
     text = read_text(path).removeprefix("\ufeff")
     if len(text) > MAX_CHARACTERS:
-        raise ConfigError(str(path), [Fault(0, 0, "", f"the file has more than {MAX_CHARACTERS} characters")])
+        message = f"the file has more than {MAX_CHARACTERS} characters; divide it into several files"
+        raise ConfigError(str(path), [Fault(0, 0, "", message)])
     return text
 
 

@@ -60,7 +60,7 @@ def _pairs(text: str) -> dict[str, str]:
     """``key=value,key=value``, values percent-encoded."""
     pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
     if not all(equals and key.strip() for key, equals, _ in pairs):
-        raise ValueError("OTEL_EXPORTER_OTLP_HEADERS is not a list of NAME=VALUE")
+        raise ValueError("OTEL_EXPORTER_OTLP_HEADERS is not a list; write NAME=VALUE,NAME=VALUE")
     return {key.strip().lower(): unquote(value.strip()) for key, _, value in pairs}
 
 
@@ -73,7 +73,7 @@ def _sampler(name: str, argument: str) -> tuple[str, float]:
     except ValueError:
         ratio = -1.0
     if not 0.0 <= ratio <= 1.0:
-        raise ValueError("OTEL_TRACES_SAMPLER_ARG is not a number between 0 and 1")
+        raise ValueError("OTEL_TRACES_SAMPLER_ARG is not a number between 0 and 1; write one such as 0.01")
     return parent, ratio
 
 

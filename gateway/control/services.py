@@ -211,7 +211,9 @@ class ControlServices:
         """Return how the route runs now. Raises not_found."""
         status = self.gateway.route_status(name)
         if status is None:
-            raise TurnoutError("not_found", f"The route {name!r} is no longer served.")
+            raise TurnoutError(
+                "not_found", f"The route {name!r} is no longer served; GET /-/routes lists those that are."
+            )
         return status
 
     async def _evidence(self, name: str, since: float | None, epoch: int | None) -> Evidence:

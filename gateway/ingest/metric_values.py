@@ -46,14 +46,18 @@ def checked_value(given: object, metric: Metric, name: str) -> float:
         raise RejectedItem("invalid", f"{name!r} is a {metric.type}; send {_EXPECTED[metric.type]}.")
     number = float(given) if abs(given) <= MAX_MAGNITUDE else inf
     if not isfinite(number):
-        raise RejectedItem("invalid", f"The value of {name!r} is not finite, or beyond {MAX_MAGNITUDE:g}.")
+        raise RejectedItem(
+            "invalid", f"The value of {name!r} is not finite or too large; send at most {MAX_MAGNITUDE:g}."
+        )
     if (metric.type == "boolean" and number not in (0.0, 1.0)) or (
         metric.type == "count" and not number.is_integer()
     ):
         raise RejectedItem("invalid", f"{name!r} is a {metric.type}; send {_EXPECTED[metric.type]}.")
     low, high = bounds(metric)
     if not low <= number <= high:
-        raise RejectedItem("out_of_bounds", f"{name!r} lies between {low:g} and {high:g}, not at {number:g}.")
+        raise RejectedItem(
+            "out_of_bounds", f"{number:g} is out of bounds; send a {name!r} from {low:g} to {high:g}."
+        )
     cap = getattr(metric, "cap", None)
     return number if cap is None else min(number, cap)
 

@@ -329,11 +329,12 @@ class RewardIngest:
         if metric is None:
             declared = ", ".join(sorted(self.metrics)) or "none"
             raise RejectedItem(
-                "unknown_metric", f"No metric {name!r} is declared under 'metrics' (there: {declared})."
+                "unknown_metric", f"No metric {name!r} is declared under 'metrics'; send one of: {declared}."
             )
         if self.allowed is not None and not self.allowed(route, name):
             raise RejectedItem(
-                "unknown_metric", f"The route {route!r} takes no values of the metric {name!r}."
+                "unknown_metric",
+                f"The route {route!r} takes no values of the metric {name!r}; add it to the route's 'feedback'.",
             )
         return metric
 

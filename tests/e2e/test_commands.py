@@ -169,7 +169,7 @@ def test_evaluate_refuses_what_the_record_cannot_tell(gateway: GatewayProcess, t
         assert f"{policy}: " in (said := turnout(*base, "--metric", "correct", code=1))
         assert "write shares by variant, such as" in said
     policy.write_text("{v1: 100%}")
-    assert "(there: correct)" in turnout(*base, "--metric", "unheard-of", code=1)
+    assert "it has: correct" in turnout(*base, "--metric", "unheard-of", code=1)
     nowhen = (*base, "--metric", "correct", "--until", "2020-01-01T00:00:00Z")
     assert "no decision of the route 'digits'" in turnout(*nowhen, code=1)
     record = str(gateway.path.with_name("turnout.db"))
@@ -205,7 +205,7 @@ def test_what_needs_features_says_so_where_there_are_none(gateway: GatewayProces
     assert "no rewarded decision of the earlier half of the record has features" in said
     assert "looks at no features" in turnout("explain", *words, "--feature", "tier=1", code=1)
     said = turnout("explain", "--config", str(other), "--route", "digits", "--feature", "teir=1", code=1)
-    assert "'teir=1' is not NAME=VALUE of a declared feature: tier" in said
+    assert "'teir=1' is not NAME=VALUE of a declared feature; write one of tier" in said
     told = turnout_json("explain", "--config", str(other), "--route", "digits", "--feature", "tier=0.25")
     assert (told["features"], told["shares"]) == ({"tier": 0.25}, {"v1": 0.5, "v3": 0.5})
     assert any("nothing was learned about these features yet" in line for line in told["why"])

@@ -52,7 +52,7 @@ async def read_config(request: ApiRequest) -> Response:
 def _must_be_writable(request: ApiRequest) -> None:
     """Raises forbidden if only the file may change the configuration."""
     if request.gateway.document().config.api == "off":
-        raise TurnoutError("forbidden", "Only the file may change this configuration ('config: {api: off}').")
+        raise TurnoutError("forbidden", "The configuration says 'config: {api: off}'; edit its file instead.")
 
 
 @endpoints(

@@ -162,7 +162,9 @@ def _form(body: bytes) -> LoginRequest:
     try:
         fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=MAX_FORM_FIELDS)
     except ValueError:
-        raise TurnoutError("bad_request", f"The form has more than {MAX_FORM_FIELDS} fields.") from None
+        raise TurnoutError(
+            "bad_request", f"The form has more than {MAX_FORM_FIELDS} fields; send 'key' and 'steer'."
+        ) from None
     return LoginRequest(key=fields.get("key", [""])[0].strip(), steer="steer" in fields)
 
 

@@ -125,8 +125,9 @@ async def _responses(
     gateway: GatewayApi, name: str, shadow: str, since: float | None, *, disagreeing: bool
 ) -> list[Shadowed]:
     """Raises invalid for a variant that the route does not have."""
-    if shadow not in gateway.document().routes[name].variants:
-        raise TurnoutError("invalid", f"The route {name!r} has no variant {shadow!r}.")
+    variants = gateway.document().routes[name].variants
+    if shadow not in variants:
+        raise TurnoutError("invalid", f"There is no variant {shadow!r}; write one of {', '.join(variants)}.")
     return await gateway.store.shadow_responses(
         name,
         shadow,

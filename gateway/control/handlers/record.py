@@ -133,7 +133,8 @@ async def read_decision(request: ApiRequest) -> Response:
     if route is None or not request.principal.serves(route):
         # A key bound to other routes learns nothing, not even that the decision exists.
         raise TurnoutError(
-            "not_found", "There is no record of this decision yet; records are written in batches."
+            "not_found",
+            "There is no record of this decision; if it is new, try again in a second.",
         )
     time = int.from_bytes(decision[:6], "big") / 1000.0
     return json_response(
