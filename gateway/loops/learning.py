@@ -189,13 +189,13 @@ class Learning:
         now, known = self._clock(), self._compared.get(look.name)
         if known is None or known[0] != plan or not now - STOP_RULE_S < known[1] <= now:
             metrics, sticky = look.metrics(plan), look.document.routes[look.name].unit is not None
-            buckets = await over_time(self._store, look.name, metrics, now=now, histograms=False)
             units: Mapping[tuple[str, str], PairSums] = {}
             if sticky and any(m.missing == "zero" for m in metrics.values()):
                 outcomes = await self._units.read(look.name, 0.0)
                 if outcomes is None:
                     return None
                 units = await asyncio.to_thread(outcomes.failures)
+            buckets = await over_time(self._store, look.name, metrics, now=now, histograms=False)
             known = self._compared[look.name] = plan, now, await asyncio.to_thread(periods, buckets, units)
         return known[2]
 
