@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any, Final
 
 import yaml
@@ -81,19 +82,24 @@ class Tree:
             path, key = path[:-1], True
 
 
+_PAUSING: Final = Lock()
+
+
 @contextmanager
 def _collector_paused() -> Iterator[None]:
     """Collect no garbage while a large tree is built: each collection would hold up all threads for all of the tree.
 
-    Of several that run at the same time, the first one turns it on again.
+    One thread at a time: else a second one could turn the collector off after the first had turned it on again, and
+    leave it off.
     """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+    with _PAUSING:
+        was_enabled = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if was_enabled:
+                gc.enable()
 
 
 @_collector_paused()

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from gateway.config.faults import Fault
 from gateway.config.permitted import permitted
-from gateway.config.yaml_text import MAX_CHARACTERS, MAX_DEPTH, MAX_SECRET_BYTES, MAX_VALUES, read
+from gateway.config.yaml_text import (
+    MAX_CHARACTERS,
+    MAX_DEPTH,
+    MAX_SECRET_BYTES,
+    MAX_VALUES,
+    _collector_paused,
+    read,
+)
 
 
 def data_of(text: str, env: dict[str, str] | None = None) -> object:
@@ -224,3 +232,36 @@ def test_no_garbage_collection_holds_up_other_threads_meanwhile(text: str) -> No
     finally:
         gc.callbacks.remove(note)
     assert gc.isenabled()
+
+
+def test_of_two_readers_none_leaves_the_collector_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one would that looks while it is off for the other, and turns it off when the other has turned it on."""
+    looked, left = threading.Event(), threading.Event()
+
+    class Collector:
+        @staticmethod
+        def isenabled() -> bool:
+            found = gc.isenabled()
+            if threading.current_thread() is second:
+                looked.set()
+            return found
+
+        @staticmethod
+        def disable() -> None:
+            if threading.current_thread() is second:
+                left.wait(60)
+            gc.disable()
+
+        enable = gc.enable
+
+    second = threading.Thread(target=read, args=("a: 1", {}))
+    monkeypatch.setattr("gateway.config.yaml_text.gc", Collector)
+    with _collector_paused():
+        second.start()
+        looked.wait(0.5)  # it does not look while the first one reads
+    left.set()
+    second.join()
+    try:
+        assert gc.isenabled()
+    finally:
+        gc.enable()
