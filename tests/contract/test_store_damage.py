@@ -212,22 +212,41 @@ async def test_a_damaged_allocation_fails_nothing_else(
     first, fresh = RedisStore(redis_url), RedisStore(redis_url)
     for store in (first, fresh):
         await store.open()
-    for epoch in (1, 2, 3):
+    for epoch in (1, 2, 3, 4, 5):
         assert await first.publish(published(epoch, probabilities={"v1": 0.1 * epoch, "v2": 1 - 0.1 * epoch}))
     known = (await first.published())["digits"]
     key = f"{first._link.of_route('digits')}:allocations"
-    assert await first._link.command("HSET", key, 1, garbled) == 0
-    await fresh.append([outcome(T0)])
+    for epoch in (1, 2):
+        assert await first._link.command("HSET", key, epoch, garbled) == 0
+    await fresh.append([outcome(T0, epoch=2)])
     while await fresh.prune(Retention(), now=T0 + 86_400):
         pass
-    assert [one.epoch for one in await fresh.allocation_history("digits")] == [2, 3]
-    assert await first._link.command("HSET", key, 3, garbled) == 0
+    assert sorted(await first._link.command("HKEYS", key)) == [b"3", b"4", b"5"]
+    for epoch in (4, 5):
+        assert await first._link.command("HSET", key, epoch, garbled) == 0
     found = (await fresh.published())["digits"]
-    assert (found.epoch, found.probabilities["v1"]) == (3, pytest.approx(0.2))
+    assert (found.epoch, found.probabilities["v1"]) == (5, pytest.approx(0.3))
     assert (await first.published())["digits"] == known
     assert (await fresh.published())["digits"] == known
-    assert await fresh.publish(published(4))
-    assert "allocation 3 of the route digits is damaged and was removed" in caplog.text
+    assert [one.epoch for one in await fresh.allocation_history("digits")] == [3, 5]
+    assert await fresh.publish(published(6))
+    assert "allocation 5 of the route digits is damaged and was removed" in caplog.text
+    for store in (first, fresh):
+        await store.close()
+
+
+@pytest.mark.redis
+async def test_a_route_whose_only_allocation_is_damaged_gets_another(redis_url: str) -> None:
+    """After a restart, if no process knows it."""
+    first, fresh = RedisStore(redis_url), RedisStore(redis_url)
+    for store in (first, fresh):
+        await store.open()
+    assert await first.publish(published(1))
+    key = f"{first._link.of_route('digits')}:allocations"
+    assert await first._link.command("HSET", key, 1, b"{gar") == 0
+    assert await fresh.published() == {}
+    assert await fresh.publish(published(1))
+    assert (await fresh.published())["digits"].epoch == 1
     for store in (first, fresh):
         await store.close()
 

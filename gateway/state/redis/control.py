@@ -183,13 +183,13 @@ class Control:
         return await self._readable(base, "allocations", epoch, row, unpack_published, what)
 
     async def _instead(self, route: str, epoch: int) -> Published | None:
-        """What is in force if the newest allocation was damaged: what this process knows, else the one before."""
+        """What is in force if the newest allocation was damaged: what this process knows, else the last one before."""
         known, ensemble = self.memory.known_published.get(route, (None, b""))
         if known is not None and known.epoch == epoch:
             await self._publish(known, ensemble, _RESTORED)
             return known
-        history = await self._earlier(route, epoch - 1, limit=1)
-        return replace(history[0], epoch=epoch) if history else None
+        history = await self._earlier(route, epoch - 1, limit=1000)
+        return replace(history[-1], epoch=epoch) if history else None
 
     async def _of_epoch(self, route: str, epoch: int) -> Published | None:
         row = await self._link.command("HGET", f"{self._link.of_route(route)}:allocations", epoch)

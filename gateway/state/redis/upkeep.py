@@ -184,7 +184,7 @@ async def _forget_allocations(link: Link, base: str, retention: Retention, now: 
         lowest = epochs[:_MAX_STEP_KEYS]
         rows = await link.command("HMGET", f"{base}:allocations", *lowest)
         limit = now - retention.allocations
-        old = [e for e, row in zip(lowest, rows, strict=True) if row and _published_before(row, limit)]
+        old = [e for e, row in zip(lowest, rows, strict=True) if row is None or _published_before(row, limit)]
     if old:
         await link.command("HDEL", f"{base}:allocations", *old)
     return len(old) == _MAX_STEP_KEYS
