@@ -14,7 +14,7 @@ from math import inf, isfinite, sqrt
 from typing import TypeVar
 
 from policies.bayes.posterior import Beta, Gamma, Posterior, Student
-from policies.types import MetricType, RewardSums, Sums
+from policies.types import Discounted, MetricType, RewardSums, Sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,8 @@ def _of(prior: Prior | None, family: type[P], model: MetricType) -> P | None:
 def _beta(sums: Sums, prior: BetaPrior) -> Beta:
     failures = sums.count - sums.total
     slack = 1e-9 * (1.0 + sums.count)
-    if sums.total < -slack or failures < -slack:
+    # A correction may be discounted less than the value that it corrects, which is in an older, coarser bucket.
+    if not isinstance(sums, Discounted) and (sums.total < -slack or failures < -slack):
         raise ValueError(
             f"{sums.count} values of a boolean or fraction metric can't sum to {sums.total}; "
             "declare the metric as count or real"
@@ -112,7 +113,7 @@ def _beta(sums: Sums, prior: BetaPrior) -> Beta:
 
 
 def _gamma(sums: Sums, prior: GammaPrior) -> Gamma:
-    if sums.total < -1e-9 * (1.0 + sums.squares):
+    if not isinstance(sums, Discounted) and sums.total < -1e-9 * (1.0 + sums.squares):
         raise ValueError(f"values of a count metric can't sum to {sums.total}; declare the metric as real")
     discount = dispersion(sums)
     return Gamma(prior.shape + max(0.0, sums.total) / discount, prior.rate + sums.count / discount)

@@ -23,6 +23,8 @@ from gateway.loops.guardrail_evidence import _add
 from gateway.record.events import Outcome
 from gateway.state.base import Bucket, Counts, Retention
 from gateway.state.store import Store
+from policies.allocation.bandit import discounted
+from policies.bayes.prior import posteriors
 from policies.sequential.stratified import StratifiedComparison
 from policies.types import PairSums, RewardSums
 from tests.support.made import T0, outcome, reward
@@ -295,3 +297,19 @@ async def test_variants_are_compared_by_the_shares_of_each_second(store: Store) 
     _add(matched, "v1", found, declared)
     means = [side.rewards["correct"].mean for side in matched["v2"].evidence({"correct": "boolean"}, 60.0)]
     assert means[0] == pytest.approx(means[1])
+
+
+async def test_a_correction_that_comes_after_the_fold_leaves_a_posterior(store: Store) -> None:
+    """It is newer than what it corrects: with a half-life the values come to more than their number."""
+    hour = T0 // 3600 * 3600
+    row = outcome(hour + 50)
+    await store.append([row])
+    await store.reward([reward(0.0, of=row)])
+    now = hour + 3 * 3600
+    while await store.prune(Retention(), now=now):
+        pass
+    await store.reward([reward(1.0, of=row)])
+    read = await store.series("digits", since=hour, until=now, step=10, epochs="together")
+    found = discounted(by_time(of_buckets(read, {}, now=now)), now=now, half_life=3600.0)["v1", "correct"]
+    assert found.total > found.count
+    assert posteriors("boolean", [found])[0].mean == pytest.approx(1.125 / 2.125, rel=0.01)
