@@ -39,23 +39,30 @@ BREAK: Final = Html("<br>")
 
 
 def guardrails(found: Json) -> Html:
-    rollout = found["rollout"]
-    if not rollout["verdicts"]:
-        return tag("p", "No guardrail has a verdict: none is configured, or a person decided.")
-    decided = rollout["decided"]
-    ended = rollout["state"] in ("promoted", "rolled_back", "halted") and not rollout.get("bake_until")
-    when = f"stood when they decided, at {time(decided['time'])}" if ended and decided else "stand now"
+    """Of a canary's candidate, or of each variant of a bandit."""
+    verdicts = found["rollout"]["verdicts"] if found["rollout"] is not None else found["guardrails"]
+    if not verdicts:
+        return tag("p", "No guardrail has a verdict: none is configured, none has data, or a person decided.")
     rows = []
-    for one in rollout["verdicts"]:
+    for one in verdicts:
         limit, estimate, picture = judged(one, found["metrics"])
         past = ", adjusted by the past" if one["adjusted_by"] else ""
         levels = f"α: fail {number(one['alpha'])}, pass {number(one['alpha_pass'] or one['alpha'])}"
         seen = [f"{number(one['samples'])} {one['unit']}{past}", BREAK, tag("small", levels)]
         why = [BREAK, tag("small", one["reason"])] if one["reason"] else None
-        rows.append([one["metric"], limit, estimate, picture, [verdict(one), why], seen])
-    header = ["Metric", "Limit", "Against the baseline", "Interval", "Verdict", "Candidate's observations"]
+        name = f"{one['variant']}: {one['metric']}" if "variant" in one else one["metric"]
+        rows.append([name, limit, estimate, picture, [verdict(one), why], seen])
+    header = ["Metric", "Limit", "Against the baseline", "Interval", "Verdict", "Observations"]
     level = "each end of an interval holds at every look with probability 1 − α (pass)"
-    return table(f"As they {when}; {level}", header, rows)
+    return table(f"As they {_when(found['rollout'])}; {level}", header, rows)
+
+
+def _when(rollout: Json | None) -> str:
+    if rollout is None:
+        return "stand now, or stood when they ejected their variant"
+    decided = rollout["decided"]
+    ended = rollout["state"] in ("promoted", "rolled_back", "halted") and not rollout.get("bake_until")
+    return f"stood when they decided, at {time(decided['time'])}" if ended and decided else "stand now"
 
 
 def verdict(one: Json) -> Html:

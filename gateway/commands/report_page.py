@@ -78,7 +78,7 @@ def page(document: Json) -> str:
 def _sections(found: Json) -> Iterator[tuple[str, Content]]:
     yield "Versions", _versions(found)
     yield "Traffic", _traffic(found)
-    if found["rollout"] is not None:
+    if found["rollout"] is not None or found["guardrails"] is not None:
         yield "Guardrails", guardrails(found)
     yield "Metrics", metrics(found)
     if found["contextual"] is not None:

@@ -18,6 +18,7 @@ import pytest
 from gateway.commands import report_text
 from gateway.commands.report_document import document
 from gateway.commands.report_page import page
+from policies.rollout.verdicts import Verdict
 from tests.e2e.common import wait_for
 from tests.support.command import turnout
 from tests.support.http_server import Handler, HttpServer
@@ -477,6 +478,17 @@ def test_the_step_of_a_guardrail_has_the_verdict_on_one_variant(said: dict[str, 
     assert row[3].endswith(
         "error_rate: ✕ fail, +47.82 pp [+18.85, +74.37], limit +5 pp, 46 requests"
     )  # as a build recorded it that knew no units
+
+
+def test_the_guardrails_of_a_bandit_are_shown_by_variant(said: dict[str, Any]) -> None:
+    verdict = Verdict("error_rate", "fail", "max_increase", 0.05, 0.01, 0.4782, (0.1885, 0.7437), samples=46)
+    one = {"variant": "v3", **verdict.as_dict()}
+    found = document(said | {"report": said["report"] | {"rollout": None, "guardrails": [one]}}, 100.0)
+    text = page(found)
+    row = Cells(text).under("Metric")[0]
+    assert row[:3] == ["v3: error_rate", "+5 pp", "+47.82 pp [+18.85, +74.37]"]
+    assert "46 requests" in row[5]
+    assert "or stood when they ejected their variant" in text
 
 
 def test_the_lead_of_a_winner_is_shrunk(said: dict[str, Any]) -> None:
