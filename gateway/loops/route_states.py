@@ -41,6 +41,8 @@ class RouteStates:
         found = await load(KIND, name)
         if found is None and name not in self.states:
             self.states[name] = await _in_parts(load, name)
+        if source is None:
+            await self._write_back(name, before, found)
         return self._take(name, before, found)
 
     async def read_all(self, names: Sequence[str]) -> Callable[[str], RouteState]:
@@ -50,11 +52,18 @@ class RouteStates:
         """
         before = dict(self._versions)
         found = await self._store.load_all(KIND, names)
+        for name in names:
+            await self._write_back(name, before.get(name, 0), found.get(name))
         return lambda name: self._take(name, before.get(name, 0), found.get(name))
 
+    async def _write_back(self, name: str, before: int, found: tuple[int, str] | None) -> None:
+        """Store again what is known of a route if the store has lost it: a rollback would be forgotten at a start."""
+        if found is None and before and self._versions[name] == before:
+            text = json.dumps(self[name].as_dict())
+            if await self._store.save(KIND, name, text, expected=0):
+                self._versions[name] = 1
+
     def _take(self, name: str, before: int, found: tuple[int, str] | None) -> RouteState:
-        if found is None and self._versions.get(name, 0) == before:
-            self._versions[name] = 0  # the store has lost it: the next update stores what is known
         # An update since `before` may have come further; a store that lost documents is behind both.
         if found is not None and not before <= found[0] < self._versions.get(name, 0):
             self._versions[name], self.states[name] = found[0], RouteState.from_dict(json.loads(found[1]))
@@ -72,7 +81,7 @@ class RouteStates:
         for _ in range(MAX_TRIES):
             version, before = self._versions.get(name, 0), self[name]
             after, effects = reducer(before)
-            if after == before and (version or after == RouteState()):
+            if after == before:
                 self._put(name, version, after)
                 return after, effects
             if await self._store.save(KIND, name, json.dumps(after.as_dict()), expected=version):

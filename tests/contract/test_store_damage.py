@@ -303,9 +303,10 @@ async def test_a_process_that_knows_the_state_of_a_route_stores_it_again(url: st
     assert await other.read("digits") == ejected
     await _overwrite_document(store, KIND, "digits", b"5\n{gar")
     for one_of in (states, other):
-        assert await one_of.read("digits") == ejected
-        assert await one_of.update("digits", lambda state: (state, "kept")) == (ejected, "kept")
+        assert (await one_of.read_all(["digits"]))("digits") == ejected
     assert await RouteStates(fresh).read("digits") == ejected
+    for one_of in (states, other):
+        assert await one_of.update("digits", lambda _: (RouteState(), None)) == (RouteState(), None)
     for one in (store, fresh):
         await one.close()
 
