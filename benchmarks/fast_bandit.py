@@ -1,13 +1,13 @@
 """A bandit that moves its shares: how its seconds are read, and the hours of an old record folded, as moments.
 
-`python -m benchmarks.fast_bandit [--runs 100] [--only seconds|hours]` prints the tables of
+`python -m benchmarks.fast_bandit [--runs 100] [--only seconds|rates|hours]` prints the tables of
 docs/benchmarks_statistics.md. Two identical variants under Thompson sampling from the first request on.
 
 *Seconds*: 50 requests each second. The difference is weighted by the shares of each second, as the gateway reads them
 (`gateway.state.folding.read_under`), or by their mean over ten seconds, and looked at every ten seconds; next to it,
-the difference within matched moments, as of a guardrail. *Hours*: 100 requests each minute for two days, looked at once
-at the end, weighted by the shares of each minute, by their mean over each hour, and as
-`gateway.state.folding.merged_epochs` folds minutes into hours.
+the difference within matched moments, as of a guardrail. *Rates*: what those moments keep. *Hours*: 100 requests each
+minute for two days, looked at once at the end, weighted by the shares of each minute, by their mean over each hour,
+and as `gateway.state.folding.merged_epochs` folds minutes into hours.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ def served(
     return found
 
 
-def as_read(seconds: Sequence[Second]) -> list[RewardedBucket]:
+def as_read(seconds: Sequence[Second], requests: int = PER_SECOND) -> list[RewardedBucket]:
     """Seconds, each with an epoch of its own, as the gateway reads them from the store."""
     cells = [
-        (n // WIDTH * WIDTH, n, v, new[v, "m"].count, PER_SECOND * allocation.probability(v), new[v, "m"])
+        (n // WIDTH * WIDTH, n, v, new[v, "m"].count, requests * allocation.probability(v), new[v, "m"])
         for n, (allocation, new) in enumerate(seconds)
         for v in VARIANTS
     ]
@@ -99,6 +99,14 @@ def by_moment(buckets: Sequence[RewardedBucket]) -> list[Mapping[str, RewardSums
     for bucket in buckets:
         found[bucket.start, bucket.epoch][bucket.variant] = bucket.rewards["m"].observations
     return list(found.values())
+
+
+def by_ten(seconds: Sequence[Second]) -> list[Mapping[str, RewardSums]]:
+    """What each variant earned in each ten seconds."""
+    return [
+        {v: sum((new[v, "m"] for _, new in ten), RewardSums()) for v in VARIANTS}
+        for ten in in_steps_of(seconds, WIDTH)
+    ]
 
 
 def in_steps_of(steps: Sequence[Second], width: int) -> list[Sequence[Second]]:
@@ -156,10 +164,7 @@ def print_seconds(runs: int) -> None:
             for end in range(WIDTH, SECONDS + 1, WIDTH):
                 look = seconds[:end]
                 read = as_read(look)
-                sums = [
-                    {v: sum((new[v, "m"] for _, new in ten), RewardSums()) for v in VARIANTS}
-                    for ten in in_steps_of(look, WIDTH)
-                ]
+                sums = by_ten(look)
                 comparisons = [
                     compared(in_steps_of(look, 1)),
                     compare_weighted(*periods(read).weighted("m", *VARIANTS), ratio=False),
@@ -178,6 +183,19 @@ def print_seconds(runs: int) -> None:
         cells = [shown(n, runs) for n in wrong]
         middle = f"{np.median(half):.3f} | {np.median(number):.0f}"
         print(f"| {name} | {' | '.join([*cells[:3], middle, *cells[3:]])} |", flush=True)
+
+
+def print_rates(runs: int) -> None:
+    """The table of what matched moments keep."""
+    print("| requests each second | kept, as read | kept, by ten seconds | ratio |\n|---|---|---|---|")
+    for rate in (1, 2, 5, 50):
+        kept = [0.0, 0.0]
+        for seed in range(runs):
+            seconds = served(lambda second: 0.3, seed, 600, rate)
+            for k, moments in enumerate((by_moment(as_read(seconds, rate)), by_ten(seconds))):
+                kept[k] += sum(min(moment[v].count for v in VARIANTS) for moment in moments)
+        each = [n / runs for n in kept]
+        print(f"| {rate} | {each[0]:.0f} | {each[1]:.0f} | {each[0] / each[1]:.0%} |", flush=True)
 
 
 def print_hours(runs: int) -> None:
@@ -201,9 +219,9 @@ def print_hours(runs: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=100)
-    parser.add_argument("--only", choices=("seconds", "hours"))
+    parser.add_argument("--only", choices=("seconds", "rates", "hours"))
     given = parser.parse_args()
-    for name, table in (("seconds", print_seconds), ("hours", print_hours)):
+    for name, table in (("seconds", print_seconds), ("rates", print_rates), ("hours", print_hours)):
         if given.only in (None, name):
             table(given.runs)
 
