@@ -38,14 +38,15 @@ def refuse_duplicates(text: memoryview) -> None:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Stops the garbage collector, which would walk all new lists again and again."""
-    collecting = gc.isenabled()
+    """Stops the garbage collector, which would walk all new lists again and again.
+
+    Several threads may do so at once: whichever ends first turns it on, and no order of theirs leaves it off.
+    """
     gc.disable()
     try:
         yield
     finally:
-        if collecting:
-            gc.enable()
+        gc.enable()
 
 
 def json_object(body: bytes) -> dict[str, Any]:

@@ -75,6 +75,8 @@ class OutcomesByUnit:
             or (window.since, window.epoch) != (since, epoch)
             or now - window.looked > MAX_REST_S
         ):
+            for other in [o for o, w in self._windows.items() if now - w.looked > MAX_REST_S]:
+                del self._windows[other]  # of a route that is gone, or that nobody looks at any more
             begin = max(since, now - BACK_S)
             tail = max(begin, now - LATE_S)
             window = self._windows[name] = _Window(

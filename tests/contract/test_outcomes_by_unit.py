@@ -18,7 +18,7 @@ from tests.support.made import T0, outcome
 class Reader:
     """One process that looks, and the time."""
 
-    def __init__(self, store: Store, max_look_s: float = 5.0) -> None:
+    def __init__(self, store: Store, max_look_s: float = 60.0) -> None:
         self.store = store
         self.now = T0
         self.units = 0
@@ -68,6 +68,15 @@ async def test_a_late_outcome_counts_if_it_is_at_most_two_minutes_late(store: St
     reader.now += 50
     await reader.come(2, ago=100)
     assert await reader.count() == 5
+
+
+async def test_a_route_that_nobody_looks_at_any_more_is_forgotten(store: Store) -> None:
+    reader = Reader(store)
+    await reader.come(1)
+    assert await reader.count() == 1
+    reader.now += MAX_REST_S + 100
+    await reader.outcomes.read("another", T0)
+    assert list(reader.outcomes._windows) == ["another"]
 
 
 @pytest.mark.parametrize("pause", [MAX_REST_S - 100, MAX_REST_S + 100, 3 * 3600.0])
