@@ -76,7 +76,7 @@ class OutcomesByUnit:
             or now - window.looked > MAX_REST_S
         ):
             for other in [o for o, w in self._windows.items() if now - w.looked > MAX_REST_S]:
-                del self._windows[other]  # of a route that is gone, or that nobody looks at any more
+                del self._windows[other]  # the route is gone, or no one looks at it now
             begin = max(since, now - BACK_S)
             tail = max(begin, now - LATE_S)
             window = self._windows[name] = _Window(
