@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from gateway.errors import TurnoutError
+from gateway.loops.allocation import LEASE_TTL_S
 from gateway.state.store import Store
-from tests.support.made import outcome, reward
+from tests.support.made import outcome, published, reward
 from tests.support.replica import Replica
 
 CONFIG = """
@@ -222,3 +223,20 @@ async def test_an_edit_begins_anew_and_an_ejected_winner_gives_back(store: Store
     assert one.controller.describe_stop_rule("r") is None
     with pytest.raises(TurnoutError, match="no stop rule"):
         await one.say("promote")
+
+
+async def test_a_new_leader_takes_back_what_the_last_one_published_before_it_heard(store: Store) -> None:
+    """Nothing has changed in the store since the new one started, but that the lease of the last one has ended."""
+    one = await Bandit(store, "one", SINGLE).start()
+    await report(store, {"v1": 40, "v2": 80})
+    await one.step()
+    assert one.share == 1.0
+    epoch = one.allocations.held["r"].epoch
+    late = published(epoch + 1, route="r", probabilities={"v1": 0.05, "v2": 0.95}, bounds=(0.05, 1.0))
+    assert await store.publish(late)
+    two = await Bandit(store, "two", SINGLE).start()
+    await two.step()
+    assert (two.allocations.leads, two.share) == (False, 0.95)
+    two.time += LEASE_TTL_S + 1
+    await two.step()
+    assert (two.allocations.leads, two.share) == (True, 1.0)
