@@ -8,7 +8,7 @@ BIN := .venv/bin
 export PYTHONDONTWRITEBYTECODE :=
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on
 # Files of tests in parallel, each whole in one process; the long ones begin first (tests/conftest.py).
-# Four processes more than cores: half of the time tests wait for limits to pass (those of `make quick` do not).
+# Four processes more than cores: half of the time tests wait for limits to pass (those of `make quick` wait less).
 PYTEST := $(BIN)/python -m pytest -n $(shell expr $$(nproc) + 4) --dist loadfile --no-loadscope-reorder
 # Tests that failed beside others run once more alone; those that then pass are named.
 RERUN := $(BIN)/python tests/rerun.py
@@ -75,7 +75,7 @@ wheel: setup
 		$(BIN)/python -m hatchling build --target wheel --directory .run/wheel > /dev/null 2>&1 || true
 
 quick: setup     ## the quick tests that start no servers: under a minute on two cores
-	$(PYTEST) -n $$(nproc) --quick
+	$(PYTEST) -n $$(($$(nproc) + 2)) --quick
 
 coverage: setup tools ## branch coverage of policies and of the data plane
 	$(PYTEST) --cov --cov-report= -m 'not slow and not soak and not browser and not alone' --ignore=tests/backends
