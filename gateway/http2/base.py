@@ -161,8 +161,8 @@ class ConnectionBase(StreamOwner):
         self._flushing = False
         self.flush()
 
-    def earned(self, size: int) -> None:
-        self._overhead.earn(2.0 + size / 512.0)
+    def earned(self, size: int, pieces: int) -> None:
+        self._overhead.earn(2.0 * pieces + size / 512.0)
 
     def wait(self, stream: Stream) -> None:
         self._waiting.append(stream)

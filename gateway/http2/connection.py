@@ -16,7 +16,7 @@ from gateway.http2.errors import (
 )
 from gateway.http2.fields import trailer_fault
 from gateway.http2.hpack import Decoder, HeaderList
-from gateway.http2.limits import MAX_CONTINUATIONS, OVERSIZED_COST, Limits
+from gateway.http2.limits import MAX_CONTINUATIONS, OVERSIZED_COST, UNIT_BYTES, Limits
 from gateway.http2.settings import parse_settings
 from gateway.http2.stream import RECV_HEADERS, Stream
 
@@ -33,6 +33,7 @@ class Connection(ConnectionBase):
         "_decoder",
         "_first",
         "_greeted",
+        "_grown",
         "_now",
         "_partial_since",
         "_touched",
@@ -51,6 +52,8 @@ class Connection(ConnectionBase):
         """Whether the client's preface was read."""
         self._first = True
         """No frame was read yet."""
+        self._grown = False
+        """Whether a window of the peer has grown since pending data was last sent."""
         self._touched: dict[Stream, None] = {}
         """Streams that the current read brought something of."""
         self._now = 0.0
@@ -113,7 +116,8 @@ class Connection(ConnectionBase):
             touched, self._touched = self._touched, {}
             for stream in touched:
                 stream.on_batch_end()
-        if self._waiting:
+        if self._grown:
+            self._grown = False
             self.pump()
         else:
             self.flush()
@@ -141,8 +145,7 @@ class Connection(ConnectionBase):
     def _frames(self, data: bytes, place: int) -> int:
         """Handle every complete frame; return where the next one begins."""
         size, turn = len(data), self.max_turn_frames
-        while turn and size - place >= frames.HEADER_BYTES and not self.ended:
-            turn -= 1
+        while turn > 0 and size - place >= frames.HEADER_BYTES and not self.ended:
             high, low, kind, flags, stream_id = frames.parse_header(data, place)
             length = high << 8 | low
             if length > frames.MAX_FRAME_BYTES:
@@ -160,14 +163,17 @@ class Connection(ConnectionBase):
             payload = data[start:place]
             try:
                 if kind == frames.DATA:
+                    turn -= 1
                     self._on_data(flags, stream_id, payload)
-                elif kind == frames.HEADERS:
+                    continue
+                turn -= 1 + length // UNIT_BYTES
+                if kind == frames.HEADERS:
                     self._on_headers(flags, stream_id, payload)
                 else:
                     self._on_other(kind, flags, stream_id, payload)
             except StreamFault as fault:
                 self._fail_stream(stream_id, fault)
-        self.behind = not turn
+        self.behind = turn <= 0
         return place
 
     def _on_other(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
@@ -259,14 +265,15 @@ class Connection(ConnectionBase):
         headers = self._decoder.decode(block)
         if headers.oversized:
             self._spend_reset(OVERSIZED_COST)
-        self._overhead.earn(2.0)
         stream = self.streams.get(stream_id)
         if stream is not None:
+            self._overhead.earn(2.0)
             self._on_later_block(stream, headers, end=end)
         elif self.client or stream_id <= self.highest:
             self._reject_late(stream_id)
             self._spend_overhead()
         else:
+            self._overhead.earn(2.0)
             self.highest = stream_id
             self._open(stream_id, headers, end=end)
 
@@ -301,6 +308,7 @@ class Connection(ConnectionBase):
             raise ConnectionFault(FRAME_SIZE_ERROR, "WINDOW_UPDATE has four bytes")
         self._spend_overhead()
         increment = int.from_bytes(payload, "big") & frames.MAX_WINDOW
+        self._grown = True
         if stream_id == 0:
             self.send_window += increment
             if not increment or self.send_window > frames.MAX_WINDOW:
@@ -354,6 +362,7 @@ class Connection(ConnectionBase):
     def _resize_windows(self, window: int) -> None:
         change = window - self.peer_window
         self.peer_window = window
+        self._grown = True
         for stream in self.streams.values():
             stream.send_window += change
             if stream.send_window > frames.MAX_WINDOW:

@@ -19,6 +19,8 @@ TABLE_BYTES: Final = 4096
 """The size of the table that a peer may use: the default of SETTINGS_HEADER_TABLE_SIZE."""
 MAX_INTEGER_BYTES: Final = 5
 """Bytes that follow the prefix of an integer, at most."""
+MAX_TABLE_SIZES: Final = 2
+"""Table size updates at the beginning of a block (RFC 7541 4.2)."""
 
 _STATIC: Final = [Field(b"", b""), *[Field(name, value) for name, value in STATIC_TABLE]]
 """By index; the first has none."""
@@ -60,7 +62,7 @@ class Decoder:
         self._block = block
         result = HeaderList()
         fields, table = result.fields, self._table
-        place, total, size = 0, 0, len(block)
+        place, total, size, table_sizes = 0, 0, len(block), 0
         try:
             while place < size:
                 byte = block[place]
@@ -75,8 +77,9 @@ class Decoder:
                         field = self._literal(byte, 0x3F)
                         self._add(field)
                     elif byte & 0x20:
-                        if fields:
-                            raise _fault("a table size update after a field")
+                        table_sizes += 1
+                        if fields or table_sizes > MAX_TABLE_SIZES:
+                            raise _fault("a table size update after a field, or one too many")
                         self._resize(self._integer(byte, 0x1F))
                         place = self._place
                         continue

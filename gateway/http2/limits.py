@@ -7,6 +7,8 @@ from typing import Final
 
 MAX_TURN_FRAMES: Final = 256
 """Frames of a connection that are handled before it is the turn of others: a few milliseconds of the smallest ones."""
+UNIT_BYTES: Final = 256
+"""A frame counts as one more for each of these in its payload, unless it is DATA: headers cost by the byte."""
 MAX_SETTINGS: Final = 32
 """Entries of one SETTINGS frame."""
 MAX_CONTINUATIONS: Final = 16

@@ -69,8 +69,8 @@ class StreamOwner:
         """`flush`, together with what other streams send in the same turn of the loop."""
         raise NotImplementedError
 
-    def earned(self, size: int) -> None:
-        """Data was sent: the peer may confirm it."""
+    def earned(self, size: int, pieces: int) -> None:
+        """``size`` bytes were sent, with the ends of ``pieces``: the peer may confirm them."""
         raise NotImplementedError
 
     def wait(self, stream: Stream) -> None:
@@ -257,7 +257,7 @@ class Stream:
         self.sent += size
         self.send_window -= size
         connection.send_window -= size
-        connection.earned(size)
+        connection.earned(size, 1)
         if size <= frames.MAX_FRAME_BYTES:
             flags = frames.END_STREAM if end else 0
             connection.send(frames.header(size, frames.DATA, flags, self.id) + data)
@@ -298,12 +298,13 @@ class Stream:
     def send_pending(self, limit: int) -> bool:
         """Send up to ``limit`` bytes of what waits; True if nothing waits any more."""
         room = min(self.send_window, limit)
-        sent = 0
+        sent = pieces = 0
         while self.pending and sent < room:
             piece = self.pending[0]
             part = piece[: min(room - sent, frames.MAX_FRAME_BYTES)]
             if len(part) == len(piece):
                 del self.pending[0]
+                pieces += 1
             else:
                 self.pending[0] = piece[len(part) :]
             sent += len(part)
@@ -314,7 +315,7 @@ class Stream:
         self.send_window -= sent
         self.pending_bytes -= sent
         self.connection.send_window -= sent
-        self.connection.earned(sent)
+        self.connection.earned(sent, pieces)
         if self.pending:
             return False
         self.blocked = False

@@ -7,6 +7,6 @@ whole gateway can judge; the layer below then serves the request.
 
 from __future__ import annotations
 
-from tests.http2 import corpus_frames, corpus_messages
+from tests.http2 import corpus_downgrade, corpus_frames, corpus_messages
 
-CASES = (*corpus_frames.cases(), *corpus_messages.cases())
+CASES = (*corpus_frames.cases(), *corpus_messages.cases(), *corpus_downgrade.cases())

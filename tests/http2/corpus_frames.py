@@ -104,6 +104,11 @@ def _sizes() -> Iterator[Case]:
         HELLO + frame(HEADERS, WITH_PRIORITY | END_HEADERS, 1, b"\0" * 4),
         size,
     )
+    yield Case(
+        "size: HEADERS whose padding takes its priority",
+        HELLO + frame(HEADERS, PADDED | WITH_PRIORITY | END_HEADERS, 1, b"\x03" + b"\0" * 5),
+        size,
+    )
     protocol = "goaway PROTOCOL_ERROR"
     yield Case(
         "padding: as long as DATA",
@@ -153,6 +158,9 @@ def _stream_numbers() -> Iterator[Case]:
     closed = "goaway STREAM_CLOSED"
     yield Case("stream: a number below the last", HELLO + headers(GOOD, 5) + headers(GOOD, 3), closed)
     yield Case("stream: DATA on a skipped number", HELLO + headers(GOOD, 5) + data(b"x", 3), closed)
+    yield Case(
+        "stream: any number after the highest", HELLO + headers(GOOD, 2**31 - 1) + headers(GOOD), closed
+    )
     yield Case("stream: the reserved bit is ignored", HELLO + headers(GOOD, 1 | 1 << 31), "200")
 
 
@@ -248,6 +256,11 @@ def _windows() -> Iterator[Case]:
         "goaway FLOW_CONTROL_ERROR",
     )
     yield Case(
+        "window: too large by the largest SETTINGS",
+        opened + frame(WINDOW_UPDATE, 0, 1, word(1)) + settings((4, 2**31 - 1)),
+        "goaway FLOW_CONTROL_ERROR",
+    )
+    yield Case(
         "window: shrinks below zero", opened + settings((4, 0)) + settings((4, 65_535)) + data(b""), "200"
     )
 
@@ -287,6 +300,11 @@ def _bodies() -> Iterator[Case]:
     yield Case(
         "body: padded",
         HELLO + headers(GOOD, end=False) + frame(DATA, PADDED | END_STREAM, 1, b"\x02ab\0\0"),
+        "200",
+    )
+    yield Case(
+        "body: padding that is not zero",
+        HELLO + headers(GOOD, end=False) + frame(DATA, PADDED | END_STREAM, 1, b"\x04bodyGET "),
         "200",
     )
     yield Case(

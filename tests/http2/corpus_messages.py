@@ -261,6 +261,8 @@ def _compression() -> Iterator[Case]:
         ("a table size over the setting", integer(4097, 5, 0x20)),
         ("a table size after a field", good + b"\x20"),
         ("only a table size over the setting", b"\x20" + integer(2**20, 5, 0x20)),
+        ("three table sizes", b"\x20\x20" + integer(4096, 5, 0x20) + good),
+        ("table sizes alone", b"\x20" * 16_000),
     ):
         yield Case(f"compression: {name}", raw(payload), lost)
     yield Case(

@@ -21,6 +21,7 @@ from tests.http2.raw import (
     frame,
     headers,
     settings,
+    split,
     word,
 )
 
@@ -36,6 +37,7 @@ PLAIN = {
     "empty DATA": data(b"", end=False),
     "unknown": frame(0xBE),
     "DATA of a closed stream": data(b"x", 3),
+    "HEADERS of a closed stream": headers(GOOD, 3),
 }
 
 
@@ -171,6 +173,39 @@ def test_a_long_download_may_update_its_windows_as_often_as_it_likes() -> None:
         stream.send_data(b"x" * 100)
         server.receive(frame(WINDOW_UPDATE, 0, 0, word(100)) + frame(WINDOW_UPDATE, 0, 1, word(100)), 1.0)
     assert not server.ended
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [frame(PING, 0, 0, b"\0" * 8), frame(WINDOW_UPDATE, 0, 1, word(1))],
+    ids=["PING", "a byte of window"],
+)
+def test_responses_that_wait_for_a_window_pay_for_no_frames(sent: bytes) -> None:
+    server = Server()
+    server.receive(
+        HELLO + settings((4, 0)) + b"".join(headers(GOOD, n, end=False) for n in range(1, 101, 2)), 1.0
+    )
+    for stream in server.streams.values():
+        stream.send_head(b"\x88", end=False)
+        stream.send_data(b"x" * 10_000)
+    count = 0
+    while not server.ended and count < 10_000:
+        server.receive(sent, 1.0)
+        count += 1
+    assert server.reader.goaway == CALM
+    assert count <= 2_200
+
+
+def test_a_turn_reads_a_limited_part_of_large_heads() -> None:
+    server = Server()
+    server.max_turn_frames = 100
+    head = split(block([*GOOD, *((b"f%d" % n, b"v" * 900) for n in range(60))]))
+    server.receive(HELLO + head + headers(GOOD, 3), 1.0)
+    assert server.behind
+    assert 3 not in server.reader.replies
+    while server.behind:
+        server.receive(b"", 1.0)
+    assert [server.reader.replies[stream].status for stream in (1, 3)] == [200, 200]
 
 
 def test_a_turn_handles_a_limited_number_of_frames() -> None:
