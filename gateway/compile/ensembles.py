@@ -8,6 +8,7 @@ them, and a restart finds them again.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -22,6 +23,8 @@ from policies.contextual import bandit as contextual
 from policies.contextual.bandit import Contextual, Ensemble
 from policies.contextual.features import columns, encode, fingerprint
 from policies.contextual.regression import Belief, LinearSums, fit
+
+log = logging.getLogger("turnout.config")
 
 _MARK: Final = '{"features": '
 RECENT: Final = 256
@@ -71,15 +74,21 @@ def _identity(plan: Contextual) -> dict[str, Any]:
 
 
 def restore(plan: Contextual, data: bytes) -> Drawn | None:
-    """The inverse of `Drawn.packed`; None if ``data`` was drawn for another plan."""
+    """The inverse of `Drawn.packed`; None if ``data`` was drawn for another plan, or is damaged."""
     line, _, rest = data.partition(b"\n")
-    head = json.loads(line)
     wanted = _identity(plan)
-    if {key: head[key] for key in wanted} != wanted:
+    try:
+        head = json.loads(line)
+        if {key: head[key] for key in wanted} != wanted:
+            return None
+        beliefs = tuple(Belief(np.array(mean), np.array(sd), df) for mean, sd, df in head["beliefs"])
+        made = contextual.restored(plan, rest, head["caps"])
+        return Drawn(made, beliefs, head["rewards"], head["caps"], exact=head["floor"] == plan.floor)
+    except (ValueError, LookupError, TypeError) as error:
+        log.error(
+            "what a bandit had learned of features is damaged in the store, and is learned again: %s", error
+        )
         return None
-    beliefs = tuple(Belief(np.array(mean), np.array(sd), df) for mean, sd, df in head["beliefs"])
-    made = contextual.restored(plan, rest, head["caps"])
-    return Drawn(made, beliefs, head["rewards"], head["caps"], exact=head["floor"] == plan.floor)
 
 
 def expected(evidence: str) -> bool:

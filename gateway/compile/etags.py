@@ -5,12 +5,26 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from gateway.state.base import MAX_REVISION_TEXTS, RevisionEntry
+from gateway.config.faults import ConfigError, Fault
+from gateway.state.base import MAX_REVISION_TEXTS, Revision, RevisionEntry
 
 
 def etag(text: str) -> str:
     """The strong entity tag of a configuration text, quotes included, as it stands in an ETag field."""
     return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
+
+
+def whole(revision: Revision, text: str | None = None) -> Revision:
+    """``revision``, with the file's ``text`` if its own is damaged and was the same. Raises ConfigError if damaged."""
+    if revision.etag == etag(revision.document):
+        return revision
+    if text is not None and revision.etag == etag(text):
+        return revision.with_text(text)
+    message = (
+        f"the text of revision {revision.revision} in the store is damaged (it does not have the tag {revision.etag}); "
+        "see that the disk of the store is sound, and put a configuration in force with PUT /-/config or the file"
+    )
+    raise ConfigError("the store", [Fault(0, 0, "", message)])
 
 
 def no_revision(number: int) -> str:

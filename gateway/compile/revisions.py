@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from gateway.clock import Clock
-from gateway.compile.etags import etag, matches, no_revision, of_text
+from gateway.compile.etags import etag, matches, no_revision, of_text, whole
 from gateway.compile.problem import Problem
 from gateway.config.document import Document
 from gateway.config.faults import ConfigError, Fault, render_faults
@@ -139,7 +139,7 @@ class Revisions(Generic[B]):
                 # A store that was empty has meanwhile got back what other replicas remember.
                 history = await self._store.revision_entries()
                 await self._look(text, history, self._store)
-            found = await self._newest_built(self._store)
+            found = await self._newest_built(self._store, text)
             if text is not None and found.etag != etag(text):
                 self._stays(text, found, history)
             return found
@@ -151,7 +151,7 @@ class Revisions(Generic[B]):
         """
         async with self._editing:
             await self._look(text, await remembered.revision_entries(), remembered)
-            found = await self._newest_built(remembered)
+            found = await self._newest_built(remembered, text)
         if text is None or found.etag != etag(text):
             log.warning(
                 "%s is not what is in force: whether it is an edit is decided once the store is available",
@@ -181,13 +181,14 @@ class Revisions(Generic[B]):
         own = next((r for r in history if (r.author, r.origin) == (FILE_AUTHOR, self._origin)), None)
         return own is not None and own.etag != known.etag and own.revision > known.revision
 
-    async def _newest_built(self, source: RevisionSource) -> Revision:
-        """The newest revision that can be built here. Raises the ConfigError of the newest if none can."""
+    async def _newest_built(self, source: RevisionSource, text: str | None) -> Revision:
+        """The newest revision that can be built here (``text``: the file's). Raises the newest's ConfigError."""
         refused: list[tuple[Revision, ConfigError]] = []
         page = await source.revisions()
         while page:
             for revision in page:
                 try:
+                    revision = whole(revision, text)
                     built = await self._built(revision.document, revision.author)
                 except ConfigError as error:
                     refused.append((revision, error))
@@ -264,10 +265,12 @@ class Revisions(Generic[B]):
 
         Raises:
             TurnoutError: There is no such revision (`not_found`), or `propose` refuses its text.
+            ConfigError: Its text has a fault, or is damaged.
         """
         for found in await self._store.revisions(limit=1, until=revision):
             if found.revision == revision:
-                return await self.propose(found.document, author, if_match, f"restore of revision {revision}")
+                text = whole(found).document
+                return await self.propose(text, author, if_match, f"restore of revision {revision}")
         raise TurnoutError("not_found", no_revision(revision))
 
     async def adopt_file(self, text: str) -> Revision | None:
@@ -309,7 +312,7 @@ class Revisions(Generic[B]):
                 return None  # an edit here was faster
             revision = stored[0]
             try:
-                built = await self._built(revision.document, revision.author)
+                built = await self._built(whole(revision).document, revision.author)
             except ConfigError as error:
                 self._refused(revision.author, revision.etag, error)
                 return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -143,8 +142,13 @@ class EventStream:
 
 def event_json(event: Event) -> dict[str, Any]:
     """Return an event as JSON."""
-    data = json.loads(event.data) if event.data else {}
-    return {"id": event.id, "time": event.time, "kind": event.kind, "route": event.route, "data": data}
+    return {
+        "id": event.id,
+        "time": event.time,
+        "kind": event.kind,
+        "route": event.route,
+        "data": event.fields,
+    }
 
 
 def framed(event: Event) -> bytes:

@@ -22,6 +22,7 @@ from gateway.auth.principal import Principal
 from gateway.control.gateway_api import GatewayApi
 from gateway.control.sealing import StoreSeal
 from gateway.errors import TurnoutError
+from gateway.state import shapes
 from gateway.state.base import StoreUnavailable, unconfirmed
 
 SESSION_LIFE_S: Final = 12 * 3600
@@ -29,7 +30,7 @@ SESSION_LIFE_S: Final = 12 * 3600
 STEER_LIFE_S: Final = 15 * 60
 """A session may make changes for this long after the login and after each change."""
 CSRF: Final = "x-turnout-csrf"
-_KIND: Final = "dashboard-log-outs"
+_KIND: Final = shapes.kind("dashboard-log-outs", {str: object})
 COUNTER_AGE_S: Final = 1.0
 """A counter is read from the store again after this long."""
 MAX_COUNTERS: Final = 1000

@@ -11,10 +11,26 @@ from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Final
 
+from gateway.state import shapes
 from gateway.state.base import of_stored
 from gateway.state.store import DocumentStore
 
-KIND: Final = "engine"
+KIND: Final = shapes.kind(
+    "engine",
+    {
+        str: {
+            "seen?": float,
+            "epochs?": {str: int},
+            "refused?": str,
+            "counted?": float,
+            "delivered?": int,
+            "lost?": int,
+            "recent?": [[float]],
+            "skewed?": float,
+            "skew?": float,
+        }
+    },
+)
 """Kind of the documents that hold what replicas know, one for each engine."""
 SILENT_S: Final = 45.0
 """A node that has not polled for this long is silent: three times the longest poll."""

@@ -20,7 +20,7 @@ from gateway.loops.periodic import each_route
 from gateway.loops.ratio import ALPHA, Ratios
 from gateway.loops.recent_share import WINDOW_S, RecentShare
 from gateway.loops.upkeep import retention
-from gateway.state import damage
+from gateway.state import damage, shapes
 from gateway.state.base import OutcomeFilter
 from gateway.state.store import DocumentStore, Store
 from gateway.state.units import metric_of
@@ -28,7 +28,7 @@ from policies.sequential.two_sample import RateMartingale, mean_interval
 
 log = logging.getLogger("turnout.alarms")
 
-KIND: Final = "alarms"
+KIND: Final = shapes.kind("alarms", [{"code": str, "message": str, "since?": float}])
 ALARMS_S: Final = 10.0
 """Seconds between two looks; as long as a bucket of the aggregates, so that a look sees something new."""
 MIN_SERVED: Final = 200

@@ -147,9 +147,7 @@ class Allocations:
         """
         lease = await self._store.lease(LEASE, self._owner, ttl=LEASE_TTL_S, now=self._clock())
         if lease is not None and not self.leads:
-            self._changed = (
-                -1
-            )  # what the leader before did not come to is done now, whether or not more comes
+            self._changed = -1  # what the leader before did not come to is done now
         self.leads = lease is not None
         changed = await self._store.changed()
         pending = any(not held.published for held in self.held.values())

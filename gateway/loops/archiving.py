@@ -20,12 +20,13 @@ from gateway.archive.record import WholeRecord
 from gateway.clock import Clock
 from gateway.config.document import Document
 from gateway.errors import MissingExtra
+from gateway.state import shapes
 from gateway.state.base import StoreUnavailable, of_stored
 from gateway.state.store import Store
 
 log = logging.getLogger("turnout.archive")
 
-KIND: Final = "archive"
+KIND: Final = shapes.kind("archive", ([str], {"early?": int, "final?": int}))
 """Kind of the documents that hold how far each route is written."""
 ARCHIVE_S: Final = 60.0
 SETTLE_S: Final = 600.0

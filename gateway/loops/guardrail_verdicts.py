@@ -6,10 +6,12 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Final
 
+from gateway.loops.route_shapes import VERDICT
+from gateway.state import shapes
 from gateway.state.store import DocumentStore
 from policies.rollout.guardrails import Judgement
 
-KIND: Final = "guardrails"
+KIND: Final = shapes.kind("guardrails", [{"variant": str, **VERDICT}])
 
 
 async def keep(

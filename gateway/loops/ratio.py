@@ -21,11 +21,26 @@ import numpy as np
 from gateway.clock import Clock
 from gateway.config.policy import BanditConfig
 from gateway.config.route import RouteConfig
+from gateway.state import shapes
 from gateway.state.base import BUCKET_S, Counts
 from gateway.state.store import Store
 from policies.sequential.srm import SampleRatio, UnitRatio
 
-KIND: Final = "units"
+KIND: Final = shapes.kind(
+    "units",
+    {
+        "fingerprint": str,
+        "until": shapes.time,
+        "below": int,
+        "ratio": {
+            "counts": {str: int},
+            "expected": {str: float},
+            "norms": {str: [float]},
+            "impossible": float,
+        },
+        "seen": str,
+    },
+)
 ALPHA: Final = 0.001
 """Probability that a healthy route ever raises an alarm, over all looks at it until its section is edited."""
 SETTLED_S: Final = 30.0

@@ -11,11 +11,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 from gateway.errors import TurnoutError
+from gateway.loops.route_shapes import STATE
+from gateway.state import shapes
 from gateway.state.store import DocumentStore, StartStore
 from policies.rollout.events import Seen
 from policies.rollout.route import RouteState
 
-KIND: Final = "route"
+KIND: Final = shapes.kind("route", STATE)
 MAX_TRIES: Final = 5
 
 Effects = TypeVar("Effects")
@@ -109,7 +111,9 @@ async def _in_parts(load: Load, name: str) -> RouteState:
     Raises ValueError for parts that cannot be read.
     """
     parts = {kind: await load(kind, name) for kind in ("rollout", "guards", "stop")}
-    rollout, guards, stop = (json.loads(found[1]) if found is not None else None for found in parts.values())
+    rollout, guards, stop = (
+        shapes.read(found[1], {str: object}) if found is not None else None for found in parts.values()
+    )
     state = RouteState().as_dict()
     if guards is not None:
         judgement = {key: guards.pop(key) for key in ("verdicts", "sick") if key in guards}

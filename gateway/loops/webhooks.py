@@ -13,10 +13,10 @@ import hmac
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 import httpx
 
@@ -24,13 +24,14 @@ from gateway.clock import Clock
 from gateway.config.document import Document
 from gateway.config.service import WebhookConfig, webhook_key
 from gateway.json_text import compact
+from gateway.state import shapes
 from gateway.state.base import Event, of_stored
 from gateway.state.store import DocumentStore
 from policies.rollout.events import in_words
 
 log = logging.getLogger("turnout.webhooks")
 
-KIND: Final = "webhooks"
+KIND: Final = shapes.kind("webhooks", {"after": int, "since": float})
 WEBHOOKS_S: Final = 1.0
 """Seconds between two looks."""
 EVENTS_AT_ONCE: Final = 100
@@ -165,7 +166,7 @@ def cloud_event(event: Event, source: str) -> tuple[bytes, str]:
         "type": f"dev.turnout.{event.kind}",
         "time": datetime.fromtimestamp(event.time, UTC).isoformat().replace("+00:00", "Z"),
         "datacontenttype": "application/json",
-        "data": json.loads(event.data),
+        "data": event.fields,
     }
     if event.route:
         document["subject"] = event.route
@@ -179,7 +180,7 @@ def slack(event: Event) -> tuple[bytes, str]:
 
 def sentence(event: Event) -> str:
     """The event in words. What a client or a person wrote must not become markup."""
-    data: Mapping[str, Any] = json.loads(event.data)
+    data = event.fields
     about = f"*{_plain(event.route)}*: " if event.route else ""
     match event.kind:
         case "rollout":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -149,6 +150,15 @@ class Event:
     """"" if it concerns the gateway as a whole."""
     data: str
     """JSON."""
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """``data`` as an object; empty if it is damaged."""
+        try:
+            found = json.loads(self.data)
+        except (ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,14 @@ from typing import Final, TypeVar
 
 from gateway.record.events import Reward
 from gateway.record.page import BadPage, DamagedPage
+from gateway.state import shapes
 from gateway.state.base import StoreUnavailable
 from gateway.state.store import DocumentStore
 
 T = TypeVar("T")
 log = logging.getLogger("turnout.store")
 
-KIND: Final = "damage"
+KIND: Final = shapes.kind("damage", {"pages?": int, "cells?": int, "rewards?": int, "last?": shapes.time})
 """The kind of the documents that count, by route, the pages set aside."""
 MAX_TRIES: Final = 5
 

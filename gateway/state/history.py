@@ -10,10 +10,11 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
+from gateway.state import shapes
 from gateway.state.base import Event
 from gateway.state.store import DocumentStore
 
-KIND: Final = "history"
+KIND: Final = shapes.kind("history", [{"id": int, "time": shapes.time, "kind": str, "data": {str: object}}])
 STEPS: Final = frozenset({"rollout", "steered", "winner", "guardrail", "alarm", "alarm_over", "note"})
 """The kinds of event that are steps."""
 MAX_STEPS: Final = 200
@@ -27,7 +28,7 @@ async def keep(store: DocumentStore, event: Event) -> None:
     """Adds ``event`` to its route's history if it is a step, and once if it is repeated: it then has another id."""
     if not event.route or event.kind not in STEPS:
         return
-    step = {"id": event.id, "time": event.time, "kind": event.kind, "data": json.loads(event.data)}
+    step = {"id": event.id, "time": event.time, "kind": event.kind, "data": event.fields}
     for _ in range(MAX_TRIES):
         found = await store.load(KIND, event.route)
         steps = json.loads(found[1]) if found is not None else []

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
+from gateway.state import shapes
 from gateway.state.base import Published, Revision, RevisionEntry, of_stored
 
 MAX_KNOWN_REVISIONS: Final = 20
@@ -105,8 +106,7 @@ class Memory:
         for name, found in data["secrets"].items():
             self.remember_secrets(name, tuple(map(bytes.fromhex, found)))
         for fields, ensemble in data["published"]:
-            ends = {"bounds": tuple(fields["bounds"]), "owners": tuple(fields["owners"])}
-            self.remember_published(of_stored(Published, fields | ends), b64decode(ensemble))
+            self.remember_published(shapes.published_of(fields), b64decode(ensemble))
         for kind, name, version, text in data["documents"]:
             self.remember_document(kind, name, version, text)
         self.remember_revisions(of_stored(Revision, fields) for fields in data["revisions"])

@@ -42,7 +42,7 @@ class RouteState:
             return cls(
                 State.from_dict(rollout) if rollout is not None else None,
                 Ejections.from_dict(data["ejections"]),
-                StopState(**{name: stop[name] for name in StopState.__slots__}),
+                StopState(**{name: stop[name] for name in StopState.__slots__ if name in stop}),
             )
         except (KeyError, TypeError) as fault:
             raise ValueError(f"this is not the state of a route: {fault!r}") from fault

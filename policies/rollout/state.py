@@ -154,17 +154,9 @@ class State:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The inverse of `as_dict`. Raises ValueError when ``data`` is not such a dict."""
         try:
-            fields = {
-                "competing": None,
-                "by_hand": False,
-                "carried": {},
-                "waiting_since": None,
-                "evidence": (),
-                **data,
-            }
-            fields = {name: fields[name] for name in cls.__slots__}
+            fields = {name: data[name] for name in cls.__slots__ if name in data}
             fields["status"] = Status(fields["status"])
-            fields["evidence"] = tuple(fields["evidence"])
+            fields["evidence"] = tuple(fields.get("evidence", ()))
             fields["checked"] = -math.inf if fields["checked"] is None else float(fields["checked"])
             return cls(**fields)
         except (KeyError, TypeError) as fault:

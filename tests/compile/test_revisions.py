@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from gateway.config.faults import Fault
 from gateway.config.load import ConfigError, Examined
 from gateway.errors import TurnoutError
 from gateway.state.base import Revision
+from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
 
 ONE = "listen: 127.0.0.1:1\nroutes: {}\n"
@@ -443,3 +445,32 @@ async def test_an_edit_beside_a_newer_one_is_refused(store: Store, revisions: Re
     assert await code(revisions.propose(TWO, "ops", seen)) == "precondition_failed"
     assert [entry.etag for entry in await store.revision_entries()] == [etag(THREE), etag(ONE)]
     assert (await revisions.propose(THREE, "ops", "*")).revision == 2
+
+
+async def test_a_damaged_text_is_never_put_in_force(
+    tmp_path: Path, gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The file that has the same text takes its place; without it, the revision before."""
+    store = SqliteStore(str(tmp_path / "store.db"))
+    await store.open()
+    first = gateway.revisions(store)
+    await first.start(ONE)
+    await first.propose(TWO, "ops", "*")
+    with sqlite3.connect(store.path) as connection:
+        connection.execute("UPDATE revisions SET document = ? WHERE revision = 2", (THREE,))
+    connection.close()
+    restarted = gateway.revisions(store)
+    await restarted.start(ONE)
+    assert (listening(restarted), restarted.current.revision) == ("1", 1)
+    assert "the text of revision 2 in the store is damaged" in caplog.text
+    assert restarted.problem is not None
+    with pytest.raises(ConfigError, match="damaged"):
+        await restarted.restore(2, "ops", "*")
+    same = gateway.revisions(store)
+    await same.start(TWO)
+    assert (listening(same), same.current.revision) == ("2", 2)
+    assert await first.refresh() is None
+    await restarted.propose(THREE, "ops", "*")
+    await first.refresh()
+    assert (listening(first), first.current.revision) == ("3", 3)
+    await store.close()

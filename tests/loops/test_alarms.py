@@ -115,7 +115,8 @@ async def test_a_route_whose_alarms_cannot_be_read_holds_up_no_other(
     with caplog.at_level(logging.ERROR):
         await scene.watch.step(load(text, source="test", env={}))
     assert ("r", "sample_ratio_mismatch") in scene.raised
-    assert "the check of the route broken failed once" in caplog.text
+    assert "ocument alarms 'broken'" in caplog.text
+    assert await scene.store.load(KIND, "broken") is None
 
 
 async def test_a_look_that_fails_leaves_nothing_behind(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -254,7 +254,9 @@ async def test_an_edit_is_not_in_effect_under_an_epoch_that_was_published_meanwh
 async def test_a_start_does_not_read_the_rewards_of_routes_whose_allocation_is_published(
     store: SqliteStore, read: list[str]
 ) -> None:
-    await store.publish(Published("one", 1, {"v1": 0.5, "v2": 0.5}, (0.5,), (0, 1), "posterior", 1.0, "{}"))
+    await store.publish(
+        Published("one", 1, {"v1": 0.5, "v2": 0.5}, (0.5, 1.0), (0, 1), "posterior", 1.0, "{}")
+    )
     made = Allocations(
         store, owner="leader", clock=lambda: 1_000.0, swap=lambda *_: None, announce=lambda _: None
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import pytest
@@ -13,6 +14,9 @@ from gateway.loops.route_states import KIND
 from gateway.state.base import StoreUnavailable, Unconfirmed
 from gateway.state.store import Store
 from policies.rollout.events import Command, Seen
+from policies.rollout.route import RouteState
+from policies.rollout.state import State
+from policies.rollout.table import Status
 from tests.loops.test_rollout_bandit import Rollout
 
 ROUTE = """
@@ -31,6 +35,9 @@ CONFIG = 'backends: {a: {url: "http://127.0.0.1:1"}}\nroutes:' + "".join(
 )
 
 
+LATER = json.dumps(
+    RouteState(State(Status.RUNNING, 0, 0.1, "v1", "v2", 1.0, 1.0, 1.0, 1.0)).as_dict()
+).replace('"running"', '"of a later version"')
 IN_PARTS = {
     "rollout": """{"status": "rolled_back", "stage": 0, "weight": 0.0, "baseline": "v1", "candidate": "v2",
         "entered": 1799999000.0, "since": 1799999500.0, "window": 1799999500.0, "patient_from": 1799999000.0,
@@ -49,7 +56,7 @@ async def test_a_route_whose_state_cannot_be_read_holds_up_no_other(
     one = await Rollout(store, "one", CONFIG).start()
     found = await store.load(KIND, "broken")
     assert found is not None
-    await store.save(KIND, "broken", '{"rollout": "of another version"}', expected=found[0])
+    await store.save(KIND, "broken", LATER, expected=found[0])
     with caplog.at_level(logging.ERROR):
         await one.serve(each=200)
     assert one.state == "promoted"
@@ -58,7 +65,7 @@ async def test_a_route_whose_state_cannot_be_read_holds_up_no_other(
 
 
 async def test_a_start_with_a_state_that_cannot_be_read_says_so(store: Store) -> None:
-    await store.save(KIND, "broken", '{"rollout": "of another version"}', expected=0)
+    await store.save(KIND, "broken", LATER, expected=0)
     with pytest.raises(StoreUnavailable, match=r"The state of the route 'broken' .* can't be read"):
         await Rollout(store, "one", CONFIG).start()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import AsyncIterator, Callable, Collection
 from functools import partial
@@ -107,7 +106,7 @@ def concerns(event: Event, route: str | None, backends: Collection[str]) -> bool
         return True
     if event.route:
         return False
-    return event.kind not in OF_BACKENDS or json.loads(event.data).get("backend") in backends
+    return event.kind not in OF_BACKENDS or event.fields.get("backend") in backends
 
 
 def _backends(request: ApiRequest, route: str | None) -> frozenset[str]:

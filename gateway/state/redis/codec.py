@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from gateway.record.events import Reward, Shadowed
 from gateway.record.histogram import pack, unpack
-from gateway.state.base import Counts, Published, of_stored
+from gateway.state import shapes
+from gateway.state.base import Counts, Published
 
 _COUNTS: Final = struct.Struct("<qqqqdI")
 """assigned, served, errors, fallbacks, expected, bytes of the latency histogram; both histograms follow.
@@ -129,9 +130,7 @@ def pack_published(allocation: Published) -> bytes:
 
 
 def unpack_published(row: bytes) -> Published:
-    fields = json.loads(row)
-    ends = {"bounds": tuple(fields["bounds"]), "owners": tuple(fields["owners"])}
-    return of_stored(Published, fields | ends)
+    return shapes.published_of(shapes.read(row, object))
 
 
 def _json(value: Any) -> bytes:

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from gateway.state import shapes
 from gateway.state.base import (
     MAX_CLOCK_SKEW_S,
     MAX_REVISION_TEXTS,
@@ -48,6 +49,7 @@ _SECRETS: Final = Script.load("secrets")
 _CURRENT: Final = ""
 """What a publication expects that follows the newest."""
 _RESTORED: Final = "restored"
+_MAX_DIGITS: Final = 15  # of a number that scripts can compare
 
 
 class Control:
@@ -74,7 +76,7 @@ class Control:
         """What ``read`` makes of the value of a hash; None without one. A damaged one is removed, and reported."""
         try:
             return None if row is None else read(row)
-        except ValueError as error:  # not JSON: a field that is missing or new may be of another release
+        except ValueError as error:
             log.error("%s is damaged and was removed from the store %s: %s", what, self._link.shown, error)
             self._losses.append(f"{what} (it was damaged and was removed)")
             await self._link.run(_REMOVE_DAMAGED, base, key, field, row)
@@ -82,12 +84,11 @@ class Control:
 
     async def _number(self, base: str, name: str, value: bytes | None, numbered: str = "") -> int:
         """A number, 0 without one. A damaged one becomes the highest of the hash ``numbered``, and is reported."""
-        try:
-            return 0 if value is None else int(value)
-        except ValueError:
-            mended = int(await self._link.run(_MEND_NUMBER, base, name, numbered))
-            self._tell(f"the number {base}:{name}", f"it was damaged and is now {mended}")
-            return mended
+        if value is None or (value.isdigit() and len(value) <= _MAX_DIGITS):
+            return int(value or 0)
+        mended = int(await self._link.run(_MEND_NUMBER, base, name, numbered))
+        self._tell(f"the number {base}:{name}", f"it was damaged and is now {mended}")
+        return mended
 
     # Secrets and changes ------------------------------------------------------------------------
     async def secrets(self, name: str) -> tuple[bytes, ...]:
@@ -197,9 +198,8 @@ class Control:
 
     async def allocation_history(self, route: str, *, limit: int = 1000) -> list[Published]:
         base = self._link.of_route(route)
-        newest = await self._number(
-            base, "epoch", await self._link.command("GET", f"{base}:epoch"), "allocations"
-        )
+        number = await self._link.command("GET", f"{base}:epoch")
+        newest = await self._number(base, "epoch", number, "allocations")
         return await self._earlier(route, newest, limit=limit)
 
     async def _earlier(self, route: str, newest: int, *, limit: int) -> list[Published]:
@@ -237,9 +237,9 @@ class Control:
         rows = await self._link.command("HMGET", f"{self._link.of_all}:documents", *fields) if fields else []
         found = {}
         for name, field, row in zip(names, fields, rows, strict=True):
-            read = partial(_document, self.memory.known_documents.get((kind, name)))
+            readable = partial(_document, kind, self.memory.known_documents.get((kind, name)))
             what = f"the document {kind} {name!r}"
-            document = await self._readable(self._link.of_all, "documents", field, row, read, what)
+            document = await self._readable(self._link.of_all, "documents", field, row, readable, what)
             if document is not None:
                 found[name] = document
         return found
@@ -306,12 +306,13 @@ class Control:
     async def _rows(self, name: str, numbers: Sequence[int]) -> dict[int, list[Any]]:
         """By number, the rows of those of a hash that exist."""
         rows = await self._link.command("HMGET", f"{self._link.of_all}:{name}", *numbers) if numbers else []
+        read = partial(_columns, 4 if name == "revisions" else 3)
         found = {}
         for number, row in zip(numbers, rows, strict=True):
             what = f"revision {number} of the configuration"
-            read = await self._readable(self._link.of_all, name, number, row, json.loads, what)
-            if read is not None:
-                found[number] = read
+            columns = await self._readable(self._link.of_all, name, number, row, read, what)
+            if columns is not None:
+                found[number] = columns
         return found
 
     async def _newest_revision(self) -> int:
@@ -372,12 +373,20 @@ def _entry(row: list[Any]) -> list[Any]:
     return [time, author, etag, *origin]
 
 
-def _document(known: tuple[int, str] | None, row: bytes) -> tuple[int, str]:
-    """Version and text, which is JSON, as it is if ``known``. Raises ValueError."""
+def _columns(number: int, row: bytes) -> list[Any]:
+    """The columns of a revision, at least ``number``: a time, then texts, last the origin. Raises ValueError."""
+    found: list[Any] = shapes.read(row, [object])[: number + 1]
+    if not (len(found) >= number and shapes.time(found[0]) and shapes.fits(found[1:], [str])):
+        raise ValueError("its JSON has the wrong shape")
+    return found
+
+
+def _document(kind: str, known: tuple[int, str] | None, row: bytes) -> tuple[int, str]:
+    """Version and text, whose JSON has the shape of its kind, as it has if ``known``. Raises ValueError."""
     version, _, text = row.decode().partition("\n")
     found = int(version), text
     if found != known:
-        json.loads(text)
+        shapes.check_document(kind, text)
     return found
 
 

@@ -8,8 +8,10 @@ import os
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Final
 
+from gateway.state import shapes
 from gateway.state.base import (
     MAX_CLOCK_SKEW_S,
     MAX_REVISION_TEXTS,
@@ -151,19 +153,27 @@ def _allocation(row: tuple[Any, ...]) -> Published | None:
     """The allocation of a row; None if it is damaged, which the log says."""
     route, epoch, probabilities, bounds, owners, reason, time, evidence = row
     try:
-        return Published(
-            route=route,
-            epoch=epoch,
-            probabilities=json.loads(probabilities),
-            bounds=tuple(json.loads(bounds)),
-            owners=tuple(json.loads(owners)),
-            reason=reason.decode(),
-            time=time,
-            evidence=evidence.decode(),
+        return shapes.published_of(
+            {
+                "route": route,
+                "epoch": epoch,
+                "probabilities": json.loads(probabilities),
+                "bounds": json.loads(bounds),
+                "owners": json.loads(owners),
+                "reason": reason.decode(),
+                "time": time,
+                "evidence": evidence.decode(),
+            }
         )
-    except (ValueError, TypeError) as error:
-        log.error("allocation %d of the route %s is damaged and is left out: %s", epoch, route, error)
+    except (ValueError, RecursionError) as error:
+        _tell_damaged(route, epoch, str(error))
         return None
+
+
+@lru_cache(maxsize=1000)
+def _tell_damaged(route: str, epoch: int, error: str) -> None:
+    """Once: it is read each second."""
+    log.error("allocation %d of the route %s is damaged and is left out: %s", epoch, route, error)
 
 
 # Documents ----------------------------------------------------------------------------------------
@@ -172,19 +182,18 @@ def load_all(
 ) -> tuple[dict[str, tuple[int, str]], dict[str, bytes]]:
     """By name, version and text of those that can be read, and the text of those that are damaged."""
     rows = connection.execute(
-        "SELECT name, version, CAST(text AS BLOB), json_valid(text) FROM documents "
+        "SELECT name, version, CAST(text AS BLOB) FROM documents "
         "WHERE kind = ? AND name IN (SELECT value FROM json_each(?))",
         (kind, json.dumps(list(names))),
     )
     found, damaged = dict[str, tuple[int, str]](), dict[str, bytes]()
-    for name, version, text, valid in rows:
+    for name, version, row in rows:
         try:
-            found[name] = version, text.decode()
-            if not valid:  # SQLite takes NaN for invalid
-                json.loads(text)
+            text = row.decode()
+            shapes.check_document(kind, text)
+            found[name] = version, text
         except ValueError:
-            found.pop(name, None)
-            damaged[name] = text
+            damaged[name] = row
     return found, damaged
 
 
@@ -217,6 +226,10 @@ def save(connection: sqlite3.Connection, kind: str, name: str, text: str, *, exp
 
 
 # Revisions and events -----------------------------------------------------------------------------
+_ENTRY: Final = "revision, time, CAST(author AS BLOB), CAST(etag AS BLOB), CAST(origin AS BLOB)"
+"""As bytes: one damaged text would otherwise fail the whole query. `gateway.compile` compares texts with their tags."""
+
+
 def add_revision(
     connection: sqlite3.Connection,
     *,
@@ -249,19 +262,23 @@ def add_revision(
 
 def revisions(connection: sqlite3.Connection, *, limit: int = 20, until: int | None = None) -> list[Revision]:
     rows = connection.execute(
-        "SELECT revision, time, author, etag, origin, document FROM revisions "
+        f"SELECT {_ENTRY}, CAST(document AS BLOB) FROM revisions "
         "WHERE (?1 IS NULL OR revision <= ?1) AND revision > (SELECT MAX(revision) FROM revisions) - ?2 "
         "ORDER BY revision DESC LIMIT ?3",
         (until, MAX_REVISION_TEXTS, limit),
     )
-    return [Revision(*entry, document=document) for *entry, document in rows]
+    return [_entry(row).with_text(row[-1].decode(errors="replace")) for row in rows]
 
 
 def revision_entries(connection: sqlite3.Connection, *, limit: int = MAX_REVISIONS) -> list[RevisionEntry]:
-    rows = connection.execute(
-        "SELECT revision, time, author, etag, origin FROM revisions ORDER BY revision DESC LIMIT ?", (limit,)
-    )
-    return [RevisionEntry(*row) for row in rows]
+    rows = connection.execute(f"SELECT {_ENTRY} FROM revisions ORDER BY revision DESC LIMIT ?", (limit,))
+    return list(map(_entry, rows))
+
+
+def _entry(row: tuple[Any, ...]) -> RevisionEntry:
+    number, time, *texts = row
+    author, etag, origin = (text.decode(errors="replace") for text in texts[:3])
+    return RevisionEntry(number, time, author, etag, origin)
 
 
 def add_event(connection: sqlite3.Connection, *, time: float, kind: str, route: str, data: str) -> Event:

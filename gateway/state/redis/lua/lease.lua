@@ -4,11 +4,11 @@ local key = KEYS[1] .. ':lease:' .. ARGV[1]
 local held = redis.call('HMGET', key, 'owner', 'until', 'fence')
 local fence = 1
 if held[3] then
-  local ends = tonumber(held[2])
+  local ends = tonumber(held[2] or '') or 0 -- a damaged lease has lapsed
   if ends <= tonumber(ARGV[4]) or ends > tonumber(ARGV[5]) then
-    fence = tonumber(held[3]) + 1 -- lapsed: even its last owner may have been followed by work of another
+    fence = (tonumber(held[3]) or 0) + 1 -- lapsed: even its last owner may have been followed by work of another
   elseif held[1] == ARGV[2] then
-    fence = tonumber(held[3])
+    fence = tonumber(held[3]) or 1
   else
     return 0
   end
