@@ -259,12 +259,11 @@ class Alarms:
         }
         if name in self._heard or document.metrics.keys() <= meant:
             return None
-        until = self._clock() - REWARD_DELAY_S
-        decided = await self._store.decided(name, until=until)
+        decided = await self._store.decided(name, until=self._clock() - REWARD_DELAY_S)
         asked = [v for v, (assigned, _, errors) in decided.items() if assigned - errors >= MIN_SERVED]
         if not asked:
             return None
-        sums = await self._store.reward_sums(name, until=until)
+        sums = await self._store.reward_sums(name)
         rewarded = {variant for (variant, m), s in sums.items() if s.count and metric_of(m) not in meant}
         if document.routes[name].variants.keys() <= rewarded:
             self._heard.add(name)

@@ -255,6 +255,11 @@ async def test_silent_rewards_are_an_alarm_where_the_policy_needs_them(
     assert await scene.look() == []  # not missing yet, only late
     scene.time += 400
     assert await scene.look() == ["no_rewards"]
+    await scene.assign(0.1, 200, 2, **fields)
+    found = await scene.store.outcomes(OutcomeFilter(limit=200))
+    await scene.store.reward([reward(of=one, served=one.assigned) for one in found])
+    scene.time += 60
+    assert await scene.look() == [], "a reward of the last minutes is one"
 
 
 async def test_a_route_whose_variants_all_had_rewards_is_not_summed_over_all_time_again(
