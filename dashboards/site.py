@@ -1,8 +1,8 @@
 """The dashboard's files, read once, with what a browser needs to know of each.
 
-A page is two or three requests: its HTML, which holds the sheet, one script, and on some pages a part of it that is
-loaded when it is first needed. Scripts have a hash of their content in their names, so that they are kept for good and
-a new version is taken immediately.
+A page is two or three requests: its HTML, which holds the sheet, one script, and on all pages but the first a part of
+it, which the HTML names too, so that a browser loads both at a time. Scripts have a hash of their content in their
+names, so that they are kept for good and a new version is taken immediately.
 """
 
 from __future__ import annotations
@@ -24,10 +24,21 @@ TYPES: Final = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-PAGES: Final = re.compile(
-    r"(?:routes/[^/]+(?:/(?:time|health|history|shadow/[^/]+))?|outcomes|decisions/[^/]+|config|events)?"
-)
-"""The paths of the pages, below that of the dashboard; all are drawn by the one script."""
+PARTS: Final = {
+    "": "",
+    "routes/[^/]+": "pages/decide.js",
+    "routes/[^/]+/time": "pages/time.js",
+    "routes/[^/]+/health": "pages/health.js",
+    "routes/[^/]+/history": "pages/history.js",
+    "routes/[^/]+/shadow/[^/]+": "pages/shadow.js",
+    "outcomes": "pages/outcomes.js",
+    "decisions/[^/]+": "pages/decision.js",
+    "config": "pages/config.js",
+    "events": "pages/events.js",
+    "terms": "pages/terms.js",
+}
+"""By the path of a page, below that of the dashboard, the part that it needs next to the one script."""
+PAGES: Final = re.compile("|".join(PARTS))
 _APP: Final = "app.js"
 _LOGIN: Final = "login.js"
 _SHEET_LINK: Final = '<link rel="stylesheet" href="style.css">'
@@ -52,21 +63,23 @@ class Site:
 
     def __init__(self, root: Traversable | None = None) -> None:
         self._root = root if root is not None else files("dashboards") / "web"
-        self._pages: dict[tuple[str, str], Asset] = {}
-        """By file, and the way from a page to the dashboard's own path: as many as paths have depths."""
+        self._pages: dict[tuple[str, str, str], Asset] = {}
+        """By file, part, and the way from a page to the dashboard's own path."""
 
     def find(self, name: str) -> Asset | None:
         return self.assets.get(name)
 
     def page(self, name: str, path: str = "") -> Asset:
         """``index.html`` or ``login.html``, for a page at ``path``: what it names is found from there."""
-        key = name, "../" * path.count("/")
+        part = next((part for pattern, part in PARTS.items() if re.fullmatch(pattern, path)), "")
+        key = name, part if name == "index.html" else "", "../" * path.count("/")
         if key not in self._pages:
             self._pages[key] = self._page(*key)
         return self._pages[key]
 
-    def _page(self, name: str, home: str) -> Asset:
-        html = self._text(name).replace(_SHEET_LINK, f"<style>{self.sheet}</style>")
+    def _page(self, name: str, part: str, home: str) -> Asset:
+        early = f'<link rel="modulepreload" href="{home}{self._addresses[part]}">' if part else ""
+        html = self._text(name).replace(_SHEET_LINK, f"<style>{self.sheet}</style>{early}")
         for source in (_APP, _LOGIN):
             html = html.replace(f'"{source}"', f'"{home}{self._addresses[source]}"')
         return _asset(html.encode(), ".html")

@@ -4,7 +4,7 @@ import { authorise, get, HOME, loginAddress, Refused, send, Unreachable } from "
 import { clockTime, zoneName } from "./core/format.js";
 import { later } from "./core/later.js";
 import { Live } from "./core/live.js";
-import { follow, here, href } from "./core/router.js";
+import { follow, here, href, typed, visit } from "./core/router.js";
 import { Overview, problems, routesOf } from "./pages/overview.js";
 import { RoutePage } from "./pages/route.js";
 import { notice } from "./parts/basics.js";
@@ -14,12 +14,13 @@ const ConfigPage = later(() => import("./pages/config.js"), "ConfigPage");
 const DecisionPage = later(() => import("./pages/decision.js"), "DecisionPage");
 const EventsPage = later(() => import("./pages/events.js"), "EventsPage");
 const OutcomesPage = later(() => import("./pages/outcomes.js"), "OutcomesPage");
+const TermsPage = later(() => import("./pages/terms.js"), "TermsPage");
 const ShadowPage = later(() => import("./pages/shadow.js"), "ShadowPage");
 const KEEP_EVENTS = 200;
 const KEEP_ALLOCATIONS = 20; // a bandit adds one each second
 const LOOK_MS = 60_000; // between two looks whether we are still logged in and the store is available
 const OUTAGE_LOOK_MS = 3000; // the same for a store that is away
-const TITLES = { overview: "Turnout", outcomes: "Outcomes", decision: "Decision", config: "Configuration", events: "Events" };
+const TITLES = { overview: "Turnout", outcomes: "Outcomes", decision: "Decision", config: "Configuration", events: "Events", terms: "Terms and keys" };
 
 class App extends Component {
   constructor() {
@@ -42,6 +43,7 @@ class App extends Component {
 
   componentDidMount() {
     follow(() => this.go());
+    addEventListener("keydown", toTerms);
     document.addEventListener("visibilitychange", () => (document.hidden ? this.stop() : this.go()));
     addEventListener("pagehide", () => this.stop());
     setInterval(() => document.hidden || this.setState({ now: Date.now() / 1000 }), 1000);
@@ -202,6 +204,8 @@ function pageOf(state) {
       return html`<${DecisionPage} key="decision" ...${given} />`;
     case "config":
       return html`<${ConfigPage} key="config" ...${given} />`;
+    case "terms":
+      return html`<${TermsPage} key="terms" />`;
     default:
       return html`<${EventsPage} key="events" ...${given} />`;
   }
@@ -221,9 +225,15 @@ function TopBar({ page, session, lost, outage, alive, now, onLeave }) {
     <nav aria-label="Pages">${links.map(([path, title, names]) => html`<a key=${title} href=${path ? href(path) : href()} aria-current=${names.includes(page.name) ? "page" : null}>${title}</a>`)}</nav>
     <div class="spacer"></div>
     <span class=${`live ${cls}`} role="status"><span class="dot" aria-hidden="true"></span>${text}<span class="clock"> · ${clockTime(now)} ${zoneName(now)}</span></span>
+    <a class="quiet" href=${href("terms")} title="Terms and keys ( ? )" aria-label="Terms and keys" aria-current=${page.name === "terms" ? "page" : null}>?</a>
     <${ThemeButton} />
     ${session?.auth && html`<button class="quiet" type="button" title=${`Logged in with the key ${session.id}`} onClick=${onLeave}>Log out</button>`}
   </header>`;
+}
+
+// The key "?" leads to what the words mean.
+function toTerms(event) {
+  if (event.key === "?" && !typed(event)) visit(href("terms"));
 }
 
 function mark() {

@@ -46,7 +46,13 @@ def override_of(state: State, plan: rollout.Plan) -> RolloutOverride:
     share = rollout.shadow_share(state, plan)
     shadows = ((state.candidate, share),) if share else ()
     promoted = state.status is Status.PROMOTED
-    return RolloutOverride(state.weight, shadows, state.competing, state.deciding, promoted)
+    place = {
+        "phase": state.phase,
+        "stage": state.stage,
+        "baseline": state.baseline,
+        "candidate": state.candidate,
+    }
+    return RolloutOverride(state.weight, shadows, state.competing, state.deciding, promoted, place)
 
 
 def arranged(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from typing import Any
 
 from gateway.config.document import Document
 from gateway.config.policy import (
@@ -57,15 +59,28 @@ def salt(document: Document, name: str) -> bytes:
     who get every new candidate first."""
     policy = document.routes[name].policy
     if isinstance(policy, CanaryConfig):
-        return f"{name}\0{policy.baseline}\0{policy.candidate}".encode()
+        return _rollout_salt(name, policy.baseline, policy.candidate)
     return name.encode()
+
+
+def _rollout_salt(route: str, baseline: str, candidate: str) -> bytes:
+    return f"{route}\0{baseline}\0{candidate}".encode()
 
 
 def placement(document: Document, name: str) -> tuple[int, int]:
     """How hashes of units are placed (`policies.allocation.bucketing.placed`): their hashes, which the record keeps,
     are the same in every rollout."""
-    canary = isinstance(document.routes[name].policy, CanaryConfig)
-    return placement_of(salt(document, name)) if canary else UNMOVED
+    policy = document.routes[name].policy
+    return (
+        rollout_placement(name, policy.baseline, policy.candidate)
+        if isinstance(policy, CanaryConfig)
+        else UNMOVED
+    )
+
+
+def rollout_placement(route: str, baseline: str, candidate: str) -> tuple[int, int]:
+    """The `placement` in a rollout."""
+    return placement_of(_rollout_salt(route, baseline, candidate))
 
 
 def unit_point(document: Document, name: str, unit: bytes) -> float:
@@ -111,6 +126,8 @@ class RolloutOverride:
     """Whether that decides now, in place of ``weight``."""
     promoted: bool = False
     """The bandit is over; what is left of the baseline's share is the holdback."""
+    place: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """Where the rollout stands, for the evidence of an allocation: phase, stage, baseline and candidate."""
 
 
 def overridden(found: Plan, override: RolloutOverride | None) -> Plan:

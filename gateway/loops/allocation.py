@@ -7,6 +7,7 @@ epoch. What a request reads is swapped with one assignment.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
@@ -225,6 +226,13 @@ class Allocations:
         stored = self._stored.get(name)
         return 1 if stored is None else stored.epoch + 1
 
+    def _placed(self, name: str, evidence: str) -> str:
+        """``evidence`` with where the route's rollout stands, if it has one."""
+        override = self._steering(name).override
+        if override is None:
+            return evidence
+        return json.dumps({**(json.loads(evidence) if evidence else {}), "rollout": override.place})
+
     async def _publish(self, name: str, found: Proposal, reason: str) -> None:
         fresh, drawn = found.allocation, found.drawn
         record = Published(
@@ -235,7 +243,7 @@ class Allocations:
             owners=fresh.owners,
             reason=reason,
             time=self._clock(),
-            evidence=found.evidence,
+            evidence=self._placed(name, found.evidence),
         )
         packed = await asyncio.to_thread(drawn.packed) if drawn is not None else b""
         if not await self._store.publish(record, packed):

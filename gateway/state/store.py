@@ -222,6 +222,10 @@ class AllocationStore(Protocol):
         """The newest allocation of each route."""
         ...
 
+    async def allocation(self, route: str, epoch: int) -> Published | None:
+        """The allocation of an epoch, if it is kept."""
+        ...
+
     async def allocation_history(self, route: str, *, limit: int = 1000) -> list[Published]:
         """The newest ``limit`` allocations of a route, oldest first."""
         ...

@@ -37,6 +37,7 @@ PAGES = (
     "decisions/DECISION",
     "config",
     "events",
+    "terms",
     "login",
 )
 

@@ -17,6 +17,7 @@ from playwright.sync_api import Browser
 import dashboards
 from tests.browser.conftest import Tab, Tabs
 from tests.browser.serving import DIGITS, SHOP, Served
+from tests.dashboards import glossary
 
 pytestmark = pytest.mark.browser
 
@@ -288,6 +289,38 @@ def test_the_list_of_routes_leads_to_each(lived: Served, tabs: Tabs) -> None:
     assert tab.page.title() == "shop · Turnout"
     tab.page.go_back()
     tab.page.locator("h1", has_text="Routes").wait_for()
+
+
+def test_a_table_is_sorted_by_a_column_and_the_address_keeps_it(lived: Served, tabs: Tabs) -> None:
+    page = tabs.new(lived.address, "/-/dashboard/routes/digits").page
+    variants = httpx.get(f"{lived.address}/-/routes/digits").json()["variants"]
+    rows = page.locator("#variants [data-variant]")
+    shown = "all => all.map(one => one.dataset.variant)"
+    rows.first.wait_for()
+    before = rows.evaluate_all(shown)
+    by_requests = sorted(before, key=lambda name: variants[name]["assigned"])
+    head = page.locator("#variants th", has_text="Requests")
+    for expected, told in ((by_requests[::-1], "descending"), (by_requests, "ascending"), (before, None)):
+        head.get_by_role("button").press("Enter")
+        assert rows.evaluate_all(shown) == expected
+        assert head.get_attribute("aria-sort") == told
+    head.get_by_role("button").press("Enter")
+    page.reload()
+    rows.first.wait_for()
+    assert head.get_attribute("aria-sort") == "descending"
+    assert rows.evaluate_all(shown) == by_requests[::-1]
+
+
+def test_a_key_leads_to_the_terms_unless_it_is_typed(lived: Served, tabs: Tabs) -> None:
+    page = tabs.new(lived.address).page
+    page.get_by_label("Search routes").press_sequentially("wh?")
+    assert page.get_by_label("Search routes").input_value() == "wh?"
+    page.get_by_label("Search routes").fill("")
+    page.locator("h1").click()
+    page.keyboard.press("?")
+    page.get_by_role("heading", name="Terms and keys").wait_for()
+    assert page.url.endswith("/terms")
+    assert page.locator("#terms dt").all_inner_texts() == [term for term, _ in glossary.terms()]
 
 
 def test_thin_data_are_called_thin(served: Served, tabs: Tabs) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -30,6 +31,7 @@ routes:
     policy: {type: single, variant: new}
   shop:
     match: {path: /shop}
+    unit: {header: x-user}
     variants: {v1: {backend: well}, v2: {backend: well}}
     policy:
       type: canary
@@ -83,12 +85,26 @@ def test_a_backend_that_refuses_every_request_is_told_everywhere(gateway: Gatewa
 
 def test_a_canary_is_rolled_back_from_the_page(gateway: GatewayProcess, tabs: Tabs) -> None:
     with httpx.Client(base_url=gateway.url) as client:
-        for _ in range(60):
-            assert client.get("/shop").status_code == 200
+        for k in range(60):
+            response = client.get("/shop", headers={"x-user": f"user {k}"})
+            assert response.status_code == 200
+
+    def story() -> dict[str, Any]:
+        found: dict[str, Any] = httpx.get(
+            f"{gateway.url}/-/decisions/{response.headers['x-decision-id']}"
+        ).json()
+        return found
+
+    wait_for(lambda: story()["outcome"])
     text = httpx.get(f"{gateway.url}/-/config").text.replace(LEGACY, SPLIT)
     checked = httpx.post(f"{gateway.url}/-/config/check", json={"text": text}).json()
     assert checked["shares"] == {"legacy": {"before": {"new": 1.0}, "after": {"new": 0.75, "old": 0.25}}}
     assert "legacy: shares new 100% → 75%, old 25%" in checked["changes"]
+    tab = tabs.new(gateway.url, f"/-/dashboard/decisions/{story()['decision']}")
+    tab.page.locator("#why", has_text="Canary, stage 1, epoch 1").wait_for()
+    point = float(tab.page.locator('[data-field="draw.point"]').get_attribute("data-value") or "nan")
+    assert point == story()["draw"]["point"]
+    assert (point < 0.3) == (story()["outcome"]["assigned"] == "v2"), "the candidate has the first part"
     tab = tabs.new(gateway.url, "/-/dashboard/routes/shop")
     tab.page.locator("#rollout", has_text="30% of the traffic goes to v2").wait_for()
     tab.page.get_by_role("button", name="Set share").click()

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from dashboards.bundle import bundle, modules, part, parts
-from dashboards.site import PAGES, Site
+from dashboards.site import PAGES, PARTS, Site
 from gateway.control.handlers.dashboard import HEADERS
+from tests.dashboards import glossary
 
 WEB = Path(__file__).parents[2] / "dashboards" / "web"
 SITE = Site()
@@ -37,24 +38,38 @@ def later() -> list[str]:
     return re.findall(r'import\("\./([\w.]+)"\)', SITE.assets[app].body.decode())
 
 
-def test_a_page_is_two_requests_of_forty_five_kilobytes_or_three_of_seventy() -> None:
+def test_the_first_page_is_two_requests_of_forty_kilobytes_and_each_other_three_of_seventy() -> None:
+    """Requests of a first load, without the calls of the API: the HTML, the script, and the page's part."""
     (app,) = named("index.html")
     assert re.fullmatch(r"app\.[0-9a-f]{16}\.js", app)
     sent = len(SITE.assets[app].gzipped) + len(SITE.page("index.html").gzipped)
-    assert sent < 45_000
-    assert sorted(name.split(".")[0] for name in later()) == [
-        "config",
-        "decision",
-        "events",
-        "health",
-        "outcomes",
-        "pictures",
-        "segments",
-        "shadow",
-        "time",
-    ]
+    assert sent < 40_000
+    assert {name.split(".")[0] for name in later()} == {Path(part).stem for part in PARTS.values() if part}
     for name in later():
         assert sent + len(SITE.assets[name].gzipped) < 70_000, name
+
+
+def test_a_page_names_its_part_so_that_both_scripts_load_at_a_time() -> None:
+    for path, needed in {
+        "": "",
+        "routes/a%2Fb": "decide",
+        "routes/r/time": "time",
+        "routes/r/shadow/s": "shadow",
+        "decisions/01": "decision",
+        "terms": "terms",
+    }.items():
+        html = SITE.page("index.html", path).body.decode()
+        found = re.findall(r'<link rel="modulepreload" href="((?:\.\./)*)(\w+)(\.[0-9a-f]{16}\.js)">', html)
+        assert [name for _, name, _ in found] == ([needed] if needed else []), path
+        for home, name, end in found:
+            assert home == "../" * path.count("/")
+            assert name + end in later()
+    assert b"modulepreload" not in SITE.page("login.html").body
+
+
+def test_the_terms_are_those_of_the_glossary() -> None:
+    assert glossary.shown() == glossary.terms(), "run: python -m tests.dashboards.glossary"
+    assert len(glossary.terms()) > 30
 
 
 def test_only_the_part_with_charts_carries_their_library() -> None:
@@ -170,6 +185,7 @@ def test_a_name_outside_is_no_file_and_no_page() -> None:
         "decisions/01",
         "config",
         "events",
+        "terms",
     ):
         assert PAGES.fullmatch(page)
 

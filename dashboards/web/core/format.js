@@ -190,8 +190,9 @@ export function clockTime(at) {
 }
 
 // The clock today, the date before.
-export function moment(at, now) {
-  return now - at < 43_200 ? clock.format(at * 1000) : `${day.format(at * 1000)} ${clock.format(at * 1000)}`;
+export function moment(at, now, exactly = false) {
+  const said = (exactly ? precise : clock).format(at * 1000);
+  return now - at < 43_200 ? said : `${day.format(at * 1000)} ${said}`;
 }
 
 export function time(at) {

@@ -9,7 +9,8 @@ const PAGES = [
   ["outcomes", /^outcomes$/, []],
   ["decision", /^decisions\/([^/]+)$/, ["decision"]],
   ["config", /^config$/, []],
-  ["events", /^events$/, []]
+  ["events", /^events$/, []],
+  ["terms", /^terms$/, []]
 ];
 
 export function here(pathname = location.pathname, search = location.search) {
@@ -46,6 +47,9 @@ export function follow(onVisit) {
     visit(link.pathname + link.search);
   });
 }
+
+// Whether a key was typed into something, or means something to the browser.
+export const typed = (event) => event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, dialog") !== null;
 
 export function visit(address) {
   history.pushState(null, "", address);

@@ -2,21 +2,24 @@
 
 import { useGet } from "../core/data.js";
 import { count, none, probability, share } from "../core/format.js";
-import { later } from "../core/later.js";
 import { href } from "../core/router.js";
 import { FEW, lossOf, metricsOf } from "../core/words.js";
-import { emptyState, figure, scroller, section, variantName } from "../parts/basics.js";
+import { emptyState, figure, section, variantName } from "../parts/basics.js";
 import { headline } from "../parts/headline.js";
+import { Pictures } from "../parts/pictures.js";
 import { scorecard } from "../parts/scorecard.js";
+import { Segments } from "../parts/segments.js";
+import { table } from "../parts/table.js";
 import { timeline } from "../parts/timeline.js";
 import { html, useState } from "../vendor/preact.js";
-import { shadowList } from "./agreement.js";
+import { Agreement, shadowList } from "./agreement.js";
 import { steps } from "./history.js";
 
-const Segments = later(() => import("../parts/segments.js"), "Segments");
-const Pictures = later(() => import("../parts/pictures.js"), "Pictures");
+export function FirstTab(given) {
+  return given.report.policy === "shadow" ? html`<${Agreement} ...${given} />` : html`<${Decide} ...${given} />`;
+}
 
-export function Decide({ report, colour, now }) {
+function Decide({ report, colour, now }) {
   const history = useGet(`routes/${encodeURIComponent(report.route)}/history?limit=6`, { again: report.rollout?.decided?.time ?? report.revision });
   return [
     headline(report, colour),
@@ -60,8 +63,19 @@ function start(report) {
 function variants(report, colour) {
   const names = Object.keys(report.variants);
   const contested = names.some((name) => report.variants[name].probability_best !== null);
-  const head = [["Variant"], ["Share"], ["Requests", "Assigned to it"], ["Served", "Responses"], ["Fallbacks", "Assigned to it, served by another"]];
-  if (contested) head.push(["P(best)", "Probability that it is the best"], ["Expected loss", "Of choosing it now, on average"]);
+  const column = (title, by, tip) => ({ title, by: (name) => by(report.variants[name], name), tip, number: true });
+  const columns = [
+    { title: "Variant", by: (name) => name },
+    column("Share", (_, name) => report.allocation[name]),
+    column("Requests", (v) => v.assigned, "Assigned to it"),
+    column("Served", (v) => v.served, "Responses"),
+    column("Fallbacks", (v) => v.fallbacks, "Assigned to it, served by another")
+  ];
+  if (contested)
+    columns.push(
+      column("P(best)", (v) => v.probability_best, "Probability that it is the best"),
+      column("Expected loss", (v) => v.expected_loss, "Of choosing it now, on average")
+    );
   const note = contested
     ? `P(best) and the expected loss are of the means of ${report.metric}, under the policy's prior: not for deciding by themselves.`
     : null;
@@ -69,11 +83,7 @@ function variants(report, colour) {
     "variants",
     "Variants",
     note,
-    scroller(
-      "Variants",
-      html`<table class="plain"><thead><tr>${head.map(([text, title], k) => html`<th scope="col" class=${k ? "number" : null} title=${title}>${text}</th>`)}</tr></thead>
-      <tbody>${names.map((name) => variant(report, name, colour(name), contested))}</tbody></table>`
-    )
+    table("variants", "Variants", columns, names, (name) => variant(report, name, colour(name), contested))
   );
 }
 

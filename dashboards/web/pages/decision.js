@@ -5,6 +5,7 @@ import { milliseconds, moment, seconds, share, time } from "../core/format.js";
 import { href } from "../core/router.js";
 import { outcome, sentence } from "../core/words.js";
 import { badge, figure, section, swatch } from "../parts/basics.js";
+import { forest } from "../parts/forest.js";
 import { html } from "../vendor/preact.js";
 
 export function DecisionPage({ page, now }) {
@@ -15,7 +16,7 @@ export function DecisionPage({ page, now }) {
   return [
     head,
     html`<p key="line"><a href=${href("routes", data.route)}>${data.route}</a> · ${time(data.time)}${made && html` · ${badge(made.status ? String(made.status) : "decided", made.status < 400 ? "good" : "bad")} ${outcome(made)}, ${milliseconds(made.total_ms)}`}</p>`,
-    made && why(made),
+    made && why(made, data.draw, now),
     made && whereTimeWent(made),
     section(
       "rewards",
@@ -29,10 +30,11 @@ export function DecisionPage({ page, now }) {
   ];
 }
 
-function why(made) {
+function why(made, draw, now) {
+  const place = [draw?.phase && stageOf(draw), `epoch ${made.epoch}`, `revision ${made.revision}`].filter(Boolean).join(", ");
   const how = made.forced
     ? `The client chose ${made.assigned} itself (x-variant): it does not count in any statistic.`
-    : `${made.assigned} ${made.propensity < 1 ? `was drawn with probability ${share(made.propensity)}` : "got every request"} in epoch ${made.epoch} (revision ${made.revision}, policy ${made.policy}).`;
+    : html`${sentence(made.policy)}, ${place}: ${made.assigned} was drawn with probability ${figure("propensity", made.propensity, share(made.propensity))}.`;
   const unit = made.sticky
     ? html`The unit <a class="mono" href=${href("outcomes", { route: made.route, unit: made.unit })}>${made.unit}</a> keeps its variant while the shares stay.`
     : `The request named no unit${made.propensity < 1 ? ": chance decided" : ""}.`;
@@ -43,8 +45,28 @@ function why(made) {
     "why",
     `Why ${made.assigned}`,
     null,
-    html`<p>${how} ${unit}</p>${features && html`<p class="note">Features: ${features}</p>`}<p class="note">Propensity ${figure("propensity", made.propensity, share(made.propensity))}</p>`
+    html`<p>${how} ${unit}</p>${features && html`<p class="note">Features: ${features}</p>`}${draw && drawn(draw, made, now)}`
   );
+}
+
+const stageOf = ({ phase, stage }) => (phase === "shadow" ? "in its gate" : phase === "bandit" ? "as a bandit" : `stage ${stage + 1}`);
+
+const REASONS = { config: "by the configuration", posterior: "by what was learned" };
+
+// The shares then, and where among them the unit fell.
+function drawn({ shares, since, reason, point, range }, { assigned }, now) {
+  const all = Object.entries(shares).map(
+    ([name, p], k) => html`<span key=${name}>${k ? " · " : ""}${name} ${figure(`draw.shares.${name}`, p, share(p))}</span>`
+  );
+  const at = (x) => x.toFixed(4);
+  const said = point !== null && `${assigned} has the part from ${at(range[0])} to ${at(range[1])}`;
+  return [
+    html`<p class="note">Shares since ${moment(since, now)} (${REASONS[reason] ?? reason}): ${all}</p>`,
+    said && [
+      html`<p class="note">Of the line from 0 to 1, ${said}; the unit lies at ${figure("draw.point", point, at(point))}.</p>`,
+      forest({ mean: point, interval: range, scale: [0, 1], hue: "var(--accent)", label: `${said}, the unit lies at ${at(point)}` })
+    ]
+  ];
 }
 
 function whereTimeWent(made) {
@@ -66,12 +88,14 @@ function whereTimeWent(made) {
   );
 }
 
+const waited = (s) => (s < 1 ? milliseconds(Math.max(0, s * 1000)) : seconds(s));
+
 function reward(one, data) {
   const value = one.value === null ? "retracted" : String(one.value);
   const tags = Object.entries(one.tags ?? {})
     .map(([name, v]) => `${name}=${v}`)
     .join(", ");
-  return html`<li key=${one.metric}>${one.metric} = <b>${value}</b> after ${seconds(Math.max(0, one.time - data.time))}${tags && html` <small>(${tags})</small>`}</li>`;
+  return html`<li key=${one.metric}>${one.metric} = <b>${value}</b> after ${waited(one.time - data.time)}${tags && html` <small>(${tags})</small>`}</li>`;
 }
 
 // Which metrics may still be reported for this decision.

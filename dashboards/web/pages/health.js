@@ -4,7 +4,8 @@ import { useGet } from "../core/data.js";
 import { ago, count, milliseconds, share } from "../core/format.js";
 import { href } from "../core/router.js";
 import { outcome, sentence } from "../core/words.js";
-import { badge, figure, scroller, section, variantName, when } from "../parts/basics.js";
+import { badge, figure, section, variantName, when } from "../parts/basics.js";
+import { table } from "../parts/table.js";
 import { html } from "../vendor/preact.js";
 import { eventList } from "./events.js";
 
@@ -51,20 +52,27 @@ function checks(report, now) {
 
 function addresses(report, colour, now) {
   const rows = Object.entries(report.health).flatMap(([variant, found]) => found.map((one) => [variant, one]));
-  const head = html`<tr><th scope="col">Variant</th><th scope="col">State</th><th scope="col">Address</th><th scope="col" class="number">In flight, all routes</th><th scope="col" class="number">Waiting</th></tr>`;
+  const columns = [
+    { title: "Variant", by: ([variant]) => variant },
+    { title: "State", by: ([, one]) => one.state },
+    { title: "Address", by: ([, one]) => one.address },
+    { title: "In flight, all routes", by: ([, one]) => one.in_flight, number: true },
+    { title: "Waiting", by: ([, one]) => one.waiting, number: true }
+  ];
   return section(
     "health",
     "Addresses",
     "As this process sees them.",
-    scroller(
+    table(
+      "addresses",
       "Addresses",
-      html`<table class="plain"><thead>${head}</thead><tbody>${rows.map(
-        ([variant, one]) => html`<tr key=${`${variant} ${one.address}`}>
+      columns,
+      rows,
+      ([variant, one]) => html`<tr key=${`${variant} ${one.address}`}>
       <td>${variantName(variant, colour(variant))}</td>
       <td>${badge(sentence(one.state), TONES[one.state] ?? "")}${one.failing && html` <small class="why">the last ${count(one.failing.attempts)} attempts failed, the last with ${one.failing.error}, since ${ago(one.failing.since, now)}</small>`}</td>
       <td class="mono">${one.address}</td>
       <td class="number">${count(one.in_flight)}</td><td class="number">${count(one.waiting)}</td></tr>`
-      )}</tbody></table>`
     )
   );
 }
@@ -73,22 +81,26 @@ function addresses(report, colour, now) {
 function nodes(engine, route, now) {
   const newest = engine.epochs[route];
   const lost = engine.lost_share === null ? "" : ` Of the rows of the last five minutes, ${share(engine.lost_share)} were lost.`;
-  const head = html`<tr>${["Node", "State", "Epoch", "Last poll", "Rows", "Lost"].map((text, k) => html`<th scope="col" class=${k > 3 ? "number" : null}>${text}</th>`)}</tr>`;
+  const columns = [
+    { title: "Node", by: (one) => one.node },
+    { title: "State", by: (one) => one.state },
+    { title: "Epoch", by: (one) => one.epochs[route] },
+    { title: "Last poll", by: (one) => one.seen },
+    { title: "Rows", by: (one) => one.rows, number: true },
+    { title: "Lost", by: (one) => one.lost, number: true }
+  ];
   return section(
     `engine-${engine.engine}`,
     `Nodes of ${engine.engine}`,
     `They serve this route at epoch ${count(newest)} or earlier.${lost}`,
     engine.nodes.length
-      ? scroller(
-          `Nodes of ${engine.engine}`,
-          html`<table class="plain"><thead>${head}</thead><tbody>${engine.nodes.map((one) => {
-            const field = (rest) => `engines.${engine.engine}.${one.node}.${rest}`;
-            return html`<tr key=${one.node} data-node=${one.node}><th scope="row" class="mono">${one.node}</th>
+      ? table(`nodes-${engine.engine}`, `Nodes of ${engine.engine}`, columns, engine.nodes, (one) => {
+          const field = (rest) => `engines.${engine.engine}.${one.node}.${rest}`;
+          return html`<tr key=${one.node} data-node=${one.node}><th scope="row" class="mono">${one.node}</th>
               <td>${badge(figure(field("state"), one.state, sentence(one.state)), NODE_TONES[one.state])} <small>${one.refused}</small></td>
               <td>${figure(field("epoch"), one.epochs[route], count(one.epochs[route]))}${one.behind.includes(route) && html` <small>behind</small>`}</td>
               <td>${when(one.seen, now)}</td><td class="number">${figure(field("rows"), one.rows, count(one.rows))}</td><td class="number">${figure(field("lost"), one.lost, count(one.lost))}</td></tr>`;
-          })}</tbody></table>`
-        )
+        })
       : html`<p class="empty">${
           engine.type === "kubernetes"
             ? "The HTTPRoutes have not been read yet."

@@ -5,7 +5,8 @@ import { useGet } from "../core/data.js";
 import { milliseconds, share } from "../core/format.js";
 import { choose, here, href } from "../core/router.js";
 import { outcome, sentence } from "../core/words.js";
-import { badge, emptyState, scroller, when } from "../parts/basics.js";
+import { badge, emptyState, exactly } from "../parts/basics.js";
+import { table } from "../parts/table.js";
 import { html, useState } from "../vendor/preact.js";
 
 // Those of the API; all stand in the address.
@@ -67,18 +68,27 @@ function period(name, label, query, set) {
 
 function list({ outcomes, next }, now) {
   if (!outcomes.length) return emptyState("No outcome matches", "The record is written in batches, about once a second.");
-  const head = ["Time", "Route", "Assigned", "Status", "What came of it", "Took", "Decision"];
+  const columns = [
+    { title: "Time", by: (one) => one.time },
+    { title: "Route", by: (one) => one.route },
+    { title: "Assigned", by: (one) => one.assigned },
+    { title: "Status", by: (one) => one.status },
+    { title: "What came of it", by: outcome },
+    { title: "Took", by: (one) => one.total_ms, number: true },
+    { title: "Decision" }
+  ];
   return html`<section class="card" key="list" aria-label="Outcomes">
-    ${scroller(
+    ${here().query.sort && html`<p class="note">Sorted are these ${outcomes.length}, not the whole record.</p>`}
+    ${table(
+      "outcomes",
       "Outcomes",
-      html`<table class="plain"><thead><tr>${head.map((text) => html`<th scope="col" class=${text === "Took" ? "number" : null}>${text}</th>`)}</tr></thead><tbody>
-      ${outcomes.map(
-        (one) => html`<tr key=${one.decision} data-decision=${one.decision}>
-        <td>${when(one.time, now)}</td><td><a href=${href("routes", one.route)}>${one.route}</a></td><td>${one.assigned} <small>${share(one.propensity)}</small></td>
+      columns,
+      outcomes,
+      (one) => html`<tr key=${one.decision} data-decision=${one.decision}>
+        <td>${exactly(one.time, now)}</td><td><a href=${href("routes", one.route)}>${one.route}</a></td><td>${one.assigned} <small>${share(one.propensity)}</small></td>
         <td>${badge(one.status ? String(one.status) : "decided", one.status < 400 ? "good" : "bad")}</td><td>${outcome(one)}${one.error && html`<small> · ${sentence(one.error)}</small>`}</td>
         <td class="number">${milliseconds(one.total_ms)}</td><td><a class="mono" href=${href("decisions", one.decision)}>${one.decision.slice(0, 12)}…</a></td>
       </tr>`
-      )}</tbody></table>`
     )}
     ${next && html`<p><button type="button" class="quiet" onClick=${() => choose({ cursor: next })}>Older</button></p>`}
   </section>`;

@@ -2,7 +2,7 @@
 
 import { palette } from "../core/colours.js";
 import { ago, count, difference, estimate, kind, milliseconds, perSecond, seconds, share } from "../core/format.js";
-import { choose, here, href } from "../core/router.js";
+import { choose, here, href, typed } from "../core/router.js";
 import { agreed, alarmed, bounded, event, failure, POLICIES, STATES, sentence, verdictsOf } from "../core/words.js";
 import { badge, choices, emptyState, figure, inOrder, notice, shareBar } from "../parts/basics.js";
 import { spark } from "../parts/spark.js";
@@ -68,7 +68,7 @@ export function Overview({ view, now, ...given }) {
 
 // The key "/" leads to the search, unless it is typed into something.
 function toSearch(event) {
-  if (event.key !== "/" || event.target.closest("input, select, textarea, dialog")) return;
+  if (event.key !== "/" || typed(event)) return;
   event.preventDefault();
   document.querySelector(".search input").focus();
 }

@@ -8,12 +8,11 @@ import { href } from "../core/router.js";
 import { alarmed, sentence } from "../core/words.js";
 import { figure, notice, policyBadge } from "../parts/basics.js";
 import { html } from "../vendor/preact.js";
-import { Agreement } from "./agreement.js";
-import { Decide } from "./decide.js";
-import { HistoryTab } from "./history.js";
 import { Steering } from "./steering.js";
 
+const FirstTab = later(() => import("./decide.js"), "FirstTab");
 const HealthTab = later(() => import("./health.js"), "HealthTab");
+const HistoryTab = later(() => import("./history.js"), "HistoryTab");
 const TimeTab = later(() => import("./time.js"), "TimeTab");
 
 export function RoutePage({ page, report: live, events, now, session, stale, away }) {
@@ -40,7 +39,7 @@ export function RoutePage({ page, report: live, events, now, session, stale, awa
       ${tabs.map(([tab, title]) => html`<a key=${title} href=${href("routes", report.route, ...(tab ? [tab] : []))} aria-current=${page.tab === tab ? "page" : null}>${title}</a>`)}
     </nav>`,
     report.alarms.map((alarm) => notice("bad", sentence(alarm.code), alarmed(alarm, now))),
-    page.tab === null && (report.policy === "shadow" ? html`<${Agreement} key="agreement" ...${given} />` : html`<${Decide} key="decide" ...${given} />`),
+    page.tab === null && html`<${FirstTab} key="first" ...${given} />`,
     page.tab === "time" && html`<${TimeTab} key="time" ...${given} />`,
     page.tab === "health" && html`<${HealthTab} key="health" ...${given} />`,
     page.tab === "history" && html`<${HistoryTab} key="history" ...${given} />`

@@ -63,6 +63,11 @@ export function when(at, now) {
   return html`<time datetime=${new Date(at * 1000).toISOString()} title=${time(at)}>${moment(at, now)} <small>${ago(at, now)}</small></time>`;
 }
 
+// To the second, where many happen in a minute.
+export function exactly(at, now) {
+  return html`<time datetime=${new Date(at * 1000).toISOString()} title=${time(at)}>${moment(at, now, true)}</time>`;
+}
+
 export function clockOf(at) {
   return html`<time datetime=${new Date(at * 1000).toISOString()} title=${time(at)}>${clockTime(at)}</time>`;
 }

@@ -5,7 +5,8 @@
 import { tickTime, time, zoneName } from "../core/format.js";
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 import { uPlot } from "../vendor/uplot.js";
-import { scroller, swatch } from "./basics.js";
+import { swatch } from "./basics.js";
+import { table } from "./table.js";
 
 const HEIGHT = 210;
 const LETTER_PX = 10;
@@ -27,7 +28,7 @@ export function TimeChart({ chart, at, onPoint, onZoom }) {
       </div>
     </figcaption>
     ${chart.empty && html`<p class="empty">${chart.empty}</p>`}
-    ${!chart.empty && asTable && table(chart)}
+    ${!chart.empty && asTable && asRows(chart)}
     ${
       !chart.empty &&
       !asTable &&
@@ -68,13 +69,14 @@ function csv({ x, lines }) {
   return `data:text/csv,${encodeURIComponent([["time", ...columns.map(([name]) => name)], ...rows].join("\r\n"))}`;
 }
 
-function table(chart) {
-  const rows = chart.x.map((_, at) => at).reverse();
-  return scroller(
-    `${chart.title}, as a table`,
-    html`<table class="plain"><thead><tr><th scope="col">Time, ${zoneName()}</th>${chart.lines.map((line) => html`<th scope="col" class="number">${line.name}</th>`)}</tr></thead>
-    <tbody>${rows.map((at) => html`<tr key=${chart.x[at]}><th scope="row">${time(chart.x[at])}</th>${chart.lines.map((line) => html`<td class="number">${chart.row(at, line.name)}</td>`)}</tr>`)}</tbody></table>`
-  );
+function asRows(chart) {
+  const columns = [
+    { title: `Time, ${zoneName()}`, by: (at) => chart.x[at] },
+    ...chart.lines.map(({ name, mean }) => ({ title: name, by: (at) => mean[at], number: true }))
+  ];
+  const line = (at) =>
+    html`<tr key=${chart.x[at]}><th scope="row">${time(chart.x[at])}</th>${chart.lines.map(({ name }) => html`<td class="number">${chart.row(at, name)}</td>`)}</tr>`;
+  return table(chart.id, `${chart.title}, as a table`, columns, chart.x.map((_, at) => at).reverse(), line);
 }
 
 function Plot({ chart, onPoint, onZoom }) {

@@ -13,6 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from gateway.compile.plans import reported
 from gateway.control.api_request import ApiRequest, json_response
 from gateway.control.endpoint import CSV, STORE, Endpoints
+from gateway.control.reports.draw import draw
 from gateway.control.schemas.record import (
     MAX_OUTCOMES,
     DecisionResponse,
@@ -146,9 +147,18 @@ async def read_decision(request: ApiRequest) -> Response:
             "outcome": None if record.outcome is None else outcome_json(record.outcome),
             "rewards": [_reward(r) for r in record.rewards],
             "open_until": _open_until(request, route, time),
+            "draw": await _draw(request, record.outcome),
             "shadows": [_shadowed(s) for s in record.shadows],
         }
     )
+
+
+async def _draw(request: ApiRequest, outcome: Outcome | None) -> dict[str, Any] | None:
+    if outcome is None:
+        return None
+    published = await request.gateway.store.allocation(outcome.route, outcome.epoch)
+    route = request.gateway.document().routes.get(outcome.route)
+    return draw(outcome, published, hashed_here=route is not None and route.engine is None)
 
 
 def _open_until(request: ApiRequest, route: str, decided: float) -> dict[str, float]:

@@ -96,6 +96,21 @@ class ShadowResultModel(ApiModel):
     detail: Any
 
 
+class DrawModel(ApiModel):
+    shares: Annotated[dict[str, Probability], Field(description="Of the variants, in the decision's epoch.")]
+    since: Annotated[float, Field(description="When the epoch began.")]
+    reason: Annotated[str, Field(description="Why the shares changed then.")]
+    phase: Annotated[str | None, Field(description="Of a rollout, as in the report of the route.")]
+    stage: Annotated[int | None, Field(description="Of a rollout, from 0; -1 in the gate.")]
+    point: Annotated[
+        float | None,
+        Field(ge=0, lt=1, description="Where the unit lies in [0, 1); null if that is not known."),
+    ]
+    range: Annotated[
+        list[float] | None, Field(description="The part of [0, 1) around it that the variant has.")
+    ]
+
+
 class DecisionResponse(ApiModel):
     decision: str
     time: float
@@ -110,3 +125,10 @@ class DecisionResponse(ApiModel):
         ),
     ]
     shadows: list[ShadowResultModel]
+    draw: Annotated[
+        DrawModel | None,
+        Field(
+            description="How the variant was drawn. null if the client chose it, if the allocation is no longer "
+            "kept, or if the shares depend on the request."
+        ),
+    ]

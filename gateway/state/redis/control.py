@@ -192,7 +192,7 @@ class Control:
         history = await self._earlier(route, epoch - 1, limit=1000)
         return replace(history[-1], epoch=epoch) if history else None
 
-    async def _of_epoch(self, route: str, epoch: int) -> Published | None:
+    async def allocation(self, route: str, epoch: int) -> Published | None:
         row = await self._link.command("HGET", f"{self._link.of_route(route)}:allocations", epoch)
         return await self._allocation(route, epoch, row)
 

@@ -151,7 +151,7 @@ class RedisStore(Control):
         """An epoch's probabilities never change once published, so they are asked for once."""
         for epoch in epochs:
             if (route, epoch) not in self._shares:
-                found = await self._of_epoch(route, epoch)
+                found = await self.allocation(route, epoch)
                 if found is not None:
                     if len(self._shares) >= _MAX_SHARES:
                         self._shares.clear()
@@ -321,7 +321,7 @@ class RedisStore(Control):
         """Nothing was decided in an epoch before it was published: that spares reading older buckets."""
         if epoch is None:
             return since
-        found = await self._of_epoch(route, epoch)
+        found = await self.allocation(route, epoch)
         if found is None:
             return since
         published = min(found.time, self._clock())  # the clock may have been set back since

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
@@ -140,13 +140,11 @@ def allocation_history(connection: sqlite3.Connection, route: str, *, limit: int
     return [one for one in found if one is not None]
 
 
-def shares(connection: sqlite3.Connection, route: str, epoch: int) -> Mapping[str, float] | None:
-    """The published probabilities of one epoch."""
+def allocation(connection: sqlite3.Connection, route: str, epoch: int) -> Published | None:
     row = connection.execute(
         f"SELECT {_READ_ALLOCATION} FROM allocations WHERE route = ? AND epoch = ?", (route, epoch)
     ).fetchone()
-    found = None if row is None else _allocation(row)
-    return None if found is None else found.probabilities
+    return None if row is None else _allocation(row)
 
 
 def _allocation(row: tuple[Any, ...]) -> Published | None:

@@ -184,8 +184,9 @@ class SqliteStore:
         self, connection: sqlite3.Connection, route: str, epoch: int
     ) -> Mapping[str, float] | None:
         """An epoch's probabilities never change once published, so they are asked for once."""
-        found = self._shares.get((route, epoch)) or control.shares(connection, route, epoch)
-        if found:
+        found = self._shares.get((route, epoch))
+        if found is None and (stored := control.allocation(connection, route, epoch)) is not None:
+            found = stored.probabilities
             if len(self._shares) >= _MAX_SHARES:
                 self._shares.clear()
             self._shares[route, epoch] = found
@@ -263,6 +264,7 @@ class SqliteStore:
     publish = _writes(control.publish)
     ensemble = _reads(control.ensemble)
     published = _reads(control.published)
+    allocation = _reads(control.allocation)
     allocation_history = _reads(control.allocation_history)
     save = _writes(control.save)
     add_revision = _writes(control.add_revision)

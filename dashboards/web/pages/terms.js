@@ -1,0 +1,35 @@
+// What the words of the dashboard mean, and its keys.
+
+import { GLOSSARY } from "../core/glossary.js";
+import { section } from "../parts/basics.js";
+import { html } from "../vendor/preact.js";
+
+const KEYS = [
+  ["/", "Search the routes"],
+  ["?", "This page"],
+  ["Tab", "From one control to the next; the first leads past the bar at the top"],
+  ["Enter", "On the head of a column: sort by it, the other way round, as it was"],
+  ["← →", "On the slider of a chart: the moment whose figures all charts show"],
+  ["Esc", "Close a question without an answer; take the slider back to now"]
+];
+
+export function TermsPage() {
+  return [
+    html`<h1 key="h">Terms and keys</h1>`,
+    section(
+      "keys",
+      "Keys",
+      null,
+      html`<dl class="terms">${KEYS.map(([key, what]) => html`<div key=${key}><dt>${key.split(" ").map((one) => html`<kbd>${one}</kbd> `)}</dt><dd>${what}.</dd></div>`)}</dl>`
+    ),
+    section(
+      "terms",
+      "Terms",
+      null,
+      html`<dl class="terms">${GLOSSARY.map(([term, meaning]) => html`<div key=${term}><dt>${term}</dt><dd>${written(meaning)}</dd></div>`)}</dl>`
+    )
+  ];
+}
+
+// Every second part stands between backticks.
+const written = (text) => text.split("`").map((part, k) => (k % 2 ? html`<code>${part}</code>` : part));
