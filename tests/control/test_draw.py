@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -82,7 +83,7 @@ def test_a_unit_lies_where_the_gateway_places_it() -> None:
     ids=["no unit", "an engine", "an earlier build", "its bandit", "another layout"],
 )
 def test_a_point_that_is_not_known_is_not_told(
-    made: dict[str, object], published: Published, hashed_here: bool
+    made: dict[str, Any], published: Published, hashed_here: bool
 ) -> None:
     users = (of_user(f"user {k}") for k in range(40))
     one = next(one for one in users if one.assigned == made.get("assigned", one.assigned))
@@ -98,6 +99,6 @@ def test_a_point_that_is_not_known_is_not_told(
     ids=["forced", "no longer kept", "shares of the request's own"],
 )
 def test_what_was_not_drawn_from_the_allocation_has_no_draw(
-    made: dict[str, object], published: Published | None
+    made: dict[str, Any], published: Published | None
 ) -> None:
     assert draw(of_user("u")._replace(**made), published, hashed_here=True) is None
