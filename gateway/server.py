@@ -10,6 +10,7 @@ import secrets
 import socket
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from time import monotonic
 from typing import Any
 
 from gateway import clock
@@ -82,6 +83,9 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
 
     joining = Joining(store, last_state, outage, read_store)
     start = await joining.begin()
+    # Replicas that went on write their configuration back into a store that was emptied.
+    emptied = store.memory is not None and start is store and not await store.revision_entries(limit=1)
+    settled_at = monotonic() + STARTING_S if emptied else 0.0
     events = Events(store, now)
     sealer = Sealer(await start.secrets(SEALING_KEYS))
     traces = Traces(chance=chance, wall=now)
@@ -128,6 +132,7 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
             lambda: in_force.document().record.flush,
         ),
         starting_s=STARTING_S if store.memory else 0.0,  # no other replica writes into a file
+        settled=lambda: joining.state_time is None and monotonic() >= settled_at,
     )
 
     fleet = Fleet(

@@ -35,7 +35,7 @@ MAX_REQUEST_IDS: Final = 1000
 """Items of one call that name a request by its id; each is looked up."""
 _FIELDS: Final = frozenset({"decision_id", "metric", "value", "tags"})
 _FIELDS_BY_REQUEST: Final = frozenset({"route", "request_id", "metric", "value", "tags"})
-
+_UNSETTLED: Final = "The gateway has just started, and may not know the newest configuration; report again."
 
 _Named = Opened | RejectedItem | BadDecisionId
 """The contents of an item's id, where they were looked up, or the reason to reject it."""
@@ -91,6 +91,7 @@ class RewardIngest:
         request_lookup: RequestIds | None = None,
         stamped_units: StampedUnits | None = None,
         starting_s: float = 0.0,
+        settled: Callable[[], bool] = lambda: True,
     ) -> None:
         """Set up ingestion.
 
@@ -106,6 +107,7 @@ class RewardIngest:
             request_lookup: Finds requests by request id; None: items need a decision id.
             stamped_units: Finds the units of requests that other proxies served; None: they have none.
             starting_s: Seconds from now in which an id with an unknown key waits for it.
+            settled: Whether the newest configuration has been read; else an unknown metric may be one of it.
         """
         self.request_lookup = request_lookup
         self.stamped_units = stamped_units
@@ -121,6 +123,7 @@ class RewardIngest:
         """Totals of rejected items by error code."""
         self._clock = clock
         self._keys = SealingKeys(store, sealer, starting_s)
+        self._settled = settled
 
     def open(self, text: str) -> Opened:
         """Open a decision id. Raises BadDecisionId."""
@@ -185,6 +188,8 @@ class RewardIngest:
                     opened = await self._keys.open(_parts(item)[0], came)
                     rewards.append(self._reward(item, may_report, now, opened))
             except (BadDecisionId, RejectedItem) as error:
+                if error.code == "unknown_metric" and not self._settled():
+                    raise StoreUnavailable(_UNSETTLED) from error
                 report.rejected.append(Rejection(index, error.code, str(error)))
         return rewards
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from math import inf
 from time import monotonic
 from typing import Final
@@ -30,27 +29,40 @@ class SealingKeys:
         self._started = monotonic() + starting_s
         self._read = -inf
         """`monotonic` when the last read of the keys began that has ended."""
+        self._failure: StoreUnavailable | None = None
+        """Why that read failed."""
         self._reading = asyncio.Lock()
 
     async def open(self, identity: str, since: float) -> Opened:
-        """Open a decision id with the keys of ``since`` (`monotonic`) or later. Raises BadDecisionId."""
+        """Open a decision id with the keys of ``since`` (`monotonic`) or later.
+
+        Raises:
+            BadDecisionId: The id is not one of this gateway's.
+            StoreUnavailable: Its key is not known here, and could not be looked up.
+        """
         while True:
             try:
                 return self._sealer.open(identity)
             except BadDecisionId as error:
                 if error.code != "unknown_key":
                     raise
-                known = self._read >= since
-            if known and monotonic() >= self._started:
-                raise BadDecisionId("unknown_key")
-            await self._renew(monotonic() if known else since)
+            if self._read >= since:
+                if self._failure is not None:
+                    raise StoreUnavailable(*self._failure.args) from self._failure
+                if monotonic() >= self._started:
+                    raise BadDecisionId("unknown_key")
+                since = monotonic()
+            await self._renew(since)
 
     async def _renew(self, since: float) -> None:
-        """Read the keys if that was before ``since``, unless the store is unavailable."""
+        """Read the keys if that was before ``since``."""
         async with self._reading:
             if self._read < since:
                 await asyncio.sleep(self._read + RELOAD_INTERVAL_S - monotonic())
                 begun = monotonic()
-                with suppress(StoreUnavailable):
+                try:
                     self._sealer.renew(await self._store.secrets(SEALING_KEYS))
+                    self._failure = None
+                except StoreUnavailable as error:
+                    self._failure = error
                 self._read = begun

@@ -55,6 +55,8 @@ class Away(SqliteStore):
 
     async def secrets(self, name: str) -> tuple[bytes, ...]:
         self.reads += 1
+        if self.away:
+            raise StoreUnavailable("The store is switched off; switch it on.")
         return self.keys
 
     async def reward(self, rewards_: Sequence[Reward], *, replay: bool = False) -> list[RewardResult]:
@@ -268,6 +270,30 @@ async def test_a_key_that_is_added_right_after_a_read_is_read_too(book: RewardIn
     )
     assert [report.accepted for report in found] == [3, 0, 0]
     assert store.reads == 2
+
+
+async def test_a_key_that_cannot_be_looked_up_is_no_reason_to_refuse_a_reward(
+    book: RewardIngest, store: Away
+) -> None:
+    """Once the store is back, its key may be there."""
+    other = b"other" * 7
+    foreign = Sealer([other])
+    static = Sealer.static("digits", "v1", "v1", 1, 1.0, False)
+    items = [item(), item(id=foreign.seal(foreign.new_decision(NOW), 1, static).decode())]
+    store.away = True
+    found = await asyncio.gather(*(book.take(items) for _ in range(3)), return_exceptions=True)
+    assert [type(one) for one in found] == [StoreUnavailable] * 3
+    store.away, store.keys = False, (*store.keys, other)
+    assert (await book.take(items)).accepted == 2
+
+
+async def test_an_unknown_metric_may_be_one_of_the_newest_configuration(store: Away) -> None:
+    settled = False
+    book = RewardIngest(store, SEALER, metrics=METRICS, clock=lambda: NOW, settled=lambda: settled)
+    with pytest.raises(StoreUnavailable, match="report again"):
+        await book.take([item(), item(metric="new")])
+    settled = True
+    assert codes(await book.take([item(), item(metric="new")])) == [(1, "unknown_metric")]
 
 
 async def test_while_it_starts_a_process_waits_for_keys_that_others_write_back(store: Away) -> None:
