@@ -33,7 +33,7 @@ KIND: Final = shapes.kind(
         "until": shapes.time,
         "below": int,
         "ratio": {
-            "counts": {str: int},
+            "counts": {str: float},
             "expected": {str: float},
             "norms": {str: [float]},
             "impossible": float,

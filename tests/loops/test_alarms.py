@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from gateway.config.load import load
+from gateway.loops import ratio
 from gateway.loops.alarms import KIND, Alarm, Alarms
 from gateway.loops.allocation import Allocations
 from gateway.loops.ratio import BACK_S, SETTLED_S, Ratios
@@ -221,6 +222,7 @@ async def test_a_new_leader_goes_on_with_the_units_that_were_seen(scene: Scene) 
         scene.time += 70
         await scene.look()
     before = await scene.watch._ratios.look("r", scene.document.routes["r"])
+    assert await scene.store.load(ratio.KIND, "r") is not None, "what was kept is not taken for damage"
     other = Ratios(scene.store, lambda: scene.time)
     after = await other.look("r", scene.document.routes["r"])
     assert before is not None
