@@ -3,8 +3,8 @@
 Requests of the reference model `digits`, JSON and binary, in a closed loop by wrk at several numbers of
 connections. All servers are up at the same time, on one core, and take turns in every round; wrk has another
 core. `--against DIR` adds the server of another checkout, such as an older one, `--triton ENVIRONMENT` a real
-Triton with the network in its Python backend, and `--api-server-count N` this server with N API servers. A larger
-model on a GPU: `python -m benchmarks.encoder`.
+Triton with the network in its Python backend, and `--api-server-count N` this server with N API servers. `--images`
+sends images of 602 kB to a model that hardly looks at them. A larger model on a GPU: `python -m benchmarks.encoder`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,14 @@ from benchmarks.usage import process_cpu_us, usage
 CONNECTIONS = (1, 8, 32, 128)
 FORMS = ("json", "binary")
 VERSIONS = (1, 2)
+IMAGE = (3, 224, 224)
+IMAGES = {
+    "name": "images",
+    "platform": "pytorch_module",
+    "max_batch_size": 32,
+    "input": [{"name": "pixels", "data_type": "TYPE_FP32", "dims": IMAGE}],
+    "output": [{"name": "corner", "data_type": "TYPE_FP32", "dims": []}],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,19 +103,43 @@ def requests(version: int, form: str, rows: int = 1, count: int = 200) -> Iterat
     """Whole HTTP requests, each with other images."""
     images = held_out().pixels
     for number in range(count):
-        content, field = body(images[number : number + rows], form)
-        head = (
-            f"POST /v2/models/digits/versions/{version}/infer HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-            f"{field}Content-Length: {len(content)}\r\n\r\n"
-        )
-        yield head.encode() + content
+        yield request(f"digits/versions/{version}", images[number : number + rows], form)
+
+
+def image_requests(rows: int, count: int = 4) -> Iterator[bytes]:
+    """Whole HTTP requests for the model `images`."""
+    chance = np.random.default_rng(1)
+    for _ in range(count):
+        yield request("images", chance.random((rows, *IMAGE), dtype=np.float32), "binary")
+
+
+def request(model: str, pixels: np.ndarray, form: str) -> bytes:
+    """A whole HTTP request."""
+    content, field = body(pixels, form)
+    head = (
+        f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        f"{field}Content-Length: {len(content)}\r\n\r\n"
+    )
+    return head.encode() + content
+
+
+def write_image_model(root: Path) -> None:
+    """The model `images`."""
+    folder = root / "images" / "1"
+    folder.mkdir(parents=True)
+    (folder.parent / "config.json").write_text(json.dumps(IMAGES))
+    (folder / "model.py").write_text(
+        "class Model:\n    def __call__(self, pixels):\n        return pixels[:, 0, 0, 0].clone()\n"
+    )
 
 
 def start(stack: ExitStack, models: Path, scratch: Path, given: argparse.Namespace) -> list[Server]:
     """All servers, ready."""
     own = [sys.executable, "-m", "backends.cli", "--models", str(models), "--port"]
     peer = [sys.executable, "-m"]
-    commands = {"turnout": own, "fastapi": [*peer, "benchmarks.peers.fastapi_digits"]}
+    commands = {"turnout": own}
+    if not given.images:
+        commands["fastapi"] = [*peer, "benchmarks.peers.fastapi_digits"]
     if given.against is not None:
         commands["other"] = ["env", "-C", str(given.against), *own]
     if given.triton is not None:
@@ -167,6 +199,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--connections", type=int, nargs="*", default=CONNECTIONS)
     parser.add_argument("--rows", type=int, default=1, help="of one request")
+    parser.add_argument("--images", action="store_true", help="in binary form, instead of digits")
     parser.add_argument("--api-server-count", type=int, default=1, metavar="N")
     parser.add_argument("--against", type=Path, metavar="DIR", help="another checkout to run as well")
     parser.add_argument("--triton", type=Path, help="an environment with Triton, such as .venv/compat/triton")
@@ -177,11 +210,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         scratch = Path(folder)
         ensure(scratch / "models")
+        kinds = [(1, "images")] if given.images else [(v, form) for v in VERSIONS for form in FORMS]
+        if given.images:
+            write_image_model(scratch / "models")
         servers = start(stack, scratch / "models", scratch, given)
-        for case in [(v, form, many) for v in VERSIONS for form in FORMS for many in given.connections]:
+        for case in [(*kind, many) for kind in kinds for many in given.connections]:
             file = scratch / f"{case[0]}-{case[1]}"
             if not file.exists():
-                write_requests(file, requests(case[0], case[1], given.rows))
+                sent = image_requests(given.rows) if given.images else requests(*case[:2], given.rows)
+                write_requests(file, sent)
             rounds: dict[str, list[Sample]] = {server.name: [] for server in servers}
             for number in range(given.rounds + 1):
                 for server in servers:

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from backends.api_servers.messages import FromApiServer, FromMain, Message, Work, array_of, values_of
+from backends.api_servers.messages import FromApiServer, FromMain, Message, Work
+from backends.api_servers.shared import SharedMemory
 from backends.app import App
 from backends.batching.entry import Entry, Outcome, Part
 from backends.errors import ServerError
@@ -24,7 +25,7 @@ class ForwardedEntry(Entry):
 
     def __init__(self, calls: Calls, number: int, served: Served, work: Work) -> None:
         arrived, _, rows, key, values = work
-        super().__init__(_inputs(served, rows, key, values), rows, key, arrived)
+        super().__init__(calls.inputs(served, rows, key, values), rows, key, arrived)
         self._calls = calls
         self._number = number
         self.served = served
@@ -51,9 +52,10 @@ class ForwardedRequest(Request):
 class Calls:
     """Serves the requests of one API server; see `backends.http.message.ResponseWriter`."""
 
-    def __init__(self, app: App, send: Send) -> None:
+    def __init__(self, app: App, send: Send, memory: SharedMemory) -> None:
         self._app = app
         self._send = send
+        self._memory = memory
         self._open: dict[int, ForwardedEntry | ForwardedRequest] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -79,6 +81,7 @@ class Calls:
             self._reply(number, error_response(outcome))
             return
         outputs = zip(outcome, served.config.output, strict=True)
+        values_of = self._memory.values_of
         values = [(array.shape, values_of(array, tensor.datatype)) for array, tensor in outputs]
         self._send(FromMain.OUTPUTS, number, values)
 
@@ -109,6 +112,18 @@ class Calls:
         if (number := self._number(request)) is not None:
             del self._open[number]
             self._send(FromMain.END, number)
+
+    def inputs(
+        self, served: Served, rows: int, key: tuple[tuple[int, ...], ...], values: list[Any]
+    ) -> tuple[Part, ...]:
+        """The inputs of an inference, of which a message has the ``values``."""
+        memory = self._memory
+        return tuple(
+            memory.array_of(given, tensor.datatype, (rows, *dims) if served.config.max_batch_size else dims)
+            if tensor.datatype.kind == "bytes"
+            else memory.bytes_of(given)
+            for given, tensor, dims in zip(values, served.config.input, key, strict=True)
+        )
 
     def _infer(self, number: int, name: str, version: str, serial: int, work: Work | None) -> None:
         try:
@@ -156,14 +171,3 @@ class Calls:
 
     def _reply(self, number: int, response: Response) -> None:
         self._send(FromMain.RESPONSE, number, response.status, response.fields, response.body)
-
-
-def _inputs(
-    served: Served, rows: int, key: tuple[tuple[int, ...], ...], values: list[Any]
-) -> tuple[Part, ...]:
-    return tuple(
-        array_of(given, tensor.datatype, (rows, *dims) if served.config.max_batch_size else dims)
-        if tensor.datatype.kind == "bytes"
-        else memoryview(given)
-        for given, tensor, dims in zip(values, served.config.input, key, strict=True)
-    )

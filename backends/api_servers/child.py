@@ -1,6 +1,7 @@
-"""An API server: `python -m backends.api_servers.child SOCKET CHANNEL MAX_BODY MAX_PENDING`.
+"""An API server: `python -m backends.api_servers.child SOCKET CHANNEL MEMORY MAX_BODY MAX_PENDING`.
 
 ``SOCKET`` listens for clients. ``CHANNEL`` leads to the main process; its end is the end of this one.
+``MEMORY``: see `new_file`.
 """
 
 from __future__ import annotations
@@ -17,15 +18,19 @@ from typing import Final
 
 import uvloop
 
+from backends import memory
 from backends.api_servers.forwarding import Forwarder
 from backends.api_servers.messages import FromApiServer, FromMain, Message, MessageSocket
+from backends.api_servers.shared import SharedMemory, halves
 from backends.batching.pending import PendingBytes
 from backends.http.listener import Listener
 
 PR_SET_PDEATHSIG: Final = 1
 
 
-async def serve(listening: socket.socket, channel: socket.socket, max_body: int, max_pending: int) -> None:
+async def serve(
+    listening: socket.socket, channel: socket.socket, shared: SharedMemory, max_body: int, max_pending: int
+) -> None:
     """Serves until the main process says stop, or is gone."""
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[float] = loop.create_future()
@@ -40,8 +45,8 @@ async def serve(listening: socket.socket, channel: socket.socket, max_body: int,
         else:
             forwarder.received(message)
 
-    messages = MessageSocket(received)
-    forwarder = Forwarder(max_body, PendingBytes(max_pending), messages.send)
+    messages = MessageSocket(received, shared)
+    forwarder = Forwarder(max_body, PendingBytes(max_pending), messages.send, shared)
     listener = Listener(forwarder)
     messages.lost.add_done_callback(_end)
     await loop.create_unix_connection(lambda: messages, sock=channel)
@@ -70,7 +75,11 @@ def main() -> None:
     listening, channel = (socket.socket(fileno=int(word)) for word in sys.argv[1:3])
     for one in (listening, channel):
         one.setblocking(False)
-    uvloop.run(serve(listening, channel, *map(int, sys.argv[3:])))
+    file, *limits = map(int, sys.argv[3:])
+    shared = SharedMemory(*halves(file))
+    os.close(file)
+    memory.keep_freed()
+    uvloop.run(serve(listening, channel, shared, *limits))
 
 
 if __name__ == "__main__":

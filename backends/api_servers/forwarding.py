@@ -7,7 +7,8 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-from backends.api_servers.messages import FromApiServer, FromMain, Message, array_of, values_of
+from backends.api_servers.messages import FromApiServer, FromMain, Message
+from backends.api_servers.shared import SharedMemory
 from backends.batching.pending import PendingBytes
 from backends.config import ModelConfig
 from backends.errors import InvalidInput, TooLarge
@@ -47,10 +48,13 @@ class Inference:
 class Forwarder(BodyLimits):
     """See `backends.http.host.Application`."""
 
-    def __init__(self, max_body: int, pending: PendingBytes, send: Callable[..., None]) -> None:
+    def __init__(
+        self, max_body: int, pending: PendingBytes, send: Callable[..., None], memory: SharedMemory
+    ) -> None:
         super().__init__(max_body)
         self._pending = pending
         self._send = send
+        self._memory = memory
         self._versions: dict[tuple[str, str], KnownVersion] = {}
         """By what requests name: the main process finds the version of each request, and says if this is old."""
         self._numbers = count()
@@ -111,7 +115,7 @@ class Forwarder(BodyLimits):
                 inference.error = error.with_traceback(None)
             else:
                 entry = inference.entry = InferenceCall(version.identity, request, parsed)
-                values = list(map(values_of, parsed.inputs, version.inputs))
+                values = list(map(self._memory.values_of, parsed.inputs, version.inputs))
                 work = entry.arrived, parsed.plan.timeout, entry.rows, entry.key, values
         serial = 0 if version is None else version.serial
         self._send(FromApiServer.INFER, number, *request.head.model, serial, work)
@@ -131,6 +135,7 @@ class Forwarder(BodyLimits):
             assert inference.entry is not None
             assert inference.version is not None
             outputs = zip(rest[0], inference.version.outputs, strict=True)
+            array_of = self._memory.array_of
             inference.entry.settle([array_of(values, type_, shape) for (shape, values), type_ in outputs])
         elif kind == FromMain.REFUSED:
             assert inference.error is not None

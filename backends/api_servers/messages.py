@@ -10,9 +10,7 @@ import marshal
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-import numpy as np
-
-from backends.datatypes import Datatype
+from backends.api_servers.shared import SharedMemory
 
 SIZE_BYTES: Final = 8
 FORMAT: Final = 2
@@ -63,31 +61,19 @@ Work = tuple[int, float, int, tuple[tuple[int, ...], ...], list[Any]]
 """Arrival, timeout, rows, key and inputs of an `Entry`."""
 
 
-def values_of(array: Any, datatype: Datatype) -> Any:
-    """``array`` (or the bytes of one) as a message carries it."""
-    if datatype.kind == "bytes":
-        return array.ravel().tolist()
-    return np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array
-
-
-def array_of(values: Any, datatype: Datatype, shape: tuple[int, ...]) -> np.ndarray:
-    """The array that `values_of` took."""
-    if datatype.kind == "bytes":
-        array = np.empty(len(values), dtype=object)
-        array[:] = values
-        return array.reshape(shape)
-    return np.ndarray(shape, datatype.dtype, values)
-
-
 class MessageSocket(asyncio.Protocol):
-    """One end of the socket. The messages of one turn of the event loop are sent together."""
+    """One end of the socket. The messages of one turn of the event loop are sent together.
 
-    def __init__(self, received: Callable[[Message], None]) -> None:
+    With them go the places in ``memory`` that are no longer read here.
+    """
+
+    def __init__(self, received: Callable[[Message], None], memory: SharedMemory) -> None:
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the other end has gone."""
         self.heard = False
         """Whether bytes have come since this was last set to False."""
         self._received = received
+        self._memory = memory
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._outgoing: list[Message] = []
@@ -117,19 +103,26 @@ class MessageSocket(asyncio.Protocol):
             end = SIZE_BYTES + int.from_bytes(incoming[:SIZE_BYTES], "big")
             if len(incoming) < end:
                 return
-            messages = marshal.loads(memoryview(incoming)[SIZE_BYTES:end])
+            released, messages = marshal.loads(memoryview(incoming)[SIZE_BYTES:end])
             del incoming[:end]
+            for start in released:
+                self._memory.outgoing.release(start)
             for message in messages:
                 self._received(message)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self._received = _ignore  # which lets go of what the other process has sent
         if not self.lost.done():
             self.lost.set_result(None)
 
     def _flush(self) -> None:
         if self._transport is None or not self._outgoing:
             return
-        frame = marshal.dumps(self._outgoing, FORMAT)
+        frame = marshal.dumps((self._memory.incoming.released(), self._outgoing), FORMAT)
         self._outgoing = []
         self._transport.writelines((len(frame).to_bytes(SIZE_BYTES, "big"), frame))
+
+
+def _ignore(message: Message) -> None:
+    """For messages behind the end."""

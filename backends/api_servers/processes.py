@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Final
 
 from backends.api_servers.calls import Calls
 from backends.api_servers.messages import FromMain, MessageSocket
+from backends.api_servers.shared import SharedMemory, halves, new_file
 from backends.app import App
 from backends.http.listener import MAX_ACCEPT_S, address_of, bind
 from backends.threads import in_daemon
@@ -91,15 +93,20 @@ class ApiServers:
     async def _run(self, listening: socket.socket) -> int:
         """One process from its start to its end; its exit code."""
         ours, theirs = socket.socketpair()
-        files = listening.fileno(), theirs.fileno()
+        file = new_file()
+        files = listening.fileno(), theirs.fileno(), file
         words = [sys.executable, "-m", "backends.api_servers.child", *map(str, (*files, *self._limits))]
-        with theirs:
+        try:
+            memory = SharedMemory(*reversed(halves(file)))
             # In this thread, because the process ends with the thread that has started it; in a group of its own,
             # because a signal to that of the server would end it before it ignores signals.
             process = subprocess.Popen(words, pass_fds=files, process_group=0)  # noqa: ASYNC220
+        finally:
+            theirs.close()
+            os.close(file)
         self._processes.add(process)
-        channel = MessageSocket(lambda message: calls.received(message))
-        calls = Calls(self._app, channel.send)
+        channel = MessageSocket(lambda message: calls.received(message), memory)
+        calls = Calls(self._app, channel.send, memory)
         self._channels.add(channel)
         ours.setblocking(False)
         loop = asyncio.get_running_loop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -76,16 +77,17 @@ class Instance:
         assert executable is not None
         executable.enter()
         while not self.retired.is_set() and (batch := self._queue.take()) is not None:
-            if not batch:
-                continue
-            self.batch = batch
-            self.started = time.perf_counter_ns()
-            report = run_batch(self._name, executable, batch)
-            self.started = 0
-            self.batch = []
-            if self.retired.is_set():  # its requests have had their response
-                return
-            try:
+            self._run(executable, batch)
+            del batch  # its tensors must not stay while the next one is waited for
+
+    def _run(self, executable: Executable, batch: list[Entry]) -> None:
+        if not batch:
+            return
+        self.batch = batch
+        self.started = time.perf_counter_ns()
+        report = run_batch(self._name, executable, batch)
+        self.started = 0
+        self.batch = []
+        if not self.retired.is_set():  # else its requests have had their response
+            with contextlib.suppress(RuntimeError):  # the loop is closed: no client is left
                 self._loop.call_soon_threadsafe(self._deliver, report)
-            except RuntimeError:  # the loop is closed: no client is left
-                return

@@ -24,7 +24,7 @@ class Queue:
         self._max_rows = max_rows
         self._limit = limit
         self._order: deque[Entry] = deque()
-        """All entries by arrival; those already taken as part of a batch are skipped."""
+        """All entries by arrival. The first one waits; others may have been taken as part of a batch."""
         self._lanes: dict[object, deque[Entry]] = {}
         """The same entries by key, so that a batch never walks past entries of other shapes."""
         self._count = 0
@@ -75,6 +75,7 @@ class Queue:
                 return
             self._leave(entry)
             self._order.remove(entry)
+            self._forget_taken()
             lane = self._lanes[entry.key]
             lane.remove(entry)
             if not lane:
@@ -109,7 +110,7 @@ class Queue:
         """The oldest entry, and the next ones of its key as far as their rows fit."""
         if not self._count:
             return []
-        key = self._oldest().key
+        key = self._order[0].key
         lane = self._lanes[key]
         batch: list[Entry] = []
         rows = 0
@@ -120,13 +121,13 @@ class Queue:
             batch.append(entry)
         if not lane:
             del self._lanes[key]
+        self._forget_taken()
         return batch
 
-    def _oldest(self) -> Entry:
+    def _forget_taken(self) -> None:
         order = self._order
-        while order[0].taken:
+        while order and order[0].taken:
             order.popleft()
-        return order[0]
 
     def _leave(self, entry: Entry) -> None:
         entry.taken = True
@@ -137,7 +138,7 @@ class Queue:
         if not self.delay:
             return
         while self._count and not self.full and not self._closed:
-            left = self._oldest().arrived + self.delay - time.perf_counter_ns()
+            left = self._order[0].arrived + self.delay - time.perf_counter_ns()
             if left <= 0:
                 return
             self._changed.wait(left / 1e9)

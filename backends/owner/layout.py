@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import mmap
-import os
-import tempfile
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,6 +41,11 @@ class Layout:
         return cls(tuple(offsets[:inputs]), tuple(offsets[inputs:]), place)
 
     @property
+    def all_slots(self) -> int:
+        """Bytes of all slots."""
+        return self.size * SLOTS
+
+    @property
     def complete(self) -> bool:
         """Whether every tensor has its place."""
         return None not in self.inputs and None not in self.outputs
@@ -64,9 +67,9 @@ class SlotMemory:
     """The mapping of one side."""
 
     def __init__(self, layout: Layout, file: int) -> None:
-        """``file`` is the descriptor of `shared_file`; it may be closed afterwards."""
+        """``file`` has `Layout.all_slots` bytes; it may be closed afterwards."""
         self._size = layout.size
-        self._bytes = memoryview(mmap.mmap(file, layout.size * SLOTS) if layout.size else b"")
+        self._bytes = memoryview(mmap.mmap(file, layout.all_slots) if layout.size else b"")
 
     @property
     def whole(self) -> memoryview:
@@ -77,14 +80,3 @@ class SlotMemory:
         """``size`` bytes at ``offset`` of ``slot``."""
         start = slot * self._size + offset
         return self._bytes[start : start + size]
-
-
-def shared_file(layout: Layout) -> int:
-    """The descriptor of a nameless file in memory that holds all slots."""
-    if hasattr(os, "memfd_create"):
-        file = os.memfd_create("turnout-slots", os.MFD_CLOEXEC)
-    else:
-        with tempfile.TemporaryFile() as temporary:
-            file = os.dup(temporary.fileno())
-    os.ftruncate(file, layout.size * SLOTS)
-    return file

@@ -21,7 +21,8 @@ from backends.batching.entry import Report
 from backends.batching.queue import Queue
 from backends.config import ModelConfig
 from backends.errors import LoadError
-from backends.owner.layout import Layout, SlotMemory, shared_file
+from backends.memory import shared_file
+from backends.owner.layout import Layout, SlotMemory
 from backends.owner.messages import Batch, Load, Ready, Result
 from backends.owner.remote import RemoteInstance
 
@@ -91,7 +92,7 @@ class DeviceProcesses:
         layout = Layout.of(load.config)
         channel = None
         try:
-            memory = shared_file(layout)
+            memory = shared_file(layout.all_slots)
             try:
                 channel = process.open(memory)
                 mapped = SlotMemory(layout, memory)

@@ -21,8 +21,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from backends.api_servers.processes import ApiServers
+from backends.api_servers.shared import MIN_SHARED_BYTES, SharedMemory
 from backends.app import MAX_BODY, App
 from backends.batching.pending import MAX_PENDING_BYTES
+from backends.datatypes import named
 from backends.registry import Registry
 from tests.backends.repositories import ECHO, SCALED, write_model, write_sleeper
 from tests.e2e.common import wait_for
@@ -60,6 +62,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_model(root, "steady", ECHO, X, Y)
     tensors = {"text": ("BYTES", [-1]), "bits": ("BF16", [2]), "none": ("INT64", [-1])}
     write_model(root, "mixed", MIXED, tensors, {f"{name}_out": given for name, given in tensors.items()})
+    write_model(root, "large", ECHO, {"x": ("FP32", [-1])}, {"y": ("FP32", [-1])}, max_batch_size=64)
     write_sleeper(root, max_batch_size=1)
     return root
 
@@ -261,6 +264,76 @@ def test_statistics_are_those_of_all(server: ModelServerProcess, connect: Callab
     assert counts() - before == asked + Counter(answered=40, invalid=80)
 
 
+def large_request(values: np.ndarray) -> bytes:
+    """A whole request to the model `large`, in binary form both ways."""
+    size = {"binary_data_size": values.nbytes}
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, values.size], "parameters": size}
+    head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    fields = f"Inference-Header-Content-Length: {len(head)}\r\nContent-Length: {len(head) + values.nbytes}"
+    return (
+        f"POST /v2/models/large/infer HTTP/1.1\r\nHost: x\r\n{fields}\r\n\r\n".encode()
+        + head
+        + values.tobytes()
+    )
+
+
+async def test_large_tensors_come_back_as_they_were_sent(server: ModelServerProcess) -> None:
+    """Also those of clients next to others that leave, whose memory is used again."""
+    host, port = server.address.split(":")
+    chance = np.random.default_rng(1)
+
+    async def client(number: int) -> int:
+        right = 0
+        for turn in range(12):
+            values = chance.random(30_000 + 20_000 * (number + turn), dtype=np.float32)
+            reader, writer = await asyncio.open_connection(host, int(port), limit=1 << 24)
+            writer.write(large_request(values))
+            if (number + turn) % 3:
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                sizes = [
+                    int(line.split(b":")[1])
+                    for line in head.split(b"\r\n")
+                    if line.startswith((b"inference-header-content-length", b"content-length"))
+                ]
+                body = await reader.readexactly(max(sizes))
+                right += body[min(sizes) :] == values.tobytes()
+            else:
+                await writer.drain()
+            writer.close()
+        return right
+
+    assert await asyncio.gather(*map(client, range(6))) == [8] * 6
+
+
+def test_shared_memory_holds_what_is_read_and_nothing_else() -> None:
+    memory, back = (memoryview(bytearray(4 * MIN_SHARED_BYTES)) for _ in range(2))
+    ours, theirs = SharedMemory(memory, back), SharedMemory(back, memory)
+    fp32 = named("FP32")
+    chance = np.random.default_rng(2)
+    views: list[tuple[np.ndarray, np.ndarray]] = []
+    shared = 0
+    for _ in range(300):
+        sent = chance.random(MIN_SHARED_BYTES // 4 + int(chance.integers(5000)), dtype=np.float32)
+        values = ours.values_of(sent, fp32)
+        shared += type(values) is tuple
+        views.append((sent, theirs.array_of(values, fp32, sent.shape)))
+        while len(views) > 3 or (views and chance.random() < 0.4):
+            for expected, view in views:
+                assert np.array_equal(expected, view)
+            del views[int(chance.integers(len(views)))]
+        expected = view = sent  # not a view
+        for start in theirs.incoming.released():
+            ours.outgoing.release(start)
+    assert 100 < shared < 300, "what finds no place is in the message"
+    views.clear()
+    for start in theirs.incoming.released():
+        ours.outgoing.release(start)
+    assert theirs.incoming.released() == []
+    whole = np.ones(MIN_SHARED_BYTES, np.float32)
+    assert ours.values_of(whole, fp32) == (0, whole.nbytes), "all of it is free, in one piece"
+    assert ours.values_of(whole, fp32) is whole
+
+
 async def test_a_killed_api_server_fails_only_what_it_held(
     server: ModelServerProcess, connect: Callable[[], Client]
 ) -> None:
@@ -293,6 +366,8 @@ async def test_a_killed_api_server_fails_only_what_it_held(
         first.receive()
     await asyncio.to_thread(server.announced, "(an API server ended with code -9; it is started again)")
     again = await asyncio.to_thread(one_of_each, server.process.pid, connect)
+    maps = Path(f"/proc/{server.process.pid}/maps").read_text()
+    assert maps.count("memfd:turnout") == 2, "the memory shared with the killed one is free"
     assert victim not in {client.served_by() for client in again}
     stop.set()
     await asyncio.gather(*clients)

@@ -23,8 +23,9 @@ from backends.batching.entry import Entry, Outcome, Report, Spans
 from backends.batching.queue import Queue
 from backends.config import ModelConfig
 from backends.errors import ModelFailed
+from backends.memory import shared_file
 from backends.owner.child import Worker
-from backends.owner.layout import SLOTS, Layout, SlotMemory, shared_file
+from backends.owner.layout import SLOTS, Layout, SlotMemory
 from backends.owner.messages import Batch, Result
 from backends.owner.remote import RemoteInstance
 from backends.owner.runner import Outputs
@@ -46,7 +47,7 @@ CONFIG = ModelConfig.model_validate(
 
 def slot_memory() -> SlotMemory:
     layout = Layout.of(CONFIG)
-    file = shared_file(layout)
+    file = shared_file(layout.all_slots)
     try:
         return SlotMemory(layout, file)
     finally:
