@@ -28,7 +28,7 @@ from policies.sequential.two_sample import RateMartingale, mean_interval
 
 log = logging.getLogger("turnout.alarms")
 
-KIND: Final = shapes.kind("alarms", [{"code": str, "message": str, "since?": float}])
+KIND: Final = shapes.kind("alarms", [{"code": str, "message": str, "since?": float, "seen?": float}])
 ALARMS_S: Final = 10.0
 """Seconds between two looks; as long as a bucket of the aggregates, so that a look sees something new."""
 MIN_SERVED: Final = 200
@@ -44,6 +44,12 @@ ones find it where there is little traffic."""
 
 GATEWAY: Final = ""
 """The name under which alarms of the gateway as a whole are kept."""
+OF_PROCESSES: Final = frozenset(("rewards_rejected", "shadow_body_too_large"))
+"""Alarms that any process may raise, and ends itself."""
+RENEWAL_S: Final = 60.0
+"""Seconds after which a process says again that its alarm stands."""
+FORGOTTEN_S: Final = 300.0
+"""Seconds without a renewal after which an alarm has lost its process."""
 _WINDOW: Final = f"{WINDOW_S / 60:.0f} minutes"
 INVALID: Final = ("sample_ratio_mismatch", "record_loss", "engine_rows_lost")
 """Alarms that make comparisons worthless."""
@@ -109,8 +115,8 @@ class Alarms:
         self._troubles = troubles
         self._lost_rows = lost_rows
         self._damage: Mapping[str, tuple[int, str]] = {}
-        self._standing: set[str] = set()
-        """Codes of this process's own alarms."""
+        self._standing: dict[str, float] = {}
+        """This process's own alarms by code: when each was renewed."""
         self._ratios = Ratios(store, clock)
         self._heard_in: Document | None = None
         self._heard: set[str] = set()
@@ -125,6 +131,7 @@ class Alarms:
             self._ratios.forget()
             return
         await self.engine_troubles()
+        await self.forgotten()
         routes = tuple(document.routes)
         stored = await self._store.load_all(KIND, routes)
         self._damage = await self._store.load_all(damage.KIND, routes)
@@ -163,10 +170,26 @@ class Alarms:
         await self._tell_change("shadow_body_too_large", message)
 
     async def _tell_change(self, code: str, message: str) -> None:
-        """Raise or end an alarm of this process, if that is a change."""
-        if bool(message) != (code in self._standing):
+        """Raise or end an alarm of this process, if that is a change; renew one that stands."""
+        now, renewed = self._clock(), self._standing.get(code)
+        if bool(message) != (renewed is not None):
             await self._tell_own(code, message)
-            self._standing ^= {code}
+        elif renewed is None or now - renewed < RENEWAL_S:
+            return
+        else:
+            await self._keep_own(code, message)
+        if message:
+            self._standing[code] = now
+        else:
+            del self._standing[code]
+
+    async def forgotten(self) -> None:
+        """The leader ends alarms of processes that have ended."""
+        stored = await self._store.load(KIND, GATEWAY)
+        for alarm in json.loads(stored[1]) if stored is not None else ():
+            seen = alarm.get("seen", alarm.get("since", 0.0))
+            if alarm["code"] in OF_PROCESSES - self._standing.keys() and self._clock() - seen >= FORGOTTEN_S:
+                await self._tell_own(alarm["code"], "")
 
     async def engine_troubles(self) -> None:
         """The leader tells what is wrong with engines and the archive."""
@@ -191,9 +214,14 @@ class Alarms:
         saved = False
         while not saved:  # all processes keep theirs once a store is back
             before = await self._store.load(KIND, GATEWAY)
-            kept = [a for a in json.loads(before[1]) if a["code"] != code] if before is not None else []
+            known = json.loads(before[1]) if before is not None else []
+            kept = [a for a in known if a["code"] != code]
             if message:
-                kept.append({"code": code, "message": message, "since": self._clock()})
+                now = self._clock()
+                # Another process may have raised it, or this one renews it.
+                earlier = [a for a in known if a["code"] == code and code in OF_PROCESSES]
+                raised = [a.get("since", now) for a in earlier]
+                kept.append({"code": code, "message": message, "since": min([now, *raised]), "seen": now})
             expected = before[0] if before is not None else 0
             saved = await self._store.save(KIND, GATEWAY, json.dumps(kept), expected=expected)
 

@@ -15,7 +15,7 @@ import pytest
 
 from gateway.config.load import load
 from gateway.loops import ratio
-from gateway.loops.alarms import KIND, Alarm, Alarms
+from gateway.loops.alarms import FORGOTTEN_S, KIND, Alarm, Alarms
 from gateway.loops.allocation import Allocations
 from gateway.loops.ratio import BACK_S, SETTLED_S, Ratios
 from gateway.record.events import UNSEEN, Outcome
@@ -436,6 +436,31 @@ async def test_rejected_rewards_are_an_alarm_until_they_stop(scene: Scene) -> No
     scene.time += 301
     await scene.watch.rejected_rewards()
     assert [event[0] for event in scene.events] == ["alarm", "alarm_over"]
+    kept = await scene.store.load(KIND, "")
+    assert kept is not None
+    assert json.loads(kept[1]) == []
+
+
+async def test_an_alarm_of_a_process_that_ended_does_not_outlive_it(scene: Scene) -> None:
+    totals: list[Any] = [0, {"invalid": 0}]
+    scene.watch._reported = lambda: (totals[0], totals[1])
+    await scene.watch.rejected_rewards()
+    began = scene.time
+    for _ in range(9):
+        totals[0] += 40
+        totals[1]["invalid"] += 40
+        scene.time += 50
+        await scene.watch.rejected_rewards()
+    kept = await scene.store.load(KIND, "")
+    assert kept is not None
+    assert json.loads(kept[1])[0]["since"] == began + 50
+    other = Scene(scene.store)
+    other.time = scene.time + FORGOTTEN_S - 60
+    await other.watch.forgotten()
+    assert other.events == [], "it was renewed"
+    other.time += 60
+    await other.watch.forgotten()
+    assert other.events == [("alarm_over", "", "rewards_rejected")]
     kept = await scene.store.load(KIND, "")
     assert kept is not None
     assert json.loads(kept[1]) == []
