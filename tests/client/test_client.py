@@ -50,6 +50,33 @@ def test_outputs_of_an_error_say_why(gateway: GatewayProcess) -> None:
         client.infer("none", {"x": [1.0]}).outputs()
 
 
+async def test_calls_of_the_gateway_raise_what_it_says(gateway: GatewayProcess) -> None:
+    with (
+        Client(gateway.url) as client,
+        pytest.raises(httpx.HTTPStatusError, match=r"404: not_found: .*'none'"),
+    ):
+        client.decide("none")
+    async with AsyncClient(gateway.url) as other:
+        with pytest.raises(httpx.HTTPStatusError, match=r"404: not_found: .*'none'"):
+            await other.decide("none")
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_client_that_could_not_work_is_not_made(kind: type[Client | AsyncClient]) -> None:
+    for url in (
+        "",
+        "127.0.0.1:8080",
+        "localhost:8080",
+        "ftp://gateway",
+        "http://gateway:port",
+        "http://gateway?key=1",
+    ):
+        with pytest.raises(ValueError, match="is not the URL of a gateway; write one such as http://"):
+            kind(url)
+    with pytest.raises(ValueError, match="buffer: 0 is not a number of rewards"):
+        kind("http://127.0.0.1:8080", buffer=0)
+
+
 async def test_the_asynchronous_client_does_the_same(gateway: GatewayProcess) -> None:
     async with AsyncClient(gateway.url) as client:
         async with client.stream("POST", INFER, json=BODY) as response:
@@ -328,6 +355,11 @@ async def test_a_reward_after_the_end_is_refused_asynchronously_too(gateway: Gat
         decision = (await client.post(INFER, json=BODY)).decision
     with pytest.raises(RuntimeError, match="the client is closed"):
         decision.reward("correct", True)
+
+
+def test_a_decision_without_an_id_takes_no_reward(gateway: GatewayProcess) -> None:
+    with Client(gateway.url) as client, pytest.raises(ValueError, match="has no id; pass the x-decision-id"):
+        client.decision("").reward("correct", True)
 
 
 def test_a_value_of_numpy_is_a_value_and_what_is_none_is_refused_immediately(gateway: GatewayProcess) -> None:

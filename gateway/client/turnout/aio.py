@@ -14,7 +14,7 @@ from turnout.decision import Decision
 from turnout.errors import FlushTimeout, Rejection, TurnoutError
 from turnout.options import ClientOptions, RequestOptions
 from turnout.outbox import Item, Outbox, batches, log, reported
-from turnout.response import AsyncTransport, Response, decide_call, infer_body, transport_options
+from turnout.response import AsyncTransport, Response, decide_call, gateway_url, infer_body, transport_options
 from turnout.sync import CLOSED, DECIDE, FEEDBACK
 
 
@@ -36,10 +36,10 @@ class AsyncClient(httpx.AsyncClient):
         **options: Unpack[ClientOptions],
     ) -> None:
         inner = transport or httpx.AsyncHTTPTransport(verify=verify, **transport_options(options))
-        super().__init__(base_url=url, transport=AsyncTransport(inner, self._put), **options)
+        self._outbox = Outbox(buffer, on_rejected)
+        super().__init__(base_url=gateway_url(url), transport=AsyncTransport(inner, self._put), **options)
         if key:
             self.headers["x-api-key"] = key
-        self._outbox = Outbox(buffer, on_rejected)
         self._task: asyncio.Task[None] | None = None
         self._emptied = asyncio.Event()
 

@@ -48,10 +48,12 @@ class Decision:
 
         Raises:
             BufferFull: The gateway accepts fewer rewards than are reported.
-            ValueError: ``value`` is not a finite number.
+            ValueError: ``value`` is not a finite number, or the decision has no id.
         """
         if self._put is None:
             raise NoDecision("this decision belongs to no client; use client.decision(id)")
+        if not (self.id or self.request_id):
+            raise ValueError("this decision has no id; pass the x-decision-id of a response")
         named = {"decision_id": self.id} if self.id else {"route": self.route, "request_id": self.request_id}
         item: dict[str, Any] = {**named, "metric": metric, "value": _plain(value)}
         if tags:

@@ -32,6 +32,8 @@ class Outbox:
     """
 
     def __init__(self, capacity: int, on_rejected: Callable[[Rejection], None] | None = None) -> None:
+        if not isinstance(capacity, int) or capacity < 1:
+            raise ValueError(f"buffer: {capacity!r} is not a number of rewards; write 1 or more")
         self.capacity = capacity
         self.rejected: list[Rejection] = []
         """Refused since the last `raise_rejected`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import httpx
 
@@ -30,6 +30,15 @@ class Response(httpx.Response):
             )
         return self._decision
 
+    def raise_for_status(self) -> Self:
+        """As ``httpx.Response.raise_for_status``; the error repeats the gateway's message."""
+        try:
+            super().raise_for_status()
+        except httpx.HTTPStatusError:
+            message = f"{self.url} responded with {self.status_code}{self._reason()}"
+            raise httpx.HTTPStatusError(message, request=self.request, response=self) from None
+        return self
+
     def _reason(self) -> str:
         """What the gateway or an inference server says in an error response that was read; "" for another response."""
         try:
@@ -43,9 +52,7 @@ class Response(httpx.Response):
 
         Raises ``httpx.HTTPStatusError`` for an error response, and KeyError where there are no outputs.
         """
-        if not self.is_success:
-            message = f"{self.url} responded with {self.status_code}{self._reason()}"
-            raise httpx.HTTPStatusError(message, request=self.request, response=self)
+        self.raise_for_status()
         return {each["name"]: _nested(each["data"], each["shape"]) for each in self.json()["outputs"]}
 
 
@@ -110,6 +117,17 @@ def transport_options(options: ClientOptions) -> dict[str, Any]:
     names = ("cert", "trust_env", "http1", "http2", "limits")
     proxy = {"proxy": options.pop("proxy")} if "proxy" in options else {}
     return {name: options[name] for name in names if name in options} | proxy
+
+
+def gateway_url(url: str) -> httpx.URL:
+    """``url`` as a client's base. Raises ValueError if it is not the URL of a gateway."""
+    try:
+        found = httpx.URL(url)
+    except (httpx.InvalidURL, TypeError):
+        found = httpx.URL()
+    if found.scheme not in ("http", "https") or not found.host or found.query:
+        raise ValueError(f"{url!r} is not the URL of a gateway; write one such as http://127.0.0.1:8080")
+    return found
 
 
 def decide_call(

@@ -18,7 +18,7 @@ from turnout.decision import Decision
 from turnout.errors import FlushTimeout, Rejection, TurnoutError
 from turnout.options import ClientOptions, RequestOptions
 from turnout.outbox import Item, Outbox, batches, log, reported
-from turnout.response import Response, Transport, decide_call, infer_body, transport_options
+from turnout.response import Response, Transport, decide_call, gateway_url, infer_body, transport_options
 
 FEEDBACK = "/-/feedback"
 DECIDE = "/-/decide"
@@ -36,6 +36,9 @@ class Client(httpx.Client):
         on_rejected: Called (in the background thread) with each reward that the gateway refuses. Refused
             rewards are also raised by the next `flush` or `close`.
         options: Those of ``httpx.Client``, such as ``timeout`` or ``verify``.
+
+    Raises:
+        ValueError: ``url`` is not a URL, or ``buffer`` is less than 1.
     """
 
     def __init__(
@@ -54,10 +57,11 @@ class Client(httpx.Client):
         def connections() -> httpx.BaseTransport:
             return transport or httpx.HTTPTransport(verify=verify, **network)
 
-        super().__init__(base_url=url, transport=Transport(connections(), self._put, connections), **options)
+        base, outbox = gateway_url(url), Outbox(buffer, on_rejected)
+        super().__init__(base_url=base, transport=Transport(connections(), self._put, connections), **options)
         if key:
             self.headers["x-api-key"] = key
-        self._sender = _Sender(self._post_feedback, Outbox(buffer, on_rejected))
+        self._sender = _Sender(self._post_feedback, outbox)
         # A process that ends without close() still sends what it reported; weak, so that clients can go.
         atexit.register(_last_flush, weakref.ref(self))
 
