@@ -52,26 +52,43 @@ class RequestIds:
             keep = max(windows, default=0.0) + SLACK_S
             await self.store.index_requests(keys_of(outcomes), now=self.clock(), keep=keep)
 
-    async def find(self, wanted: Sequence[tuple[str, str]]) -> list[Found | bytes | None]:
-        """For each (route, request id): the request, `AMBIGUOUS`, or None if unknown. Raises StoreUnavailable.
+    async def find(
+        self, wanted: Sequence[tuple[str, str]], principal: str = "", *, of_others: bool = True
+    ) -> list[Found | bytes | None]:
+        """For each (route, request id): the request, `AMBIGUOUS`, or None if unknown.
 
         A reward may arrive before the record is written, so unknown ids are looked up a second time.
+
+        Args:
+            wanted: Routes and request ids.
+            principal: Who asks. Its own request comes before those of others with the same id.
+            of_others: Whether requests of others are found too.
+
+        Raises:
+            StoreUnavailable: The store is away.
         """
-        found = await self._find(wanted)
-        if None in found:
-            await asyncio.sleep(2 * self.document().record.flush)
-            missing = [place for place, one in enumerate(found) if one is None]
-            for place, one in zip(missing, await self._find([wanted[p] for p in missing]), strict=True):
-                found[place] = one
+        found: list[Found | bytes | None] = [None] * len(wanted)
+        for delay in (0.0, 2 * self.document().record.flush):
+            for entries_of in dict.fromkeys((principal, "")):
+                missing = [place for place, one in enumerate(found) if one is None]
+                if not missing:
+                    return found
+                await asyncio.sleep(delay)
+                delay = 0.0
+                each = await self._find([wanted[place] for place in missing], entries_of)
+                for place, one in zip(missing, each, strict=True):
+                    # In the common entry too: an earlier release wrote no other.
+                    own = entries_of == principal or (isinstance(one, Found) and one.principal == principal)
+                    found[place] = one if own or of_others else None
         return found
 
-    async def _find(self, wanted: Sequence[tuple[str, str]]) -> list[Found | bytes | None]:
+    async def _find(self, wanted: Sequence[tuple[str, str]], entries_of: str) -> list[Found | bytes | None]:
         by_route: dict[str, list[int]] = {}
         for place, (route, _) in enumerate(wanted):
             by_route.setdefault(route, []).append(place)
         found: list[Found | bytes | None] = [None] * len(wanted)
         for route, places in by_route.items():
-            keys = [request_key(route, wanted[place][1]) for place in places]
+            keys = [request_key(route, wanted[place][1], entries_of) for place in places]
             decisions = await self.store.find_requests(route, keys)
             known = [(p, d) for p, d in zip(places, decisions, strict=True) if d is not None]
             for at in range(0, len(known), MAX_TOGETHER):

@@ -134,7 +134,8 @@ class RewardIngest:
         items: Sequence[object],
         *,
         may_report: Callable[[str], bool] = lambda route: True,
-        made_by: Callable[[str], bool] = lambda principal: True,
+        principal: str = "",
+        of_others: bool = True,
     ) -> FeedbackReport:
         """Check each item and store the valid ones, in order.
 
@@ -142,7 +143,8 @@ class RewardIngest:
             items: JSON objects with ``decision_id``, ``metric``, ``value`` (null retracts) and optionally ``tags``;
                 with a ``request_lookup``, ``route`` and ``request_id`` may replace ``decision_id``.
             may_report: Whether the caller's key serves a route.
-            made_by: Whether the caller may report about a request of a key by its request id.
+            principal: Id of the caller's key.
+            of_others: Whether the caller may name requests of other keys by their request ids.
 
         Raises:
             TurnoutError: There are too many items (body_too_large).
@@ -154,7 +156,7 @@ class RewardIngest:
             )
         report = FeedbackReport()
         now, came = self._clock(), monotonic()
-        named = await self._looked_up(items, may_report, made_by)
+        named = await self._looked_up(items, may_report, principal, of_others)
         named.update(await self._of_other_proxies(items, came))
         rewards = await self._checked(items, may_report, report, named, now, came)
         results = await self.keep(rewards) if rewards else []
@@ -194,7 +196,7 @@ class RewardIngest:
         return rewards
 
     async def _looked_up(
-        self, items: Sequence[object], may_report: Callable[[str], bool], made_by: Callable[[str], bool]
+        self, items: Sequence[object], may_report: Callable[[str], bool], principal: str, of_others: bool
     ) -> dict[int, _Named]:
         """Index of an item that has a request id → the contents of its decision id, or the reason to reject it."""
         places = [i for i, item in enumerate(items) if isinstance(item, Mapping) and "request_id" in item]
@@ -209,13 +211,16 @@ class RewardIngest:
             )
             raise TurnoutError("body_too_large", text)
         wanted = [_request(items[place]) for place in places]
-        known = await self.request_lookup.find([pair for pair in wanted if may_report(pair[0])])
+        visible = [pair for pair in wanted if may_report(pair[0])]
+        known = await self.request_lookup.find(visible, principal, of_others=of_others)
         answers = iter(known)
         found: dict[int, _Named] = {}
         for place, (route, _) in zip(places, wanted, strict=True):
             one = next(answers) if may_report(route) else None
-            if isinstance(one, Found) and made_by(one.principal):
+            if isinstance(one, Found):
                 found[place] = one.opened
+            elif not route:
+                found[place] = RejectedItem("invalid", "An item needs route and request_id, both text.")
             elif one == AMBIGUOUS:
                 found[place] = RejectedItem(
                     "ambiguous_request",

@@ -25,12 +25,24 @@ class RequestKey(NamedTuple):
     decision: bytes
 
 
-def request_key(route: str, request_id: str) -> bytes:
-    """The key of a request: 12 bytes, so that a collision among a billion has a probability of about 1e-11."""
-    return blake2b(f"{route}\0{request_id}".encode("utf-8", "surrogatepass"), digest_size=_KEY_BYTES).digest()
+def request_key(route: str, request_id: str, principal: str = "") -> bytes:
+    """The key of a request, or of one that a principal made.
+
+    It has 12 bytes, so that a collision among a billion has a probability of about 1e-11.
+    """
+    text = f"{route}\0{request_id}\0{principal}" if principal else f"{route}\0{request_id}"
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_KEY_BYTES).digest()
 
 
 def keys_of(outcomes: Sequence[Outcome]) -> list[RequestKey]:
-    """Index entries of a batch, whose rows may be plain tuples of an outcome's fields."""
-    rows = map(Outcome._make, outcomes)
-    return [RequestKey(o.route, request_key(o.route, o.request_id), o.decision) for o in rows if o.request_id]
+    """Index entries of a batch, whose rows may be plain tuples of an outcome's fields.
+
+    A request of a principal has an entry of its own too: another principal's request with the same id makes only the
+    common one ambiguous.
+    """
+    return [
+        RequestKey(o.route, request_key(o.route, o.request_id, principal), o.decision)
+        for o in map(Outcome._make, outcomes)
+        if o.request_id
+        for principal in {"", o.principal}
+    ]

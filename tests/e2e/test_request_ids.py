@@ -99,6 +99,16 @@ def test_only_whoever_made_the_request_or_reads_the_record(gateway: GatewayProce
             assert report(reader, "mine") == "accepted"
 
 
+def test_the_same_id_of_another_key_is_another_request(gateway: GatewayProcess) -> None:
+    with client(gateway) as http, client(gateway, "other") as other, client(gateway, "reader") as reader:
+        sent = [each.get("/plain", headers={"x-request-id": "1"}) for each in (http, other)]
+        assert [report(http, "1"), report(other, "1", value=False)] == ["accepted", "accepted"]
+        for response, value in zip(sent, (1.0, 0.0), strict=True):
+            found = reader.get(f"/-/decisions/{response.headers['x-decision-id']}").json()
+            assert [r["value"] for r in found["rewards"]] == [value]
+        wait_for(lambda: report(reader, "1") == "ambiguous_request")
+
+
 def test_ids_that_say_nothing_or_too_much(gateway: GatewayProcess) -> None:
     with client(gateway) as http:
         assert report(http, "never") == "unknown_request"
@@ -108,12 +118,8 @@ def test_ids_that_say_nothing_or_too_much(gateway: GatewayProcess) -> None:
             http.get("/plain", headers={"x-request-id": "twice"})
         wait_for(lambda: report(http, "twice") == "ambiguous_request")
         assert report(http, "routed", metric="nope") == "unknown_metric"
-        for wrong in ({"request_id": 1}, {"route": None}, {"decision_id": "x"}):
-            item = {"route": "plain", "request_id": "routed", "metric": "ok", "value": True, **wrong}
-            assert http.post("/-/feedback", json=item).json()["rejected"][0]["code"] in (
-                "unknown_request",
-                "invalid",
-            )
+        for wrong in ({"request_id": 1}, {"route": None}, {"route": ""}, {"decision_id": "x"}):
+            assert report(http, "routed", **wrong) == "invalid"
         many = [{"route": "plain", "request_id": str(n), "metric": "ok", "value": True} for n in range(1001)]
         assert http.post("/-/feedback", json={"items": many}).status_code == 413
 

@@ -37,12 +37,9 @@ async def report_rewards(request: ApiRequest) -> Response:
     """
     items = _items(await request.json())
     principal = request.principal
-
-    def made_by(other: str) -> bool:
-        """A key may report on its own requests by their ids; one that reads the record, on any."""
-        return other == principal.id or principal.may("read")
-
-    report = await request.gateway.rewards.take(items, may_report=principal.serves, made_by=made_by)
+    report = await request.gateway.rewards.take(
+        items, may_report=principal.serves, principal=principal.id, of_others=principal.may("read")
+    )
     return json_response(report.as_dict())
 
 
