@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Final, NoReturn, cast
 
 from gateway import build
@@ -147,7 +148,8 @@ def _unrecognized(unknown: list[str], command: str, parser: argparse.ArgumentPar
     options = [option for action in parser._actions for option in action.option_strings]
     near = difflib.get_close_matches(unknown[0], options, n=1)
     if "--config" in options and not unknown[0].startswith("-"):
-        near = [f"--config {unknown[0]}"]
+        file = "--route" not in options or Path(unknown[0]).suffix or os.path.exists(unknown[0])
+        near = [f"--{'config' if file else 'route'} {unknown[0]}"]
     elif unknown[0] == "--config":
         near = [f"turnout {command} FILE"]
     return f"unrecognized arguments: {' '.join(unknown)}" + (f"; did you mean '{near[0]}'?" if near else "")

@@ -25,7 +25,7 @@ _BOUNDS: Final = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "l
 TEXT: Final[dict[str, Any]] = {
     "Variable": {
         "type": "string",
-        "pattern": r"\$\{(?:file:[^}]+|[A-Za-z_][A-Za-z0-9_]*)\}",
+        "pattern": r"\$\{(?:file:[^}]+|[A-Za-z_][A-Za-z0-9_]*(?::-[^}]*)?)\}",
         "description": "Text that the environment completes",
     },
     "Number": {

@@ -249,6 +249,7 @@ def written(pattern: re.Pattern[str] | str, *others: dict[str, Any], example: st
 
 
 _ZERO: Final = {"const": 0}
+_SHARE_PERCENT: Final = r"0*(?:100(?:\.0+)?|\d{1,2}(?:\.\d+)?)\s*%"
 _PLAIN_OR_PERCENT: Final = rf"(?:{_PERCENT.pattern})|(?:{_PLAIN.pattern})"
 
 Duration = Annotated[
@@ -263,7 +264,11 @@ PositiveDuration = Annotated[Duration, Field(gt=0)]
 Share = Annotated[
     float,
     BeforeValidator(share),
-    written(_PLAIN_OR_PERCENT, {"type": "number", "minimum": 0, "maximum": 1}, example="5%"),
+    written(
+        rf"(?:{_SHARE_PERCENT})|(?:{_PLAIN.pattern})",
+        {"type": "number", "minimum": 0, "maximum": 1},
+        example="5%",
+    ),
 ]
 """In [0, 1]."""
 Amount = Annotated[

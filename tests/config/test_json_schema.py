@@ -62,6 +62,7 @@ def test_the_example_and_the_documentation_agree_with_it() -> None:
     assert len(accepted) >= 3
     for text in accepted:
         VALIDATOR.validate(tree(text))
+        VALIDATOR.validate(tree(text.replace("${", "$${")))  # as an editor reads it
 
 
 @pytest.mark.parametrize(
@@ -82,6 +83,8 @@ def test_what_one_section_shows_is_refused(old: str, new: str, message: str) -> 
         "auth: {keys: [{id: k, hash: '${HASH}', scopes: [infer], rate: 200/s}]}",
         "backends: {b: {url: 'http://${HOST}:80', limit: {in_flight: '${N}'}}}",
         "trusted_proxies: [10.0.0.0/8]",
+        "listen: '127.0.0.1:${PORT:-8080}'",
+        "shutdown: {grace: '${GRACE:-10s}'}",
     ],
 )
 def test_units_and_variables_are_typed_as_what_they_are(edit: str) -> None:
@@ -96,6 +99,8 @@ def test_units_and_variables_are_typed_as_what_they_are(edit: str) -> None:
         "auth: {keys: [{id: k, hash: h, scopes: [inferr]}]}",
         "auth: {keys: [{id: k, hash: h, scopes: [infer], rate: 200}]}",
         "limitz: {}",
+        "shutdown: {grace: '${GRACE-10s}'}",
+        "backends: {b: {url: 'http://h:80', ejection: {panic: 101%}}}",
     ],
 )
 def test_wrong_units_are_refused(edit: str) -> None:

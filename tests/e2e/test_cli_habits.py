@@ -91,6 +91,7 @@ def test_a_locale_without_the_letters_gets_escapes(tmp_path: Path) -> None:
         ("run --workers 100000", "at most 1024"),
         ("run --store bogus", "write sqlite:///FILE or redis://HOST:6379/0"),
         ("run turnout.yaml", "did you mean '--config turnout.yaml'?"),
+        ("explain digits", "did you mean '--route digits'?"),
         ("check --config turnout.yaml", "did you mean 'turnout check FILE'?"),
         ("plan --worse x", "argument --worse: 'x' is not a number above 0"),
         ("plan --rate 0", "'0' is not a number above 0"),
