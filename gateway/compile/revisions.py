@@ -252,7 +252,11 @@ class Revisions(Generic[B]):
                     raise TurnoutError("precondition_failed")
                 if (newest.revision, newest.etag) != (self.current.revision, self.current.etag):
                     return self._put_in_force(newest.with_text(text), built)
-                self.problem = None
+                if self.problem is not None:
+                    log.info(
+                        "configuration revision %d stays in force: the fault is gone", self.current.revision
+                    )
+                    self.problem = None
                 return self.current
 
     def _agrees(self, if_match: str, newest: RevisionEntry) -> bool:
@@ -334,6 +338,9 @@ class Revisions(Generic[B]):
                 return
             self.problem = None
             self._commit(built, revision)
+            log.info(
+                "configuration revision %d is in force with its files as they are now", revision.revision
+            )
 
     # Steps --------------------------------------------------------------------------------------------
     async def _newest(self) -> RevisionEntry:

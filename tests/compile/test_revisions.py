@@ -221,6 +221,18 @@ async def test_a_bad_file_is_a_problem_until_a_good_one_comes(revisions: Revisio
     assert revisions.problem is None
 
 
+async def test_a_file_that_returns_to_the_text_in_force_says_so(
+    revisions: Revisions[Read], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    for _ in range(2):
+        await revisions.adopt_file(BAD)
+    await revisions.adopt_file(ONE)
+    await revisions.adopt_file(ONE)
+    assert revisions.problem is None
+    assert caplog.text.count("configuration revision 1 stays in force: the fault is gone") == 1
+
+
 async def test_a_restart_keeps_what_was_edited(
     store: Store, gateway: Gateway, revisions: Revisions[Read]
 ) -> None:

@@ -59,6 +59,7 @@ def test_sighup_reads_everything_again(tmp_path: Path) -> None:
         wait_for(lambda: status("second") == {200})
         assert status("first") == {401}
         assert certificate() != before
+        wait_for(lambda: "is in force with its files as they are now" in gateway.log)
         gateway.write(CONFIG.replace("scopes: [read]", "scopes: [metrics]"))
         gateway.process.send_signal(signal.SIGHUP)
         wait_for(lambda: status("second") == {403})
