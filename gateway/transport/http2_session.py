@@ -97,13 +97,16 @@ class BackendStream(Stream):
             handler.flush()
 
     def on_reset(self, code: int) -> None:
-        self.pass_head()
         refused = code == REFUSED_STREAM and not self.head_done
-        self.connection_of.fail("it reset the request's stream", self.head_done, unread=refused)
+        self.connection_of.fail("it reset the request's stream", self._head_passed(), unread=refused)
 
     def on_fault(self, fault: StreamFault) -> None:
-        self.pass_head()
-        self.connection_of.fail(fault.message, self.head_done, protocol=True)
+        self.connection_of.fail(fault.message, self._head_passed(), protocol=True)
+
+    def _head_passed(self) -> bool:
+        """Whether the head was handed over. One that is held is dropped: the client can get another response."""
+        held, self.held_head = self.held_head, None
+        return self.head_done and held is None
 
     def on_blocked(self) -> None:
         handler = self.connection_of.handler

@@ -209,8 +209,13 @@ def test_a_refused_stream_is_repeated(rig: Rig, backend: Http2Backend) -> None:
         assert client.request(headers(to(b"/m"), end=False) + data(b"again")).body == b"again"
 
 
-def test_a_reset_is_an_error_and_falls_back(rig: Rig, backend: Http2Backend) -> None:
+@pytest.mark.parametrize("began", [False, True])
+def test_a_reset_is_an_error_and_falls_back(rig: Rig, backend: Http2Backend, began: bool) -> None:
+    """Also right behind a head, which the client has not seen."""
+
     def fail(request: Request) -> None:
+        if began:
+            request.connection.h2.send_headers(request.stream, [(b":status", b"200")])
         request.connection.h2.reset_stream(request.stream, 2)
 
     backend.plans.extend([fail, fail])
