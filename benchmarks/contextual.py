@@ -36,7 +36,7 @@ class Request:
 def choose(table: Table, request: Request) -> Choice:
     """One decision, as the gateway makes it."""
     assert table.extractor is not None
-    shares = table.shares(table.extractor.extract(request.headers, request.fields))
+    shares = table.shares(table.extractor.extract(request.headers, request.fields, -1))
     return shares.choices[decide(shares.allocation, 0.7).position]
 
 

@@ -110,7 +110,7 @@ def _side(
         rewards={"m": sums(y)},
         kinds={"m": world.kind},
         units=RewardSums(float(seen.sum())),
-        pasts={"m": pasts},
+        before={"m": pasts},
     )
 
 

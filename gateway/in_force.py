@@ -19,6 +19,7 @@ from gateway.compile.snapshot import swap
 from gateway.config.advice import of_another_gateway
 from gateway.config.document import Document
 from gateway.config.load import Examined
+from gateway.config.service import PAST
 from gateway.config.source import Source
 from gateway.config.watch import Signatures
 from gateway.dataplane.snapshot import Snapshot
@@ -181,6 +182,6 @@ class InForce:
         declared = document.metrics.get(metric)
         if declared is not None and declared.missing == "zero":
             found = with_sums(found)
-        if declared is None or declared.adjust is None:
+        if declared is None or declared.adjust != PAST:
             return found
         return with_experiment(found, experiment(document, route))

@@ -13,14 +13,16 @@ from gateway.commands import stores
 from gateway.commands.documents import add_config, chosen_route
 from gateway.commands.output import add_json, complain, print_json, say, table
 from gateway.commands.times import positive
-from gateway.compile.plans import plan_of, rail_of, reported
+from gateway.compile.plans import adjustments, plan_of, rail_of, reported
 from gateway.config.document import Document
 from gateway.config.load import load_file
 from gateway.config.policy import CanaryConfig
-from gateway.ingest.evidence import observations, rewarded
+from gateway.ingest.comparable import known_before
+from gateway.ingest.evidence import Rewarded, rewarded
 from gateway.state import open_store
 from policies.rollout.guardrails import border
 from policies.rollout.verdicts import Guardrail
+from policies.sequential.adjusted import without_predicted
 from policies.sequential.planning import Needed, for_means, for_rates
 from policies.types import RewardSums
 
@@ -106,16 +108,21 @@ async def _usual(document: Document, name: str, url: str, rate: float | None) ->
         now = wall()
         since = now - DAYS * _DAY
         counts = await store.counts(name, since=since)
-        found = observations(await rewarded(store, name, reported(document, name), now=now, since=since))
+        found = await rewarded(store, name, reported(document, name), now=now, since=since)
         hours = await store.series(name, since=since, until=now, step=_HOUR, epochs="together")
     finally:
         await store.close()
     assigned = sum(c.assigned for c in counts.values())
     if not assigned:
         return Usual((rate or 50.0) * _DAY, 0.01)
-    rewards: dict[str, RewardSums] = {}
-    for (_, metric), sums in found.items():
-        rewards[metric] = rewards.get(metric, RewardSums()) + sums
+    together: dict[str, Rewarded] = {}
+    for (_, metric), one in found.items():
+        together[metric] = together.get(metric, Rewarded()) + one
+    rewards = {metric: one.observations for metric, one in together.items()}
+    whole = {("", metric): one for metric, one in together.items()}
+    for metric, before in known_before(whole, adjustments(document, name), "").items():
+        if metric in rewards:
+            rewards[metric] = without_predicted(rewards[metric], before)
     days = min(DAYS, max(now - min(hour.start for hour in hours), _HOUR) / _DAY)  # the route may be new
     per_day = assigned / days if rate is None else rate * _DAY
     return Usual(per_day, sum(c.errors for c in counts.values()) / assigned, rewards, days)

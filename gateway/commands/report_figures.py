@@ -46,7 +46,7 @@ def guardrails(found: Json) -> Html:
     rows = []
     for one in verdicts:
         limit, estimate, picture = judged(one, found["metrics"])
-        past = ", adjusted by the past" if one["adjusted_by"] else ""
+        past = f", {_adjusted(one)}" if one["adjusted_by"] else ""
         levels = f"α: fail {number(one['alpha'])}, pass {number(one['alpha_pass'] or one['alpha'])}"
         seen = [f"{number(one['samples'])} {one['unit']}{past}", BREAK, tag("small", levels)]
         why = [BREAK, tag("small", one["reason"])] if one["reason"] else None
@@ -55,6 +55,10 @@ def guardrails(found: Json) -> Html:
     header = ["Metric", "Limit", "Against the baseline", "Interval", "Verdict", "Observations"]
     level = "each end of an interval holds at every look with probability 1 − α (pass)"
     return table(f"As they {_when(found['rollout'])}; {level}", header, rows)
+
+
+def _adjusted(one: Json) -> str:
+    return "adjusted by the past" if one["adjusted_by"] == "past" else "adjusted by a covariate"
 
 
 def _when(rollout: Json | None) -> str:
@@ -165,7 +169,7 @@ def _lift(one: Json | None, kind: Kind, axis: Sequence[float]) -> tuple[Content,
         return "not compared" if one is None else "no difference can be computed yet", None
     how = [one["method"]] if one["method"] != "pooled" else []
     how += ["by unit"] if one["unit"] == "units" else []
-    how += ["adjusted by the past"] if one["adjusted_by"] else []
+    how += [_adjusted(one)] if one["adjusted_by"] else []
     relative = [share(one["relative"], "+"), " ", ends(one["relative_interval"], 100.0, "+"), BREAK]
     said = [
         [difference(one["absolute"], kind), " ", ends(one["interval"], factor_of(kind), "+"), BREAK],

@@ -199,6 +199,8 @@ def _lift(metric: str, lift: dict[str, Any]) -> str:
         text += f" ({lift['relative']:+.2%}{_between(lift['relative_interval'], '{:+.2%}')})"
     if lift.get("unit") == "units":
         text += " by unit"
+    if lift.get("adjusted_by"):
+        text += " adjusted"
     return f"{text} against {lift['baseline']}"
 
 

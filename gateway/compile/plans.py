@@ -20,14 +20,14 @@ from gateway.config.policy import (
     SingleConfig,
 )
 from gateway.config.route import RouteConfig
-from gateway.config.service import MetricConfig
+from gateway.config.service import PAST, MetricConfig
 from policies.allocate import Plan
 from policies.allocation.bandit import Bandit, Debut, Objective, Stop
 from policies.allocation.bucketing import UNMOVED, placed, placement_of, unit_hash
 from policies.allocation.fixed_plans import Canary, Shadow, Single, Split
 from policies.bayes import prior
 from policies.contextual.bandit import Contextual
-from policies.contextual.features import Categorical, Feature, Numeric, SegmentFeature
+from policies.contextual.features import Categorical, Covariate, Feature, Numeric, SegmentFeature
 from policies.rollout import state as rollout
 from policies.rollout.verdicts import Guardrail
 
@@ -52,6 +52,16 @@ def reported(document: Document, name: str) -> dict[str, MetricConfig]:
     """The metrics that may be reported for the route, in the order of the document."""
     allowed = document.routes[name].feedback
     return {metric: m for metric, m in document.metrics.items() if allowed is None or metric in allowed}
+
+
+def adjustments(document: Document, name: str) -> dict[str, str]:
+    """The metrics of a route that are adjusted: by the id of a covariate in hexadecimal, or by the units' past ("")."""
+    route, metrics = document.routes[name], reported(document, name)
+    if route.unit is not None:
+        return {m: "" for m, one in metrics.items() if one.adjust == PAST}
+    ids = {covariate.name: covariate.id.hex() for covariate in covariate_features(route)}
+    found = {m: ids.get(one.covariate or "") for m, one in metrics.items()}
+    return {m: one for m, one in found.items() if one is not None}
 
 
 def salt(document: Document, name: str) -> bytes:
@@ -142,6 +152,11 @@ def overridden(found: Plan, override: RolloutOverride | None) -> Plan:
 def segment_features(route: RouteConfig) -> tuple[SegmentFeature, ...]:
     """The features by whose values the route is compared, in the order of the document."""
     return tuple(SegmentFeature(name, one.values) for name, one in route.segments.items())
+
+
+def covariate_features(route: RouteConfig) -> tuple[Covariate, ...]:
+    """The covariates of the route's requests, in the order of the document."""
+    return tuple(Covariate(name, one.minimum, one.maximum) for name, one in route.covariates.items())
 
 
 def features_of(section: BanditConfig) -> tuple[Feature, ...]:

@@ -10,7 +10,7 @@ from typing import Final
 
 from gateway.auth.principal import Authenticator, Bucket, Principal, Verifier
 from gateway.compile.arrange import RouteAllocation
-from gateway.compile.plans import features_of, placement, segment_features
+from gateway.compile.plans import covariate_features, features_of, placement, segment_features
 from gateway.compile.protocols import inferring
 from gateway.config.backend import BackendConfig
 from gateway.config.document import Document
@@ -40,6 +40,7 @@ from gateway.transport.limiter import ConcurrencyLimiter, Limit
 from policies.allocation.model import Allocation
 from policies.comparison.bodies import Comparison
 from policies.contextual.bandit import Ensemble
+from policies.contextual.features import Feature
 
 
 def snapshot(
@@ -84,7 +85,8 @@ def _looked_at(document: Document) -> set[bytes]:
             names.add("cookie")
         if route.policy.type == "bandit":
             names.update(f.header for f in route.policy.features.values() if f.header is not None)
-        names.update(s.header for s in route.segments.values() if s.header is not None)
+        read = (*route.segments.values(), *route.covariates.values())
+        names.update(one.header for one in read if one.header is not None)
     return {name.lower().encode() for name in names}
 
 
@@ -219,8 +221,10 @@ def _reads_model(route: RouteConfig) -> bool:
 
 
 def _extractor(route: RouteConfig) -> FeatureExtractor | None:
-    if route.segments:
-        return FeatureExtractor([(f, *_source(route.segments[f.name])) for f in segment_features(route)])
+    if route.segments or route.covariates:
+        read: dict[str, RequestValueConfig] = {**route.segments, **route.covariates}
+        found: list[Feature] = [*segment_features(route), *covariate_features(route)]
+        return FeatureExtractor([(f, *_source(read[f.name])) for f in found])
     if route.policy.type != "bandit" or not route.policy.features:
         return None
     features = features_of(route.policy)

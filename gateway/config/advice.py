@@ -10,6 +10,7 @@ from gateway.config.faults import KeyPath
 from gateway.config.policy import BanditConfig, CanaryConfig, bandit_of, named_variants
 from gateway.config.references import Finding
 from gateway.config.route import RouteConfig
+from gateway.config.service import PAST
 
 
 def warnings_of(document: Document) -> Iterator[Finding]:
@@ -89,17 +90,18 @@ def _unfed(document: Document) -> Iterator[Finding]:
 
 
 def _unadjusted(document: Document) -> Iterator[Finding]:
-    """Warn of metrics that are adjusted by the past of units where no route has units."""
-    sticky = {
-        metric
-        for name, route in document.routes.items()
-        if route.unit is not None
-        for metric in document.metrics
-        if route.feedback is None or metric in route.feedback
-    }
+    """Warn of metrics that are adjusted by the past of units where no route has units, or by a covariate that none
+    of their routes has."""
     for name, metric in document.metrics.items():
-        if metric.adjust is not None and name not in sticky:
+        taking = [r for r in document.routes.values() if r.feedback is None or name in r.feedback]
+        if metric.adjust == PAST and all(route.unit is None for route in taking):
             message = "no route with a 'unit' takes this metric, so there is no past; set 'unit' on the route"
+            yield Finding(("metrics", name, "adjust"), message)
+        elif metric.covariate is not None and all(metric.covariate not in r.covariates for r in taking):
+            message = (
+                "no route with this covariate takes the metric; write it under the route's 'covariates', or the metric "
+                "in its 'feedback'"
+            )
             yield Finding(("metrics", name, "adjust"), message)
 
 

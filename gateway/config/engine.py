@@ -87,6 +87,8 @@ def of_policy(route: RouteConfig, hint: str) -> Iterator[Refusal]:
     policy = route.policy
     if route.segments:
         yield ("segments",), "an engine does not read segments; remove them"
+    if route.covariates:
+        yield ("covariates",), "an engine does not read covariates; remove them"
     if route.all_shadows:
         at = ("shadows",) if route.shadows else ("policy", "shadows")
         yield at, f"an engine throws copies' responses away; run the shadow on a route without 'engine'{hint}"

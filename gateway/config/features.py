@@ -1,4 +1,4 @@
-"""Features of requests: what a bandit decides by, and segments by which variants are compared."""
+"""Features of requests: what a bandit decides by, segments by which variants are compared, and covariates."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from gateway.config.faults import KeyPath
 from gateway.config.model import ConfigModel, HeaderName
+from gateway.config.service import PAST
 from gateway.config.units import FiniteFloat
 from gateway.http.fields import REQUEST_ACTIONS
-from policies.contextual.features import LONGEST, MAX_SEGMENTS
+from policies.contextual.features import LONGEST, MAX_COVARIATES, MAX_SEGMENTS
 
 
 class RequestValueConfig(ConfigModel):
@@ -70,18 +71,54 @@ class FeatureConfig(RequestValueConfig):
         return self
 
 
+class CovariateConfig(RequestValueConfig):
+    """A number of the request that predicts its metrics; the header ``content-length`` is the size of the body."""
+
+    minimum: FiniteFloat = 0.0
+    """Smaller numbers count as this one."""
+    maximum: FiniteFloat
+    """Larger numbers count as this one; about the largest that is usual."""
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        if not self.minimum < self.maximum:
+            raise ValueError("'minimum' is not below 'maximum'; write a range")
+        return self
+
+
 def refusals(
-    segments: Mapping[str, SegmentConfig], features: Mapping[str, FeatureConfig]
+    segments: Mapping[str, SegmentConfig],
+    features: Mapping[str, FeatureConfig],
+    covariates: Mapping[str, CovariateConfig],
+    *,
+    sticky: bool,
 ) -> Iterator[tuple[KeyPath, str]]:
-    """Yield what is wrong with the segments of a route and the features of its policy."""
+    """Yield what is wrong with the segments and covariates of a route and the features of its policy."""
+    if covariates and sticky:
+        yield (
+            ("covariates",),
+            "requests of one unit are one observation; remove 'covariates', and write 'adjust: past' on the metric",
+        )
+    elif covariates and features:
+        yield ("covariates",), "with the policy's 'features' nothing is adjusted; remove 'covariates'"
+    if len(covariates) > MAX_COVARIATES:
+        yield ("covariates",), f"these are {len(covariates)} covariates; write at most {MAX_COVARIATES}"
+    for name in sorted(covariates.keys() & {*segments, PAST}):
+        yield ("covariates", name), "this is the name of something else; write a different one"
     if segments and features:
         yield ("segments",), "the policy's 'features' make segments already; remove 'segments'"
     number = sum(one.segments for one in segments.values())
     if number > MAX_SEGMENTS:
         message = f"these are {number} segments, one for each value and one for all others of each feature"
         yield ("segments",), f"{message}; write at most {MAX_SEGMENTS}"
-    for at, each in ((("segments",), segments), (("policy", "features"), features)):
+    places: tuple[tuple[KeyPath, Mapping[str, RequestValueConfig]], ...] = (
+        (("segments",), segments),
+        (("policy", "features"), features),
+        (("covariates",), covariates),
+    )
+    for at, each in places:
         for name, one in each.items():
-            if one.header is not None and one.header.lower().encode() in REQUEST_ACTIONS:
+            header = "" if one.header is None else one.header.lower()
+            if header.encode() in REQUEST_ACTIONS and (header, at) != ("content-length", ("covariates",)):
                 message = f"'{one.header}' is a field that the gateway itself acts on; write another header"
                 yield (*at, name, "header"), message

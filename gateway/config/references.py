@@ -22,11 +22,11 @@ from gateway.config.policy import (
     named_variants,
 )
 from gateway.config.route import RouteConfig
-from gateway.config.service import MetricConfig
+from gateway.config.service import PAST, MetricConfig
 from gateway.config.units import split_address
 from policies.contextual.features import MOST_COEFFICIENTS, MOST_COLUMNS
 
-_OF_DECISIONS = {"variants", "policy", "unit", "segments", "feedback"}
+_OF_DECISIONS = {"variants", "policy", "unit", "segments", "covariates", "feedback"}
 """What a route says that proxies nothing."""
 
 
@@ -49,11 +49,14 @@ class Names:
     metrics: tuple[str, ...]
     variants: Mapping[str, tuple[str, ...]]
     """By route."""
+    covariates: tuple[str, ...]
+    """Of all routes."""
 
     @classmethod
     def of(cls, document: Document) -> Names:
         variants = {name: tuple(route.variants) for name, route in document.routes.items()}
-        return cls(tuple(document.backends), tuple(document.metrics), variants)
+        covariates = dict.fromkeys(name for route in document.routes.values() for name in route.covariates)
+        return cls(tuple(document.backends), tuple(document.metrics), variants, tuple(covariates))
 
 
 def faults_of(document: Document, names: Names | None = None) -> Iterator[Finding]:
@@ -61,7 +64,7 @@ def faults_of(document: Document, names: Names | None = None) -> Iterator[Findin
     names = names or Names.of(document)
     yield from _listeners(document)
     yield from _keys(document, tuple(names.variants))
-    yield from _metrics(document)
+    yield from _metrics(document, names)
     for at, message in engine_faults(document.engines, document.limits.control_body):
         yield Finding(at, message)
     for name, route in document.routes.items():
@@ -114,11 +117,14 @@ def _webhooks(document: Document, routes: tuple[str, ...]) -> Iterator[Finding]:
                 yield Finding(("webhooks", index, "routes", place), *unknown("route", route, routes))
 
 
-def _metrics(document: Document) -> Iterator[Finding]:
+def _metrics(document: Document, names: Names) -> Iterator[Finding]:
     for name in document.metrics:
         if observed(name) or name == "latency" or name.startswith("latency_"):
-            message = f"the gateway measures '{name}' itself; choose another name"
-            yield Finding(("metrics", name), message)
+            yield Finding(("metrics", name), f"the gateway measures '{name}' itself; choose another name")
+        covariate = document.metrics[name].covariate
+        if covariate is not None and covariate not in names.covariates:
+            known = (PAST, *names.covariates)
+            yield Finding(("metrics", name, "adjust"), *unknown("covariate", covariate, known))
 
 
 def _same_matches(document: Document) -> Iterator[Finding]:
@@ -158,7 +164,9 @@ class _RouteCheck:
             yield from self._decisions()
         yield from self._policy()
         decided_by = self.route.policy.features if isinstance(self.route.policy, BanditConfig) else {}
-        for at, message in features.refusals(self.route.segments, decided_by):
+        for at, message in features.refusals(
+            self.route.segments, decided_by, self.route.covariates, sticky=self.route.unit is not None
+        ):
             yield Finding(self._at(*at), message)
         yield from self._shadows()
         yield from self._fallback()

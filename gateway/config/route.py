@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import AfterValidator, Discriminator, Field, JsonValue, Tag, model_validator
 
 from gateway.config.faults import KeyPath
-from gateway.config.features import SegmentConfig
+from gateway.config.features import CovariateConfig, SegmentConfig
 from gateway.config.model import (
     ConfigModel,
     HeaderName,
@@ -276,6 +276,8 @@ class RouteConfig(ConfigModel):
     """Sticky-unit key; if absent, each request is assigned independently."""
     segments: Mapping[Name, SegmentConfig] = Field(default_factory=dict)
     """Features of the request by whose values the variants are compared too."""
+    covariates: Mapping[Name, CovariateConfig] = Field(default_factory=dict)
+    """Numbers of the request by which metrics with ``adjust: NAME`` are compared."""
     engine: Name | None = None
     """Fleet of other proxies that serves the route; if absent, the gateway does."""
     httproute: ObjectName | None = None

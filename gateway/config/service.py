@@ -6,7 +6,7 @@ import base64
 import re
 from collections.abc import Mapping
 from ipaddress import ip_network
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
@@ -123,6 +123,10 @@ class TlsConfig(ConfigModel):
         return self
 
 
+PAST: Final = "past"
+"""What a metric is adjusted by that is not a covariate."""
+
+
 class MetricConfig(ConfigModel):
     """A reward that clients report."""
 
@@ -138,8 +142,9 @@ class MetricConfig(ConfigModel):
     """Larger values are rejected."""
     cap: FiniteFloat | None = None
     """Larger values count as this value, so that guardrails use the exact test for bounded values."""
-    adjust: Literal["past"] | None = None
-    """Compare each sticky unit with its own mean from before, so that comparisons need fewer requests."""
+    adjust: Name | None = None
+    """``past``: compare each sticky unit with its own mean from before; the name of a covariate: compare each request
+    with what that predicts. Comparisons then need fewer requests."""
     usage: (
         Literal[
             "input_tokens", "output_tokens", "total_tokens", "cost", "first_token_ms", "tokens_per_second"
@@ -176,6 +181,8 @@ class MetricConfig(ConfigModel):
             raise ValueError(f"{self.usage} is not a {self.type}; write 'type: real'")
         if self.adjust is not None and self.missing == "zero":
             raise ValueError("'adjust' needs the zeros reported; leave 'missing: zero' out")
+        if self.covariate is not None and self.type == "boolean":
+            raise ValueError("bets decide on a boolean, without a covariate; leave 'adjust' out")
         return self._capped()
 
     def _capped(self) -> Self:
@@ -193,6 +200,11 @@ class MetricConfig(ConfigModel):
     def capped_range(self) -> tuple[float, float] | None:
         """(lowest, highest) value that can count, or None without a cap."""
         return None if self.cap is None else (self.lowest, self.cap)
+
+    @property
+    def covariate(self) -> str | None:
+        """Name of the covariate by which values are adjusted."""
+        return None if self.adjust == PAST else self.adjust
 
     @property
     def lowest(self) -> float:

@@ -98,8 +98,10 @@ def _names(data: Mapping[str, Any]) -> Names:
         found = section.get(key) if isinstance(section, dict) else None
         return tuple(found) if isinstance(found, dict) else ()
 
-    routes = {name: keys(data["routes"][name], "variants") for name in keys(data, "routes")}
-    return Names(keys(data, "backends"), keys(data, "metrics"), routes)
+    routes = {name: data["routes"][name] for name in keys(data, "routes")}
+    variants = {name: keys(route, "variants") for name, route in routes.items()}
+    covariates = tuple(dict.fromkeys(name for route in routes.values() for name in keys(route, "covariates")))
+    return Names(keys(data, "backends"), keys(data, "metrics"), variants, covariates)
 
 
 def _scrubbed(tree: Tree, message: str) -> str:

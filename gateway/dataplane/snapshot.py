@@ -136,7 +136,7 @@ class RoutePlan:
     hedge_credit: float = 0.0
     """Second copies that may be sent now; grows by ``hedge_share`` with each request."""
     extractor: FeatureExtractor | None = None
-    """Of a bandit with features, or a route with segments."""
+    """Of a bandit with features, or a route with segments or covariates."""
     reads_model: bool = False
     """Whether the body's `model` is matched or rewritten."""
 

@@ -81,7 +81,7 @@ class Table:
             allocation: The shares of all requests, or without an ``ensemble`` of those with features too.
             variants: All of the route, by name.
             id_prefix: Makes the shared part of decision ids.
-            extractor: Of a bandit with features, or a route with segments.
+            extractor: Of a bandit with features, or a route with segments or covariates.
             ensemble: What such a bandit has learned; None: nothing yet.
         """
         self.route = route

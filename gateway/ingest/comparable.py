@@ -1,4 +1,4 @@
-"""The rewards of a route as comparisons of its variants read them: by period, by unit, and with the units' past."""
+"""The rewards of a route as comparisons of its variants read them: by period, by unit, and by what was known before."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Final
 from gateway.ingest.evidence import Key, Rewarded, RewardedBucket, joined
 from gateway.state.base import Counts
 from gateway.state.store import AggregateStore
+from gateway.state.units import of_covariate
 from policies.sequential.design_based import Period, Periods, UnitSums, WeightedSums, design_effect
 from policies.types import PairSums, RewardSums
 
@@ -18,9 +19,13 @@ _NO_UNITS: Final[Mapping[Key, PairSums]] = {}
 _NO_REQUESTS: Final[Mapping[str, PairSums]] = {}
 
 
-def pasts(found: Mapping[Key, Rewarded], adjusted: Iterable[str], variant: str) -> dict[str, PairSums]:
-    """What was known before of a variant's units, for the metrics that are ``adjusted`` by it."""
-    return {name: found.get((variant, name), Rewarded()).past for name in adjusted}
+def known_before(
+    found: Mapping[Key, Rewarded], adjusted: Mapping[str, str], variant: str
+) -> dict[str, PairSums]:
+    """What was known before of a variant's units or requests, for metrics that are ``adjusted`` by it
+    (`gateway.compile.plans.adjustments`)."""
+    each = {metric: (found.get((variant, metric), Rewarded()), by) for metric, by in adjusted.items()}
+    return {m: one.covariates.get(by, _NO_PAIRS) if by else one.past for m, (one, by) in each.items()}
 
 
 def values_by_unit(
@@ -93,6 +98,12 @@ def periods(
             shares = {b.variant: min(b.counts.expected / decided, 1.0) for b in cell if b.counts.expected > 0}
             each = [(b.variant, m, r) for b in cell for m, r in b.rewards.items()]
             sums = {(v, m): r.values if m in one_by_one else r.observations for v, m, r in each}
+            sums |= {
+                (v, m + aspect): part
+                for v, m, r in each
+                for name, pairs in r.covariates.items()
+                for aspect, part in zip(of_covariate(name), (pairs.x, pairs.y, pairs.both), strict=True)
+            }
             sums |= {(b.variant, "error_rate"): _errors(b.counts) for b in cell if b.start >= errors_since}
             of_units = {
                 (v, m): UnitSums(

@@ -28,7 +28,18 @@ from gateway.ingest.metric_values import worst
 from gateway.state.base import BUCKET_S, Bucket, Counts
 from gateway.state.folding import LADDER, Grouping
 from gateway.state.store import AggregateStore
-from gateway.state.units import OF_INVERSE, OF_PAST, OF_UNITS, OF_WEIGHTS, RESCUED, STICKY, UNITS, metric_of
+from gateway.state.units import (
+    COVARIATE,
+    OF_INVERSE,
+    OF_PAST,
+    OF_UNITS,
+    OF_WEIGHTS,
+    RESCUED,
+    STICKY,
+    UNITS,
+    metric_of,
+    of_covariate,
+)
 from policies.types import PairSums, RewardSums
 
 Key = tuple[str, str]
@@ -81,6 +92,8 @@ class Rewarded:
     """Of the values not reported, those of failures that count as the metric's worst value."""
     by_unit: PairSums = _NO_PAIRS
     """Within an epoch of constant shares, the sum of each unit's values and their number."""
+    covariates: Mapping[str, PairSums] = field(default_factory=dict)
+    """By covariate, what is known of it and of the values of the requests that have it."""
 
     def __add__(self, other: Rewarded) -> Rewarded:
         return Rewarded(
@@ -94,6 +107,7 @@ class Rewarded:
             self.inverse + other.inverse,
             self.worst + other.worst,
             self.by_unit + other.by_unit,
+            _merged(self.covariates, other.covariates),
         )
 
     def __sub__(self, other: Rewarded) -> Rewarded:
@@ -108,6 +122,7 @@ class Rewarded:
             self.inverse - other.inverse,
             self.worst - other.worst,
             self.by_unit - other.by_unit,
+            _merged(self.covariates, {name: pairs * -1 for name, pairs in other.covariates.items()}),
         )
 
     def scaled(self, share: float) -> Rewarded:
@@ -118,6 +133,7 @@ class Rewarded:
             past=_NO_PAIRS,
             weighted=_NO_PAIRS,
             by_unit=_NO_PAIRS,
+            covariates={},
         )
 
 
@@ -306,7 +322,17 @@ def _rewarded(aspects: Mapping[str, RewardSums]) -> Rewarded:
         for of, each in _PAIRS.items()
         if not aspects.keys().isdisjoint(each)
     }
-    return Rewarded(alone + sticky, alone + units, loose=alone.count, **pairs)
+    covariates = {
+        name: PairSums(*(aspects.get(aspect, _NONE) for aspect in of_covariate(name)))
+        for name in (aspect[len(COVARIATE) :] for aspect in aspects if aspect.startswith(COVARIATE))
+    }
+    return Rewarded(alone + sticky, alone + units, loose=alone.count, covariates=covariates, **pairs)
+
+
+def _merged(mine: Mapping[str, PairSums], theirs: Mapping[str, PairSums]) -> Mapping[str, PairSums]:
+    if not theirs:
+        return mine
+    return {name: mine.get(name, _NO_PAIRS) + theirs.get(name, _NO_PAIRS) for name in {**mine, **theirs}}
 
 
 def _put(found: dict[Key, Rewarded], key: Key, one: Rewarded) -> None:

@@ -9,12 +9,12 @@ from dataclasses import replace
 from typing import Final
 
 from gateway.clock import Clock
-from gateway.compile.plans import plan_of, rail_of, reported
+from gateway.compile.plans import adjustments, plan_of, rail_of, reported
 from gateway.compile.steering import guardrails_fingerprint
 from gateway.config.document import Document
 from gateway.config.policy import CanaryConfig
 from gateway.ingest.by_unit import OutcomesByUnit
-from gateway.ingest.comparable import pasts, values_by_unit
+from gateway.ingest.comparable import known_before, values_by_unit
 from gateway.ingest.evidence import observations, rewarded
 from gateway.loops.alarms import distrust
 from gateway.loops.allocation import Allocations
@@ -202,7 +202,7 @@ class RolloutEvidence:
         sums = observations(found)
         kinds = {key: metric.type for key, metric in document.metrics.items()}
         ranges = capped_ranges(document)
-        adjusted = [key for key, metric in metrics.items() if metric.adjust is not None]
+        adjusted = adjustments(document, name)
         outcomes, by_variant = await self._by_unit(document, name, since, epoch)
         counted = [
             key for key, metric in metrics.items() if metric.missing == "zero" and by_variant is not None
@@ -217,11 +217,11 @@ class RolloutEvidence:
             count = counts.get(variant, Counts())
             rewards = {m: s for (v, m), s in sums.items() if v == variant}
             seen = Evidence(count.seen, count.errors, count.latency, rewards, kinds, seconds, ranges)
+            seen = replace(seen, before=known_before(found, adjusted, variant))
             if by_variant is None:
                 return seen
             values = {m: each[variant] for m, each in weighted.items() if variant in each}
-            seen = replace(seen, pasts=pasts(found, adjusted, variant), weighted=values)
-            return by_unit(seen, by_variant.get(variant, Stratum()))
+            return by_unit(replace(seen, weighted=values), by_variant.get(variant, Stratum()))
 
         samples = float(counts.get(plan.candidate, Counts()).assigned)
         return evidence(plan.baseline), evidence(plan.candidate), samples

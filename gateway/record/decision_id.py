@@ -10,7 +10,7 @@ The bytes, encoded as base64url without padding (the length is always a multiple
 
 The static part holds names as text, so that any replica can open an id that was made before an edit of the
 configuration. If the policy used features, it holds these too (`gateway.record.context`), in a separate format, so
-that ids of other routes are not affected.
+that ids of other routes are not affected. Covariates stand behind all that, where earlier releases read nothing.
 
 Other proxies make ids from stamps (`gateway.record.stamp`), which are recognised by their dots.
 """
@@ -27,6 +27,7 @@ from hashlib import blake2b
 from itertools import count
 from typing import Final, Literal, NamedTuple
 
+from gateway.record.context import parted, whole
 from gateway.record.stamp import Stamp, parsed_request, parsed_stamp
 
 BadCode = Literal["malformed", "forged", "unknown_key"]
@@ -40,6 +41,8 @@ _FORMAT: Final = 0x10
 _WITH_CONTEXT: Final = 0x20
 """Format with a byte for the length of the context, and the context, after the names."""
 _FORCED: Final = 0x01
+_WITH_COVARIATES: Final = 0x02
+"""Flag: a byte for the length of the covariates, and the covariates, at the end."""
 _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
 _FROM_URL: Final = bytes.maketrans(b"-_", b"+/")
 _MAX_ID_CHARACTERS: Final = 2048
@@ -74,7 +77,7 @@ class Opened(NamedTuple):
     propensity: float
     forced: bool
     context: bytes = b""
-    """Packed features that the policy used; b"" if none."""
+    """Packed features (`gateway.record.context`); b"" if none."""
     stamped: bool = False
     """Whether another proxy made the id, which knows nothing of the unit."""
 
@@ -155,10 +158,11 @@ class Sealer:
         names = [name.encode() for name in (route, assigned, served)]
         if max(map(len, (*names, context))) > 255 or not 0 <= epoch < 1 << 64:
             raise ValueError("names and context have at most 255 bytes, and an epoch is not negative")
-        form = (_WITH_CONTEXT if context else _FORMAT) | forced
+        context, covariates = parted(context)
+        form = (_WITH_CONTEXT if context else _FORMAT) | (_WITH_COVARIATES if covariates else 0) | forced
         body = _STATIC.pack(form, epoch, propensity, *map(len, names)) + b"".join(names)
-        if context:
-            body += bytes([len(context)]) + context
+        for part in filter(None, (context, covariates)):
+            body += bytes([len(part)]) + part
         return body + bytes(-(_HEAD + len(body) + _MAC_BYTES) % 3)
 
     def seal(self, decision: bytes, unit: int, static: bytes) -> bytes:
@@ -265,7 +269,10 @@ def _parsed(raw: bytes) -> Opened:
     for length in lengths:
         names.append(raw[at : at + length].decode())
         at += length
-    context = raw[at + 1 : at + 1 + raw[at]] if flags & 0xF0 == _WITH_CONTEXT else b""
+    parts = []
+    for present in (flags & 0xF0 == _WITH_CONTEXT, flags & _WITH_COVARIATES):
+        parts.append(raw[at + 1 : at + 1 + raw[at]] if present else b"")
+        at += 1 + raw[at] if present else 0
     decision = raw[_KEY_ID_BYTES : _KEY_ID_BYTES + 16]
     return Opened(
         decision=decision,
@@ -277,5 +284,5 @@ def _parsed(raw: bytes) -> Opened:
         epoch=epoch,
         propensity=propensity,
         forced=bool(flags & _FORCED),
-        context=context,
+        context=whole(*parts),
     )

@@ -43,8 +43,15 @@ A policy with features draws each request with its own propensity p, so its valu
     NAME|ipw_weight Σ w
     NAME|ipw_joint  the sum of the two
 
+Of each covariate x that a decision has (`policies.contextual.features.Covariate`), there are three sums over the values
+y of such decisions, whatever the metric is adjusted by, so that a correction takes away what was added:
+
+    NAME|x:ID       x
+    NAME|y:ID       y
+    NAME|xy:ID      the sum of the two
+
 In each segment that a decision is in, its values count as those of a metric of its own, NAME|@SEGMENT, which has the
-aspects above except those of the past and of missing values (`gateway.ingest.segments`).
+aspects above except those of the past, of covariates and of missing values (`gateway.ingest.segments`).
 """
 
 from __future__ import annotations
@@ -53,10 +60,11 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from gateway.record.context import has_row, segments_of
+from gateway.record.context import covariates_of, has_row, segments_of
 from gateway.record.events import Reward
 from gateway.state.exact import ExactSums, Expansion
 from gateway.state.tally import SumKey, sum_key
+from policies.contextual.features import GRID
 
 STICKY: Final = "|sticky"
 UNITS: Final = "|units"
@@ -72,6 +80,7 @@ OF_UNITS: Final = ("|sum", "|number", "|together")
 OF_WEIGHTS: Final = (WEIGHTED, WEIGHT, JOINT)
 OF_INVERSE: Final = ("|ipw", "|ipw_weight", "|ipw_joint")
 SEGMENT: Final = "|@"
+COVARIATE: Final = "|x:"
 _EXPERIMENT: Final = "~"
 _EPOCH: Final = "e"
 """First letter of the periods in which shares are constant."""
@@ -171,6 +180,10 @@ class Counting:
         _add(self.cells, _aspect(key, STICKY) if reward.period else key, value, sign)
         if reward.assigned != reward.served:
             _add(self.cells, _aspect(key, RESCUED), value, sign)
+        for name, steps in covariates_of(reward.context):
+            x = steps / GRID
+            for aspect, part in zip(of_covariate(name), (x, value, x + value), strict=True):
+                _add(self.cells, _aspect(key, aspect), part, sign)
         if has_row(reward.context):
             w = weight_steps(reward) / WEIGHT_STEPS
             for aspect, part in zip(OF_INVERSE, (w * value, w, w * value + w), strict=True):
@@ -275,6 +288,11 @@ def weight_steps(reward: Reward) -> int:
     if has_row(reward.context):
         return round(WEIGHT_STEPS / max(reward.propensity, 1.0 / WEIGHT_STEPS))
     return round((1.0 - reward.propensity) * WEIGHT_STEPS)
+
+
+def of_covariate(name: str) -> tuple[str, str, str]:
+    """The aspects of a covariate's x and y, and of both together; ``name``: its id, in hexadecimal."""
+    return COVARIATE + name, "|y:" + name, "|xy:" + name
 
 
 def unit_key(reward: Reward) -> UnitKey:

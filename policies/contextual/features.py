@@ -30,6 +30,10 @@ MAX_SEGMENTS = 24
 """Of a route: the sums of each metric are kept for each of them."""
 SEGMENT_BYTES = 6
 """Length of a segment's id."""
+MAX_COVARIATES = 4
+"""Of a route: three sums of each metric are kept for each of them."""
+COVARIATE_BYTES = 4
+"""Length of a covariate's id."""
 LONGEST = 64
 """Characters of a category that are kept; a longer value is not a declared one and reads as missing."""
 
@@ -105,8 +109,18 @@ class SegmentFeature(Categorical):
         return {**found, None: _digest(["rest", self.name, *sorted(self.values)])}
 
 
-def _digest(of: list[str]) -> bytes:
-    return blake2b(json.dumps(of).encode(), digest_size=SEGMENT_BYTES).digest()
+@dataclass(frozen=True, slots=True)
+class Covariate(Numeric):
+    """A number by which the values of a request's metrics are adjusted (`policies.sequential.adjusted`)."""
+
+    @property
+    def id(self) -> bytes:
+        """What sums and decision ids name it by."""
+        return _digest(["covariate", self.name], COVARIATE_BYTES)
+
+
+def _digest(of: list[str], size: int = SEGMENT_BYTES) -> bytes:
+    return blake2b(json.dumps(of).encode(), digest_size=size).digest()
 
 
 Feature = Numeric | Categorical

@@ -175,12 +175,18 @@ def judge(
     verdict = replace(
         _decide(guardrail, measured, alpha, passing, bet, spare=not forecast, shown=shown),
         unit=unit,
-        adjusted_by="past" if guardrail.metric in candidate.pasts else None,
+        adjusted_by=_adjusted_by(guardrail.metric, candidate),
     )
     if verdict.verdict != "inconclusive" or not forecast:
         return verdict
     scale = _missing(guardrail, measured, passing) if candidate.requests else None
     return _forecast(verdict, scale, candidate.requests, candidate.seconds)
+
+
+def _adjusted_by(metric: str, candidate: Evidence) -> Literal["past", "covariate"] | None:
+    if metric not in candidate.before:
+        return None
+    return "covariate" if candidate.units is None else "past"
 
 
 def could_not_look(guardrail: Guardrail, alpha: float, reason: str) -> Verdict:

@@ -134,8 +134,9 @@ class Verdict:
     1 / alpha the verdict is ``fail``."""
     unit: Literal["requests", "units"] = "requests"
     """What counts as one observation: the unit of analysis."""
-    adjusted_by: Literal["past"] | None = None
-    """What was known of the units before, where the comparison is adjusted by it (`policies.sequential.adjusted`)."""
+    adjusted_by: Literal["past", "covariate"] | None = None
+    """What was known of the units or requests before, where the comparison is adjusted by it
+    (`policies.sequential.adjusted`)."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready: what is not finite is null."""

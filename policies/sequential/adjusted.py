@@ -1,10 +1,11 @@
-"""Regression adjustment of a comparison by what was known of each unit before it.
+"""Regression adjustment of a comparison by what was known of each unit or request before it.
 
 CUPED: Deng, Xu, Kohavi & Walker (2013), "Improving the sensitivity of online controlled experiments by utilizing
-pre-experiment data", WSDM. A unit's observation y is compared less theta (x - mu), where x is the mean of its values
-from before, mu the mean of x over both variants, and theta the slope of y on x within the variants. A unit without a
-past has no such term. Assignment is independent of x, so the difference keeps its meaning whatever theta is, and
-varies less the better x predicts y. In the asymptotic confidence sequence theta may be estimated from the same values:
+pre-experiment data", WSDM. An observation y is compared less theta (x - mu), where mu is the mean of x over both
+variants, and theta the slope of y on x within the variants. Of a unit, x is the mean of its values from before; of a
+request, a covariate that it carries. Without an x there is no such term. Assignment is independent of x, so the
+difference keeps its meaning whatever theta is, and varies less the better x predicts y. In the asymptotic confidence
+sequence theta may be estimated from the same values:
 Lindon, Ham, Tingley & Bojinov (2022), "Anytime-valid linear models and regression adjusted causal inference in
 randomized experiments", arXiv:2210.08589; Waudby-Smith et al. (2024), Section 3.
 
@@ -21,26 +22,26 @@ from policies.types import PairSums, RewardSums
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """One variant's observations, and among them x, y and x + y of those with a past."""
+    """One variant's observations, and among them x, y and x + y of those with an x."""
 
     values: WeightedSums
-    past: WeightedSums
+    x: WeightedSums
     known: WeightedSums
     both: WeightedSums
 
     @classmethod
     def of(cls, values: RewardSums, before: PairSums) -> Paired:
-        """All observations count alike; ``before``: x and y of those with a past."""
+        """All observations count alike; ``before``: x and y of those with an x."""
         parts = (values, before.x, before.y, before.both)
         return cls(*(WeightedSums.of(part, 1.0) for part in parts))
 
 
 def adjusted(first: Paired, second: Paired) -> tuple[WeightedSums, WeightedSums]:
-    """Return the sums of y - theta (x - mu) of both variants; those of y where nothing has a past."""
-    weight = first.past.weight + second.past.weight
+    """Return the sums of y - theta (x - mu) of both variants; those of y where nothing has an x."""
+    weight = first.x.weight + second.x.weight
     if not weight > 0:
         return first.values, second.values
-    mu = (first.past.total + second.past.total) / weight
+    mu = (first.x.total + second.x.total) / weight
     moments = [_Moments.of(pair, mu) for pair in (first, second)]
     spread = sum(m.within(pair.values.weight) for m, pair in zip(moments, (first, second), strict=True))
     if not spread > 0:
@@ -50,9 +51,15 @@ def adjusted(first: Paired, second: Paired) -> tuple[WeightedSums, WeightedSums]
     return _less(first, mu, theta), _less(second, mu, theta)
 
 
+def without_predicted(values: RewardSums, before: PairSums) -> RewardSums:
+    """Return the sums of y - theta (x - mu) of all variants together: the variance that a comparison is left with."""
+    left, _ = adjusted(Paired.of(values, before), Paired.of(RewardSums(), PairSums()))
+    return RewardSums(left.count, left.total, left.squares)
+
+
 @dataclass(frozen=True, slots=True)
 class _Moments:
-    """Sums over z = x - mu, which is 0 for a unit without a past."""
+    """Sums over z = x - mu, which is 0 without an x."""
 
     total: float
     squares: float
@@ -63,7 +70,7 @@ class _Moments:
     def of(cls, pair: Paired, mu: float, *, squared_weights: bool = False) -> _Moments:
         (n, x, xx), (_, y, yy), (_, _, both) = (
             (s.weight2, s.total2, s.squares2) if squared_weights else (s.weight, s.total, s.squares)
-            for s in (pair.past, pair.known, pair.both)
+            for s in (pair.x, pair.known, pair.both)
         )
         return cls(x - mu * n, max(xx - 2 * mu * x + mu * mu * n, 0.0), (both - xx - yy) / 2 - mu * y)
 

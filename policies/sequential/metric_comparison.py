@@ -47,7 +47,8 @@ class Evidence:
     ``units``: by sticky units, the sums of the share of each one's requests that failed; ``latency`` then holds
     each unit with the weight 1. None: errors and latencies are by request.
 
-    ``pasts``: of metrics that are adjusted by it, what was known before of the units behind ``rewards``.
+    ``before``: of metrics that are adjusted by it, what was known beforehand of the units or requests behind
+    ``rewards``.
 
     ``weighted``: of metrics whose values are compared by the propensities of their decisions, their sums.
     """
@@ -60,7 +61,7 @@ class Evidence:
     seconds: float = 0.0
     ranges: Mapping[str, Interval] = field(default_factory=dict)
     units: RewardSums | None = None
-    pasts: Mapping[str, PairSums] = field(default_factory=dict)
+    before: Mapping[str, PairSums] = field(default_factory=dict)
     weighted: Mapping[str, WeightedSums] = field(default_factory=dict)
 
     @property
@@ -107,10 +108,10 @@ def measure(
     if kind is None:
         raise ValueError(f"no metric {metric!r} is declared; declare it under 'metrics'")
     first, second = (_checked(metric, kind, evidence) for evidence in (baseline, candidate))
-    if metric in candidate.pasts or metric in baseline.pasts:
+    if metric in candidate.before or metric in baseline.before:
         return compare_adjusted(
             *(
-                Paired.of(sums, evidence.pasts.get(metric, PairSums()))
+                Paired.of(sums, evidence.before.get(metric, PairSums()))
                 for sums, evidence in ((first, baseline), (second, candidate))
             ),
             ratio=ratio,
@@ -126,7 +127,8 @@ def measure(
 
 
 def compare_adjusted(baseline: Paired, candidate: Paired, *, ratio: bool) -> MetricComparison:
-    """Compare two variants whose units' pasts are known (`policies.sequential.adjusted`); else as `measure`."""
+    """Compare two variants of which something was known beforehand (`policies.sequential.adjusted`); else as
+    `measure`."""
     return compare_weighted(*adjusted(baseline, candidate), ratio=ratio)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.compile.plans import segment_features
 from gateway.loops.guardrail_verdicts import keep
-from gateway.record.context import pack, pack_segments
+from gateway.record.context import pack, pack_values
 from policies.contextual.bandit import Contextual
 from policies.contextual.features import encode, fingerprint
 from policies.rollout.guardrails import Judgement
@@ -131,7 +131,7 @@ async def use(harness: Harness) -> None:
         about = outcome(
             harness.now() - 5, route="parts", assigned=name, served=name, sticky=False, features=raw_json
         )
-        context = pack_segments([f.segments[value] for f, value in zip(features, raw, strict=True)]).hex()
+        context = pack_values([f.segments[value] for f, value in zip(features, raw, strict=True)]).hex()
         right = (name == "new") == (raw[0] == "free") and k % 10 > 1
         outcomes.append(about)
         rewards.append(reward(float(right), of=about, context=context))

@@ -142,6 +142,7 @@ auth:
 metrics:
   correct: {type: boolean, window: 24h, missing: zero, description: d}
   cost: {type: real, goal: minimize, minimum: 0, maximum: 9.5, cap: 5, adjust: past, usage: cost}
+  tokens: {type: count, adjust: size}
 backends:
   a:
     urls: ["https://10.0.0.1:9101/base/", "https://10.0.0.2:9101/base"]
@@ -241,6 +242,7 @@ routes:
     match: {path: /s}
     variants: {v1: {backend: b}, v2: {backend: b}}
     policy: {type: shadow, primary: v1, shadows: {v2: 100%}}
+    covariates: {size: {header: content-length, maximum: 4096}}
   fixed:
     match: {path: /f}
     variants: {v1: {backend: b}}

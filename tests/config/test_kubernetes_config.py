@@ -74,6 +74,12 @@ def test_a_split_by_weights_is_accepted_and_its_httproute_follows_from_its_name(
             "segments",
             "an engine does not read segments; remove them",
         ),
+        (
+            "engine: cluster",
+            "engine: cluster\n    covariates: {x: {header: x-x, maximum: 1}}",
+            "covariates",
+            "an engine does not read covariates; remove them",
+        ),
         ("request_ids: true", "request_ids: false", "policy", "write 'record: {request_ids: true}'"),
         ("engine: cluster", "httproute: a", "httproute", "remove this, or write 'match'"),
         ("policy:", "httproute: A_B\n    policy:", "httproute", "write NAME or NAMESPACE/NAME"),

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from gateway.record.context import has_row, pack_segments, segments_of
+from gateway.record.context import has_row, pack_values, segments_of
 from gateway.record.events import Reward
 from gateway.state.base import Retention
 from gateway.state.store import Store
@@ -21,7 +21,7 @@ PERIODS = ("", "e1", "e1~shop/2", "e2+", "all")
 
 
 def context(tier: str | None, land: str | None) -> str:
-    return pack_segments([TIER.segments[tier], LAND.segments[land]]).hex()
+    return pack_values([TIER.segments[tier], LAND.segments[land]]).hex()
 
 
 async def sums_in(store: Store, segment: bytes, route: str = "digits") -> dict[tuple[str, str], RewardSums]:
@@ -34,7 +34,7 @@ async def sums_in(store: Store, segment: bytes, route: str = "digits") -> dict[t
 def test_the_segments_of_a_decision_are_never_taken_for_a_row() -> None:
     assert segments_of(context("free", None)) == [TIER.segments["free"].hex(), LAND.segments[None].hex()]
     for size in range(1, 24):
-        assert not has_row(pack_segments([b"\x00" * 6] * size).hex())
+        assert not has_row(pack_values([b"\x00" * 6] * size).hex())
     assert segments_of("") == segments_of(bytes(9).hex()) == []
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gateway.compile.plans import segment_features
-from gateway.record.context import pack_segments
+from gateway.record.context import pack_values
 from policies.sequential.two_sample import RateMartingale, difference_interval
 from tests.control.conftest import Client
 from tests.support.harness import Harness
@@ -48,7 +48,7 @@ async def live(
             propensity=0.5,
         )
         value = float(rng.random() < rates[variant, tier])
-        context = pack_segments([feature.segments[tier]]).hex()
+        context = pack_values([feature.segments[tier]]).hex()
         outcomes.append(about)
         rewards.append(reward(value, of=about, context=context, period=period and f"e{status.epoch}"))
     await harness.store.append(outcomes)

@@ -22,11 +22,15 @@ def test_the_difference_comes_with_its_intervals() -> None:
             "fallbacks": 0,
             "latency_ms": None,
             "rewards": {"ok": reward},
-            "lift": {"ok": lift, "error_rate": {**lift, "unit": "units"}, "latency_p50": lift},
+            "lift": {
+                "ok": {**lift, "adjusted_by": "covariate"},
+                "error_rate": {**lift, "unit": "units"},
+                "latency_p50": lift,
+            },
             "probability_best": None,
         },
     )
-    assert "ok +0.02 [+0.01, …] (+40.00% [+20.00%, +60.00%]) against v1" in text
+    assert "ok +0.02 [+0.01, …] (+40.00% [+20.00%, +60.00%]) adjusted against v1" in text
     assert "error_rate +0.02 [+0.01, …] (+40.00% [+20.00%, +60.00%]) by unit against v1" in text
     assert "latency_p50" not in text
 

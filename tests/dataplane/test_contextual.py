@@ -9,10 +9,10 @@ import pytest
 
 from gateway.dataplane.request.features import FeatureExtractor
 from gateway.dataplane.tables import MAX_CACHED_SHARES, Choice, Table
-from gateway.record.context import segments_of, unpack
+from gateway.record.context import covariates_of, segments_of, unpack
 from policies.allocation.model import decide
 from policies.contextual.bandit import Contextual, Ensemble, ensemble
-from policies.contextual.features import Categorical, Numeric, SegmentFeature, encode
+from policies.contextual.features import GRID, Categorical, Numeric, SegmentFeature, encode
 from policies.contextual.regression import LinearSums
 from tests.support.stage import Stage
 
@@ -47,6 +47,15 @@ ROUTE = """
     segments:
       tier: {header: X-Tier, values: [free, paid]}
       land: {json: user.land, values: [de, "7"]}
+    retry: {attempts: 1}
+  sized:
+    match: {path: /sized}
+    variants: {v1: {backend: a}, v2: {backend: b}}
+    policy: {type: split, weights: {v1: 1, v2: 3}}
+    covariates:
+      size: {header: Content-Length, maximum: 100}
+      cart: {json: cart.total, minimum: -50, maximum: 50}
+      visits: {header: X-Visits, maximum: 10}
     retry: {attempts: 1}
 metrics: {right: {type: boolean}}
 """
@@ -269,3 +278,46 @@ def test_a_decision_carries_its_segments_and_its_share_stays(
     assert extractor.packed(json.loads(outcome.features)) == context, "as for a reward by request id"
     assert segments_of(extractor.packed({"tier": tier}).hex()) == wanted[:1], "land was declared later"
     assert segments_of(extractor.packed({}).hex()) == []
+
+
+@pytest.mark.parametrize(
+    ("request_", "size", "cart", "visits"),
+    [
+        (post('{"cart": {"total": 25}}', "x-visits: 5", path="/sized"), 23, 25, 5),
+        (post('{"cart": {"total": -1e9}}', "x-visits: many", path="/sized"), 25, -1e9, None),
+        (post("not json" + " " * 150, "x-visits: 1e999", path="/sized"), 158, None, None),
+        ("GET /sized HTTP/1.1\r\nhost: h\r\nx-visits: 7.5\r\n\r\n", None, None, 7.5),
+        (
+            "POST /sized HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+            None,
+            None,
+            None,
+        ),
+    ],
+)
+def test_a_decision_carries_its_covariates_and_its_share_stays(
+    stage: Stage, request_: str, size: float | None, cart: float | None, visits: float | None
+) -> None:
+    """In steps of their declared ranges: no client can write one that outweighs all others."""
+    extractor = stage.worker.snapshot.routes["sized"].extractor
+    assert extractor is not None
+    sent(stage, request_)
+    outcome = stage.outcomes[-1]
+    assert outcome.propensity == {"v1": 0.25, "v2": 0.75}[outcome.assigned]
+    raw = {"size": size, "cart": cart, "visits": visits}
+    assert json.loads(outcome.features) == raw
+    context = stage.worker.snapshot.routes["sized"].table.shares((size, cart, visits)).choices[0].context
+    places = {
+        "size": None if size is None else min(size, 100) / 50 - 1,
+        "cart": None if cart is None else max(cart, -50) / 50,
+        "visits": None if visits is None else visits / 5 - 1,
+    }
+    wanted = [
+        (f.id.hex(), round(place * GRID))
+        for f in extractor.covariates
+        if (place := places[f.name]) is not None
+    ]
+    assert covariates_of(context.hex()) == wanted
+    assert extractor.packed(json.loads(outcome.features)) == context, "as for a reward by request id"
+    assert covariates_of(extractor.packed({}).hex()) == []
+    stage.clean()

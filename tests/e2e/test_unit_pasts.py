@@ -1,4 +1,4 @@
-"""`adjust: past` over a real gateway: what users reported before a rollout makes its comparison sharper."""
+"""`adjust` over a real gateway: what is known before the assignment makes a comparison sharper."""
 
 from __future__ import annotations
 
@@ -121,3 +121,39 @@ def test_missing_values_count_with_the_variance_between_users(
         assert verdict["interval"][1] - verdict["interval"][0] > 0.5
         lift = client.get("/-/routes/shop").json()["variants"]["v2"]["lift"]["correct"]
         assert lift["interval"] is not None
+
+
+def test_a_covariate_of_requests_sharpens_a_rollout(tmp_path: Path, model_server: ModelServerProcess) -> None:
+    """Of requests and of decisions alike; what carts hold varies by 29, what is spent beyond that by 2."""
+    document = text(model_server, CANARY.replace("max_decrease: 10%", "max_decrease: 0.5"), ", adjust: cart")
+    document = document.replace("type: boolean", "type: real, minimum: 0, maximum: 200")
+    document = document.replace(
+        "unit: {header: x-user}", "covariates: {cart: {header: x-cart, maximum: 100}}"
+    )
+    with (
+        GatewayProcess(tmp_path, document) as gateway,
+        httpx.Client(base_url=gateway.url, timeout=30) as client,
+    ):
+        rows = []
+        for n in range(2 * USERS):
+            cart = n * 37 % 100
+            if n % 2:
+                answer = client.get("/shop", headers={"x-cart": str(cart)})
+                decision = answer.headers["x-decision-id"]
+            else:
+                body = {"route": "shop", "features": {"cart": cart}}
+                decision = client.post("/-/decide", json=body).json()["decision_id"]
+            rows.append({"decision_id": decision, "metric": "correct", "value": cart + n % 7})
+        assert client.post("/-/feedback", json={"items": rows}).json()["rejected"] == []
+
+        verdict = judged(client)
+        assert (verdict["adjusted_by"], verdict["unit"]) == ("covariate", "requests")
+        low, high = verdict["interval"]
+        assert low < 0 < high
+        assert high - low < 3, "without the cart: above 15"
+
+        def lift() -> Any:
+            return client.get("/-/routes/shop").json()["variants"]["v2"]["lift"].get("correct")
+
+        wait_for(lift)
+        assert lift()["adjusted_by"] == "covariate"

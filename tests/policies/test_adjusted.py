@@ -7,9 +7,9 @@ import numpy.typing as npt
 import pytest
 from scipy.stats import binom
 
-from benchmarks import unit_pasts
+from benchmarks import covariates, unit_pasts
 from policies.rollout.guardrails import judge
-from policies.sequential.adjusted import Paired, adjusted
+from policies.sequential.adjusted import Paired, adjusted, without_predicted
 from policies.sequential.design_based import WeightedSums
 from policies.sequential.metric_comparison import Evidence
 from policies.types import PairSums, RewardSums
@@ -64,7 +64,7 @@ def test_the_verdict_says_so() -> None:
     assert judge(unit_pasts.RAIL, first, second, 0.05).adjusted_by == "past"
     plain = unit_pasts.plain
     assert judge(unit_pasts.RAIL, plain(first), plain(second), 0.05).adjusted_by is None
-    few = Evidence(9, rewards={"m": RewardSums(9, 5, 5)}, kinds={"m": "boolean"}, pasts={"m": PairSums()})
+    few = Evidence(9, rewards={"m": RewardSums(9, 5, 5)}, kinds={"m": "boolean"}, before={"m": PairSums()})
     verdict = judge(unit_pasts.RAIL, few, few, 0.05)
     assert (verdict.interval, verdict.verdict) == (None, "inconclusive")
 
@@ -84,3 +84,34 @@ def test_it_needs_half_of_the_requests() -> None:
         for adjust in (False, True)
     )
     assert with_past <= 0.6 * plain
+
+
+def test_of_requests_the_verdict_names_the_covariate() -> None:
+    (first, second), *_ = covariates.looks(covariates.WORLDS[1], np.random.default_rng(1), 0.5, 2_000)
+    plain = covariates.plain
+    verdicts = (
+        judge(covariates.RAIL, first, second, 0.05),
+        judge(covariates.RAIL, plain(first), plain(second), 0.05),
+    )
+    assert [one.adjusted_by for one in verdicts] == ["covariate", None]
+    widths = [one.interval[1] - one.interval[0] for one in verdicts if one.interval is not None]
+    assert widths[0] == pytest.approx(widths[1] * (1 - 0.9**2) ** 0.5, rel=0.15)
+    assert without_predicted(first.rewards["m"], first.before["m"]).squares < 0.6 * first.rewards["m"].squares
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", [2, 5, 6])
+def test_a_covariate_keeps_the_level(place: int) -> None:
+    """One that predicts, one that does not and has no mean, and one that is missing where values are large."""
+    runs = 40
+    found = covariates.false_alarms(covariates.WORLDS[place], 0.05, 0.05, runs)
+    assert found <= binom.isf(1e-3, runs, 0.05)
+
+
+@pytest.mark.slow
+def test_a_covariate_that_predicts_needs_half_of_the_requests() -> None:
+    plain, adjusted_ = (
+        float(np.median(covariates.requests(covariates.WORLDS[1], 0.5, 600, 0.05 / 3, 9, adjust=adjust)))
+        for adjust in (False, True)
+    )
+    assert adjusted_ <= 0.6 * plain

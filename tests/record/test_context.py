@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.record.context import pack, unpack
+from gateway.record.context import (
+    covariates_of,
+    has_row,
+    pack,
+    pack_values,
+    parted,
+    segments_of,
+    unpack,
+    whole,
+)
 from policies.contextual.features import GRID, MOST_COLUMNS
 
 
@@ -29,3 +38,33 @@ def test_a_row_comes_back(fingerprint: bytes, steps: list[int]) -> None:
 def test_other_bytes_are_refused(bad: bytes) -> None:
     with pytest.raises(ValueError, match=r"features of a decision|outside"):
         unpack(bad)
+
+
+ids = st.binary(min_size=4, max_size=4)
+
+
+@given(
+    st.lists(st.binary(min_size=6, max_size=6), max_size=24),
+    st.lists(st.tuples(ids, st.integers(-GRID, GRID)), max_size=4),
+)
+def test_segments_and_covariates_come_back(
+    segments: list[bytes], covariates: list[tuple[bytes, int]]
+) -> None:
+    data = pack_values(segments, [(name, steps / GRID) for name, steps in covariates])
+    assert len(data) <= 255, "the sealed id has a byte for the length"
+    assert segments_of(data.hex()) == [one.hex() for one in segments]
+    assert covariates_of(data.hex()) == [(name.hex(), steps) for name, steps in covariates]
+    assert not has_row(data.hex())
+    assert parted(data)[0] == pack_values(segments)
+
+
+@given(st.binary(max_size=80) | st.binary(max_size=80).map(lambda tail: b"C" + tail))
+def test_whatever_is_parted_is_put_together(context: bytes) -> None:
+    assert whole(*parted(context)) == context
+
+
+@given(ids.map(lambda tail: b"CCCC" + tail), st.lists(st.integers(-GRID, GRID), max_size=MOST_COLUMNS - 1))
+def test_a_row_has_no_covariates(fingerprint: bytes, steps: list[int]) -> None:
+    row = pack(fingerprint, [1.0, *(step / GRID for step in steps)])
+    assert has_row(row.hex())
+    assert covariates_of(row.hex()) == segments_of(row.hex()) == []

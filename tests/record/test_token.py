@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.record.context import whole
 from gateway.record.decision_id import BadDecisionId, Opened, Sealer
 
 KEY = bytes(range(32))
@@ -139,6 +140,16 @@ def test_ids_without_features_are_as_they_were() -> None:
     assert Sealer.static("r", "v1", "v2", 1, 0.5, True)[0] == 0x11
     assert Sealer.static("r", "v1", "v2", 1, 0.5, True, b"") == Sealer.static("r", "v1", "v2", 1, 0.5, True)
     assert Sealer.static("r", "v1", "v2", 1, 0.5, True, b"x")[0] == 0x21
+
+
+def test_a_release_that_knows_no_covariates_opens_ids_with_them() -> None:
+    """It reads what stands before them, and of the first byte the format and whether a client named the variant."""
+    for others in (b"", b"S" + bytes(6)):
+        context = whole(others, bytes(6))
+        plain, more = (Sealer.static("r", "v1", "v2", 1, 0.5, True, one) for one in (others, context))
+        assert (plain[0], more[0]) == ((0x21, 0x23) if others else (0x11, 0x13))
+        assert more[1:].startswith(plain[1:].rstrip(b"\0"))
+        assert SEALER.open(SEALER.seal(os.urandom(16), 1, more)).context == context
 
 
 def test_decisions_are_unique_and_in_order() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from benchmarks.children import free_port
-from gateway.record.context import pack_segments
+from gateway.record.context import pack_values
 from gateway.state.base import Counts, OutcomeFilter, Retention, StoreUnavailable
 from gateway.state.redis import RedisStore, codec, sums
 from gateway.state.redis.script import Script
@@ -299,7 +299,7 @@ async def test_rewards_in_segments_come_in_shorter_scripts(
     monkeypatch.setattr(store._link, "run", spied)
     for segments in (0, 4):
         sent.clear()
-        context = pack_segments([bytes(6)] * segments).hex() if segments else ""
+        context = pack_values([bytes(6)] * segments).hex() if segments else ""
         rewards = [reward(1.0, of=outcome(T0), context=context) for _ in range(500)]
         assert await store.reward(rewards) == ["accepted"] * 500
         assert len([number for number in sent if number > 15]) == 1 + segments

@@ -39,7 +39,7 @@ function apart({ contextual, variants }) {
   const lifts = Object.values(variants).flatMap((v) => Object.values(v.lift));
   const said = [
     lifts.some((one) => one.method !== "pooled") && "Shares moved: differences compare the same times, and need not be those of the means.",
-    lifts.some((one) => one.adjusted_by) && "Differences are adjusted by what users did before."
+    lifts.some((one) => one.adjusted_by) && "Differences are adjusted by what was known before."
   ];
   return said.filter(Boolean).join(" ");
 }

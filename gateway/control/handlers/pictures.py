@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from starlette.responses import Response
 
-from gateway.compile.plans import reported
+from gateway.compile.plans import adjustments, reported
 from gateway.control.api_request import ApiRequest, json_response
 from gateway.control.endpoint import STORE, Endpoints
 from gateway.control.reports.distributions import distributions
@@ -89,6 +89,7 @@ async def read_lift(request: ApiRequest) -> Response:
             by_request=by_request,
             sticky=route.unit is not None,
             by_epoch=by_epoch,
+            adjusted=adjustments(document, name),
         )
 
     found = await request.services.shared(("lift", name, query.metric, baseline, query.points), make)

@@ -20,10 +20,12 @@ from typing import Any, Final, Literal
 from gateway.config.service import MetricConfig
 from gateway.control.reports.estimates import LEVEL
 from gateway.control.reports.observed import Observed
-from gateway.ingest.comparable import pasts, periods, values_by_unit
+from gateway.ingest.comparable import known_before, periods, values_by_unit
 from gateway.ingest.evidence import Rewarded, RewardedBucket
 from gateway.record.histogram import edges, merge
 from gateway.state.base import Counts
+from gateway.state.units import of_covariate
+from policies.sequential.adjusted import Paired
 from policies.sequential.design_based import (
     Periods,
     UnitSums,
@@ -34,6 +36,7 @@ from policies.sequential.design_based import (
 from policies.sequential.metric_comparison import (
     Evidence,
     MetricComparison,
+    compare_adjusted,
     compare_weighted,
     measure,
 )
@@ -50,6 +53,7 @@ MAX_RATIO: Final = 1e6
 _NOTHING: Final = Counts()
 _NO_REWARDS: Final = Rewarded()
 _NO_UNITS: Final = Stratum(units=RewardSums())
+_UNADJUSTED: Final[Mapping[str, str]] = {}
 
 
 class Comparisons:
@@ -61,9 +65,11 @@ class Comparisons:
         declared: Mapping[str, MetricConfig],
         observed: Observed,
         *,
+        adjusted: Mapping[str, str] = _UNADJUSTED,
         parts: int = 1,
     ) -> None:
-        """``parts``: how many such sets of comparisons are to hold together."""
+        """``adjusted``: see `gateway.compile.plans.adjustments`; ``parts``: how many such sets of comparisons are to
+        hold together."""
         self._parts = parts
         kinds: dict[str, MetricType] = {name: metric.type for name, metric in declared.items()}
         ranges = {name: metric.capped_range for name, metric in declared.items()}
@@ -74,7 +80,7 @@ class Comparisons:
         else:
             self.goals |= dict.fromkeys(HEALTH, "minimize")
         self._kinds = kinds
-        self._adjusted = {name for name, m in declared.items() if observed.sticky and m.adjust is not None}
+        self._adjusted = adjusted
         self._observed = observed
         self._units = {} if observed.units is None else observed.units.whole()
         self._by_unit = self._values_by_unit([n for n, m in declared.items() if m.missing == "zero"])
@@ -126,8 +132,11 @@ class Comparisons:
             mine = {m: r for m, r in mine.items() if r.inverse.y.count > 0}
         rewards = {m: r.observations for m, r in mine.items() if r.observations.count > 0}
         errors = min(counts.errors, counts.seen)
+        before = known_before(self._observed.rewards, self._adjusted, variant)
         if not self._observed.sticky:
-            return Evidence(counts.seen, errors, counts.latency, rewards, kinds, ranges=self._ranges)
+            return Evidence(
+                counts.seen, errors, counts.latency, rewards, kinds, ranges=self._ranges, before=before
+            )
         units = self._units.get(variant, _NO_UNITS)
         return Evidence(
             counts.seen,
@@ -137,7 +146,7 @@ class Comparisons:
             kinds,
             ranges=self._ranges,
             units=units.units,
-            pasts=pasts(self._observed.rewards, self._adjusted, variant),
+            before=before,
             weighted={m: each[variant] for m, each in self._by_unit.items() if variant in each},
         )
 
@@ -223,9 +232,16 @@ class Comparisons:
             "relative_interval": None if ratio is None else list(map(_less_one, ratio)),
             "always_valid": True,
             "method": method,
-            "adjusted_by": "past" if metric in self._adjusted and method == "pooled" else None,
+            "adjusted_by": self._adjusted_by(metric, method),
             "unit": "units" if self._observed.sticky else "requests",
         }
+
+    def _adjusted_by(self, metric: str, method: Method) -> Literal["past", "covariate"] | None:
+        if metric not in self._adjusted or method == "matched":
+            return None
+        if self._adjusted[metric]:
+            return "covariate"
+        return "past" if method == "pooled" else None
 
     def _method(self, metric: str, baseline: str, variant: str) -> Method:
         key = (metric, baseline, variant)
@@ -247,6 +263,11 @@ class Comparisons:
             )
             for v in variants
         )
+
+    def _weighted_pairs(self, metric: str, *variants: str) -> tuple[Paired, ...]:
+        aspects = ("", *of_covariate(self._adjusted[metric]))
+        parts = [self._periods.weighted(metric + aspect, *variants) for aspect in aspects]
+        return tuple(Paired(*of_variant) for of_variant in zip(*parts, strict=True))
 
     def _by_request(self, metric: str, variant: str, found: Rewarded) -> WeightedSums:
         """Values that are each weighted by the propensity of their request."""
@@ -276,6 +297,8 @@ class Comparisons:
 
     def _comparison(self, metric: str, baseline: str, variant: str, *, ratio: bool) -> MetricComparison:
         method = self._method(metric, baseline, variant)
+        if method == "weighted" and self._adjusted.get(metric):
+            return compare_adjusted(*self._weighted_pairs(metric, baseline, variant), ratio=ratio)
         if method == "weighted":
             first, second = self._weighted(metric, baseline, variant)
             return compare_weighted(first, second, ratio=ratio)
@@ -295,8 +318,20 @@ class Comparisons:
             if bucket.counts.expected > 0:
                 periods[bucket.start, bucket.epoch][bucket.variant] = bucket
         both = [found for found in periods.values() if found.keys() >= {baseline, variant}]
-        first, second = (_stratum([found[v] for found in both], sticky=False) for v in (baseline, variant))
-        return _evidence(first, self._kinds, self._ranges), _evidence(second, self._kinds, self._ranges)
+        return self._pooled(both, baseline), self._pooled(both, variant)
+
+    def _pooled(self, periods: Sequence[Mapping[str, RewardedBucket]], variant: str) -> Evidence:
+        buckets = [found[variant] for found in periods]
+        of, none = _stratum(buckets, sticky=False), _NO_REWARDS
+        whole = {
+            (variant, m): sum((b.rewards.get(m, none) for b in buckets), none)
+            for m, by in self._adjusted.items()
+            if by
+        }
+        before = known_before(whole, self._adjusted, variant)
+        return Evidence(
+            of.requests, of.errors, of.latency, of.rewards, self._kinds, ranges=self._ranges, before=before
+        )
 
     def _matched_in_time(self, baseline: str, variant: str) -> tuple[Evidence, Evidence]:
         """What both did over the same times."""
@@ -321,12 +356,6 @@ def _stratum(buckets: Sequence[RewardedBucket], *, sticky: bool) -> Stratum:
     # Most times have one bucket of a variant; to merge it was a fifth of the calls of a report.
     latency = counts[0].latency if len(counts) == 1 else merge(c.latency for c in counts)
     return Stratum(seen, errors, latency, rewards)
-
-
-def _evidence(
-    of: Stratum, kinds: Mapping[str, MetricType], ranges: Mapping[str, tuple[float, float]]
-) -> Evidence:
-    return Evidence(of.requests, of.errors, of.latency, of.rewards, kinds, ranges=ranges)
 
 
 def _size(evidence: Evidence, metric: str) -> float:

@@ -19,6 +19,7 @@ from gateway.state.base import Counts
 
 Json = dict[str, Any]
 
+_UNADJUSTED: Final[Mapping[str, str]] = {}
 MAX_COSTLY_POINTS: Final = 12
 """Where shares moved, latencies are matched from the beginning at each point; values weighted by request are summed."""
 
@@ -35,11 +36,13 @@ def lift_over_time(
     by_request: bool = False,
     sticky: bool = False,
     by_epoch: bool = False,
+    adjusted: Mapping[str, str] = _UNADJUSTED,
 ) -> dict[str, list[Json]]:
     """Return by variant at most ``points`` comparisons with ``baseline``, oldest first; the last is that of ``now``.
 
     Not for errors and latencies of sticky units, whose observations are units and not in the buckets. ``by_request``:
-    and ``sticky``: as in `Observed`; ``by_epoch``: whether units count once in each epoch, and the newest is compared.
+    and ``sticky``: as in `Observed`; ``by_epoch``: whether units count once in each epoch, and the newest is compared;
+    ``adjusted``: see `gateway.compile.plans.adjustments`.
     """
     chosen = {name: m for name, m in declared.items() if name == metric}
     found: dict[str, list[Json]] = {}
@@ -47,7 +50,7 @@ def lift_over_time(
         points = min(points, MAX_COSTLY_POINTS)
     for time, observed in _moments(buckets, metric, points, now, by_epoch=sticky and by_epoch):
         observed = replace(observed, by_request=by_request, sticky=sticky and (by_request or by_epoch))
-        compared = Comparisons(variants, chosen, observed)
+        compared = Comparisons(variants, chosen, observed, adjusted=adjusted)
         for variant in variants:
             one = compared.difference(metric, variant, baseline)
             if one is not None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from gateway.compile.plans import plan, rail_of, reported
+from gateway.compile.plans import adjustments, plan, rail_of, reported
 from gateway.config.document import Document
 from gateway.config.policy import BanditConfig, CanaryConfig, PolicyConfig, bandit_of
 from gateway.config.route import RouteConfig
@@ -98,7 +98,7 @@ def summary(
 def standing(name: str, document: Document, evidence: Evidence, status: RouteStatus, now: float) -> Json:
     """Return which variant leads in which metric, how often shadows agree, and the trend of the traffic."""
     declared = reported(document, name)
-    compared = _comparisons(document.routes[name], declared, evidence, status)
+    compared = _comparisons(document, name, declared, evidence, status)
     return {
         "metrics": {metric: described(m) for metric, m in declared.items()},
         "standings": {} if status.contextual is not None else _standings(compared, declared),
@@ -152,7 +152,7 @@ def report(
     variants = tuple(document.routes[name].variants)
     sums = observations(evidence.rewards)
     standing = standings(plan(document, name), variants, declared, sums, evidence.discounted)
-    compared = _comparisons(document.routes[name], declared, evidence, status)
+    compared = _comparisons(document, name, declared, evidence, status)
     against = baseline or default_baseline(document.routes[name])
     return {
         **summary(name, document, status, rollout, now),
@@ -190,13 +190,19 @@ def _contextual(found: Plan, evidence: Evidence, status: RouteStatus, baseline: 
 
 
 def _comparisons(
-    route: RouteConfig, declared: Mapping[str, MetricConfig], evidence: Evidence, status: RouteStatus
+    document: Document,
+    name: str,
+    declared: Mapping[str, MetricConfig],
+    evidence: Evidence,
+    status: RouteStatus,
 ) -> Comparisons:
+    route, adjusted = document.routes[name], adjustments(document, name)
     by_request = status.contextual is not None
     if not comparable(route, by_request=by_request):
         return Comparisons((), {}, Observed())
     if route.unit is not None and status.by_epoch:
-        return Comparisons(tuple(route.variants), declared, of_newest(evidence.buckets, evidence.units))
+        observed = of_newest(evidence.buckets, evidence.units)
+        return Comparisons(tuple(route.variants), declared, observed, adjusted=adjusted)
     observed = Observed(
         evidence.counts,
         evidence.rewards,
@@ -206,7 +212,7 @@ def _comparisons(
         by_request=by_request,
         earned=evidence.earned,
     )
-    return Comparisons(tuple(route.variants), declared, observed)
+    return Comparisons(tuple(route.variants), declared, observed, adjusted=adjusted)
 
 
 def _guardrails(route: RouteConfig, evidence: Evidence) -> list[Json] | None:

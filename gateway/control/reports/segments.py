@@ -40,9 +40,7 @@ def compared_by_segment(
 
     ``by_epoch``: whether units count once in each epoch, and the newest is compared.
     """
-    metrics = {
-        name: m.model_copy(update={"adjust": None}) for name, m in declared.items() if m.missing == "ignore"
-    }
+    metrics = {name: metric for name, metric in declared.items() if metric.missing == "ignore"}
     variants = tuple(route.variants)
     names = [(f.name, value) for f in segment_features(route) for value in f.segments]
     made = []

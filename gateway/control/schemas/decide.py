@@ -25,7 +25,8 @@ class DecideRequest(ApiBody):
         dict[str, str | int | float | bool | None],
         Field(
             max_length=MAX_FEATURES,
-            description="By name, the features of a bandit or of `segments`; names that are not declared are ignored.",
+            description="By name, the features of a bandit, or `segments` and `covariates`; names that are not "
+            "declared are ignored.",
         ),
     ] = Field(default_factory=dict)
 

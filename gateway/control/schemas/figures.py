@@ -93,9 +93,10 @@ class Difference(ApiModel):
         Literal["requests", "units"], Field(description="One observation: a request, or a sticky unit.")
     ]
     adjusted_by: Annotated[
-        Literal["past"] | None,
+        Literal["past", "covariate"] | None,
         Field(
-            description="past: by each unit's values from before (`metrics.NAME.adjust`); null: not adjusted."
+            description="By `metrics.NAME.adjust`: past: each unit's values from before; covariate: a number of each "
+            "request; null: not adjusted."
         ),
     ]
 

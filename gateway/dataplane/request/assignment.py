@@ -74,7 +74,7 @@ def assign(request: Request, body: JsonBody, u: float) -> Assignment:
     table = route.table
     shares = table.common
     if table.extractor is not None:
-        shares = table.shares(table.extractor.extract(head.kept, body.fields))
+        shares = table.shares(table.extractor.extract(head.kept, body.fields, head.length))
     return assign_by(route, shares, key, request.decision, head.variant, head.principal, u)
 
 

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
-from gateway.record.context import has_row, segments_of, unpack
+from gateway.record.context import covariates_of, has_row, segments_of, unpack
 from gateway.record.events import Outcome, Reward, Shadowed
 from gateway.state.base import DecisionRecord, RewardResult
 from gateway.state.paging import MAX_PAGE_SPAN_MS, milliseconds
@@ -24,7 +24,7 @@ log = logging.getLogger("turnout.store")
 _REWARD: Final = Script.load("reward")
 _REWARDS_PER_SCRIPT: Final = 500
 """Rewards in one script, so that it never holds others up for more than a few milliseconds. One counts again in each
-segment that it is in."""
+segment that it is in, and with each covariate."""
 _REPLACES_DAMAGED: Final = ord("r")
 _RESULTS: Final[dict[int, RewardResult]] = {
     ord("a"): "accepted",
@@ -40,8 +40,8 @@ async def upsert(
     """Of one route, in order; and those that replaced damaged rows."""
     results: list[RewardResult] = []
     replacing: list[Reward] = []
-    segments = max((len(segments_of(reward.context)) for reward in rewards), default=0)
-    size = _REWARDS_PER_SCRIPT // (1 + segments)
+    parts = (len(segments_of(r.context)) + len(covariates_of(r.context)) for r in rewards)
+    size = _REWARDS_PER_SCRIPT // (1 + max(parts, default=0))
     for at in range(0, len(rewards), size):
         arguments: list[Any] = ["1" if replay else "0"]
         given = rewards[at : at + size]
@@ -69,6 +69,7 @@ def _arguments(reward: Reward) -> tuple[Any, ...]:
         int(reward.assigned != reward.served),
         weight_steps(reward),
         "".join(SEGMENT + segment for segment in segments_of(reward.context)),
+        "".join(f"{name}:{steps};" for name, steps in covariates_of(reward.context)),
     )
 
 

@@ -1,8 +1,8 @@
 -- Upserts rewards, and moves the sums from what each counted as to what it counts as.
 -- ARGV: '1' for a replay; then hour, field, decision, metric, row and start of each reward, of its features
 -- (or '' three times) the packed row, start and cell, and epoch, name of the cell, unit, '1' if another
--- than the assigned variant served the decision, its weight in steps (gateway.state.units.weight_steps), and the
--- aspects of the segments that it is in.
+-- than the assigned variant served the decision, its weight in steps (gateway.state.units.weight_steps), the aspects of
+-- the segments that it is in, and of its covariates the id and the steps (gateway.record.context.covariates_of).
 -- Returns a letter for each: a(ccepted), d(uplicate), u(pdated), r(eplaces a damaged row, and moves no sums: the old
 -- one is taken to have counted as the new one).
 -- include: fields
@@ -60,6 +60,12 @@ local function move(place, period, value, sign)
   local name = place.epoch .. ':' .. place.name
   count(place.start, period == '' and name or name .. '|sticky', value, sign)
   if place.rescued then count(place.start, name .. '|rescued', value, sign) end
+  for id, steps in string.gmatch(place.covariates, '(%x+):(-?%d+);') do
+    local x = tonumber(steps) / 4096
+    count(place.start, name .. '|x:' .. id, x, sign)
+    count(place.start, name .. '|y:' .. id, value, sign)
+    count(place.start, name .. '|xy:' .. id, x + value, sign)
+  end
   local w = place.inverse
   if w then
     count(place.start, name .. '|ipw', w * value, sign)
@@ -88,11 +94,11 @@ local function whole(period) return period end
 -- gateway.state.units._bare
 local function bare(period) return (string.gsub(string.match(period, '^[^~]*'), '%+$', '')) end
 
-for at = 2, #ARGV, 15 do
+for at = 2, #ARGV, 16 do
   local hour, field, decision, metric = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local row, unit_key = ARGV[at + 4], P .. ':unit:' .. ARGV[at + 11]
   local place = {start = tonumber(ARGV[at + 5]), epoch = ARGV[at + 9], name = ARGV[at + 10], metric = metric,
-    rescued = ARGV[at + 12] == '1', weight = tonumber(ARGV[at + 13]) / 1048576}
+    rescued = ARGV[at + 12] == '1', weight = tonumber(ARGV[at + 13]) / 1048576, covariates = ARGV[at + 15]}
   if ARGV[at + 6] ~= '' then place.inverse = place.weight end
   local key = P .. ':rewards:' .. hour
   local new, known, old = read_reward(row), hget(key, field), nil
@@ -117,7 +123,7 @@ for at = 2, #ARGV, 15 do
     change(unit_key, place, old, new, whole)
     for segment in string.gmatch(ARGV[at + 14], '|@%x+') do
       local part = {start = place.start, epoch = place.epoch, name = place.name .. segment, metric = metric .. segment,
-        rescued = place.rescued, weight = place.weight}
+        rescued = place.rescued, weight = place.weight, covariates = ''}
       change(unit_key, part, old, new, bare)
     end
   end
