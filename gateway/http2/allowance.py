@@ -6,17 +6,21 @@ from __future__ import annotations
 class Allowance:
     """A token bucket; a peer that empties it is ended with ENHANCE_YOUR_CALM."""
 
-    __slots__ = ("burst", "rate", "tokens", "updated")
+    __slots__ = ("burst", "earned", "rate", "tokens", "updated")
 
     def __init__(self, burst: float, rate: float) -> None:
         """``burst``: tokens when full. ``rate``: tokens per second."""
         self.burst = burst
         self.rate = rate
         self.tokens = burst
+        self.earned = 0.0
+        """Tokens that useful work has put back since `spend` was last called; add to it."""
         self.updated = 0.0
 
     def spend(self, tokens: float, now: float) -> bool:
         """Take ``tokens``; False if there are not as many left. ``now``: seconds of a monotonic clock."""
+        self.tokens = min(self.burst, self.tokens + self.earned)
+        self.earned = 0.0
         if not self.updated:
             self.updated = now
         elif self.tokens < tokens:
@@ -24,8 +28,3 @@ class Allowance:
             self.updated = now
         self.tokens -= tokens
         return self.tokens >= 0
-
-    def earn(self, tokens: float) -> None:
-        """Put back what useful work is worth."""
-        if self.tokens < self.burst:
-            self.tokens += tokens

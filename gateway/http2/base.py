@@ -162,7 +162,7 @@ class ConnectionBase(StreamOwner):
         self.flush()
 
     def earned(self, size: int, pieces: int) -> None:
-        self._overhead.earn(2.0 * pieces + size / 512.0)
+        self._overhead.earned += 2.0 * pieces + size / 512.0
 
     def wait(self, stream: Stream) -> None:
         self._waiting.append(stream)
@@ -208,7 +208,7 @@ class ConnectionBase(StreamOwner):
         if stream.unacknowledged:
             self.acknowledge(stream.unacknowledged)
             stream.unacknowledged = 0
-        self._resets.earn(1.0)
+        self._resets.earned += 1.0
         if not self.streams:
             self.on_idle()
 

@@ -15,6 +15,7 @@ from gateway.http2.errors import (
     StreamFault,
 )
 from gateway.http2.fields import trailer_fault
+from gateway.http2.frames import DATA, HEADER_BYTES, HEADERS, MAX_FRAME_BYTES, MAX_WINDOW, parse_header
 from gateway.http2.hpack import Decoder, HeaderList
 from gateway.http2.limits import MAX_CONTINUATIONS, OVERSIZED_COST, UNIT_BYTES, Limits
 from gateway.http2.settings import parse_settings
@@ -132,7 +133,7 @@ class Connection(ConnectionBase):
         if not self._partial_since or self._partial_since >= since:
             return False
         buffer = self._buffer
-        return not self.streams or len(buffer) < frames.HEADER_BYTES or buffer[3] != frames.DATA
+        return not self.streams or len(buffer) < HEADER_BYTES or buffer[3] != DATA
 
     def _greet(self, data: bytes) -> int:
         if data.startswith(frames.PREFACE):
@@ -145,29 +146,29 @@ class Connection(ConnectionBase):
     def _frames(self, data: bytes, place: int) -> int:
         """Handle every complete frame; return where the next one begins."""
         size, turn = len(data), self.max_turn_frames
-        while turn > 0 and size - place >= frames.HEADER_BYTES and not self.ended:
-            high, low, kind, flags, stream_id = frames.parse_header(data, place)
+        while turn > 0 and not self.ended:
+            start = place + HEADER_BYTES
+            if start > size:
+                break
+            high, low, kind, flags, stream_id = parse_header(data, place)
             length = high << 8 | low
-            if length > frames.MAX_FRAME_BYTES:
+            if length > MAX_FRAME_BYTES:
                 raise ConnectionFault(FRAME_SIZE_ERROR, "a frame is too large")
             if self._first and (kind != frames.SETTINGS or flags & frames.ACK):
                 raise ConnectionFault(PROTOCOL_ERROR, "the first frame is not SETTINGS")
-            start = place + frames.HEADER_BYTES
             if start + length > size:
                 break
             self._first = False
-            stream_id &= frames.MAX_WINDOW
+            stream_id &= MAX_WINDOW
             if self._block is not None and (kind != frames.CONTINUATION or stream_id != self._block_stream):
                 raise ConnectionFault(PROTOCOL_ERROR, "a frame within a header block")
             place = start + length
             payload = data[start:place]
             try:
-                if kind == frames.DATA:
-                    turn -= 1
+                turn -= 1 if kind == DATA else 1 + length // UNIT_BYTES
+                if kind == DATA:
                     self._on_data(flags, stream_id, payload)
-                    continue
-                turn -= 1 + length // UNIT_BYTES
-                if kind == frames.HEADERS:
+                elif kind == HEADERS:
                     self._on_headers(flags, stream_id, payload)
                 else:
                     self._on_other(kind, flags, stream_id, payload)
@@ -202,7 +203,7 @@ class Connection(ConnectionBase):
 
     def _on_data(self, flags: int, stream_id: int, payload: bytes) -> None:
         counted = len(payload)
-        data = _unpad(payload) if flags & frames.PADDED else payload
+        data = frames.unpad(payload) if flags & frames.PADDED else payload
         self.receive_window -= counted
         if self.receive_window < 0:
             raise ConnectionFault(FLOW_CONTROL_ERROR, "more data than the connection's window permits")
@@ -214,7 +215,7 @@ class Connection(ConnectionBase):
             self.acknowledge(counted)
             return
         if data:
-            self._overhead.earn(2.0)
+            self._overhead.earned += 2.0
         elif not end:
             self._spend_overhead()
         self._touched[stream] = None
@@ -236,7 +237,7 @@ class Connection(ConnectionBase):
         if stream_id % 2 == 0:
             raise ConnectionFault(PROTOCOL_ERROR, "HEADERS of a stream that no client may open")
         if flags & frames.PADDED:
-            payload = _unpad(payload)
+            payload = frames.unpad(payload)
         if flags & frames.WITH_PRIORITY:
             if len(payload) < 5:
                 raise ConnectionFault(FRAME_SIZE_ERROR, "HEADERS is too short for its priority")
@@ -266,18 +267,18 @@ class Connection(ConnectionBase):
         if headers.oversized:
             self._spend_reset(OVERSIZED_COST)
         stream = self.streams.get(stream_id)
-        if stream is not None:
-            self._overhead.earn(2.0)
-            self._on_later_block(stream, headers, end=end)
-        elif self.client or stream_id <= self.highest:
+        if stream is None and (self.client or stream_id <= self.highest):
             self._reject_late(stream_id)
             self._spend_overhead()
+            return
+        self._overhead.earned += 2.0
+        if stream is not None:
+            self._on_later_block(stream, headers, end=end)
         else:
-            self._overhead.earn(2.0)
-            self.highest = stream_id
             self._open(stream_id, headers, end=end)
 
     def _open(self, stream_id: int, headers: HeaderList, *, end: bool) -> None:
+        self.highest = stream_id
         if self.closing or len(self.streams) >= self.limits.streams:
             raise StreamFault(REFUSED_STREAM, "too many streams")
         stream = self.on_head(stream_id, headers, end=end)
@@ -307,11 +308,11 @@ class Connection(ConnectionBase):
         if len(payload) != 4:
             raise ConnectionFault(FRAME_SIZE_ERROR, "WINDOW_UPDATE has four bytes")
         self._spend_overhead()
-        increment = int.from_bytes(payload, "big") & frames.MAX_WINDOW
+        increment = int.from_bytes(payload, "big") & MAX_WINDOW
         self._grown = True
         if stream_id == 0:
             self.send_window += increment
-            if not increment or self.send_window > frames.MAX_WINDOW:
+            if not increment or self.send_window > MAX_WINDOW:
                 raise _window_fault(increment)
             return
         stream = self.streams.get(stream_id)
@@ -320,7 +321,7 @@ class Connection(ConnectionBase):
                 raise ConnectionFault(PROTOCOL_ERROR, "WINDOW_UPDATE of a stream that was never opened")
             return
         stream.send_window += increment
-        if not increment or stream.send_window > frames.MAX_WINDOW:
+        if not increment or stream.send_window > MAX_WINDOW:
             fault = _window_fault(increment)
             raise StreamFault(fault.code, fault.message)
 
@@ -365,7 +366,7 @@ class Connection(ConnectionBase):
         self._grown = True
         for stream in self.streams.values():
             stream.send_window += change
-            if stream.send_window > frames.MAX_WINDOW:
+            if stream.send_window > MAX_WINDOW:
                 raise ConnectionFault(FLOW_CONTROL_ERROR, "a window grows too large")
 
     def _on_ping(self, flags: int, stream_id: int, payload: bytes) -> None:
@@ -387,19 +388,10 @@ class Connection(ConnectionBase):
             raise ConnectionFault(PROTOCOL_ERROR, "GOAWAY of a stream")
         if len(payload) < 8:
             raise ConnectionFault(FRAME_SIZE_ERROR, "GOAWAY has eight bytes")
-        last = int.from_bytes(payload[:4], "big") & frames.MAX_WINDOW
+        last = int.from_bytes(payload[:4], "big") & MAX_WINDOW
         if self.client:
             self.closing = True
         self.on_goaway(last, int.from_bytes(payload[4:8], "big"))
-
-
-def _unpad(payload: bytes) -> bytes:
-    if not payload:
-        raise ConnectionFault(FRAME_SIZE_ERROR, "a padded frame has no payload")
-    padding = payload[0]
-    if padding >= len(payload):
-        raise ConnectionFault(PROTOCOL_ERROR, "the padding is longer than its frame")
-    return payload[1 : len(payload) - padding]
 
 
 def _window_fault(increment: int) -> ConnectionFault:

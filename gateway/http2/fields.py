@@ -155,7 +155,7 @@ _MAX_LENGTH_DIGITS: Final = 18
 class ResponseFields:
     """A response's header list, taken apart and checked (RFC 9113 8.3.2)."""
 
-    __slots__ = ("fault", "length", "regular", "request_id", "status")
+    __slots__ = ("fault", "length", "lines", "regular", "request_id", "status")
 
     def __init__(self, fields: list[Field]) -> None:
         """``fault`` says what makes the list malformed; "" if nothing does."""
@@ -164,6 +164,8 @@ class ResponseFields:
         self.length = -1
         """Content-Length; -1 if absent."""
         self.regular: list[Field] = []
+        self.lines: list[bytes] | None = None
+        """The lines of HTTP/1.1 that a proxy has made of it; see `gateway.transport.http2_head`."""
         self.fault = self._take(fields)
 
     def _take(self, fields: list[Field]) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import Final
 
+from gateway.http2.errors import FRAME_SIZE_ERROR, PROTOCOL_ERROR, ConnectionFault
+
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 """The first bytes of a client (RFC 9113 3.4)."""
 HEADER_BYTES: Final = 9
@@ -91,3 +93,13 @@ def header_frames(stream: int, block: bytes, *, end_stream: bool) -> bytes:
         last = start + MAX_FRAME_BYTES >= len(block)
         parts += (header(len(piece), CONTINUATION, END_HEADERS if last else 0, stream), piece)
     return b"".join(parts)
+
+
+def unpad(payload: bytes) -> bytes:
+    """A padded payload without its padding. Raises ConnectionFault if the padding is too long."""
+    if not payload:
+        raise ConnectionFault(FRAME_SIZE_ERROR, "a padded frame has no payload")
+    padding = payload[0]
+    if padding >= len(payload):
+        raise ConnectionFault(PROTOCOL_ERROR, "the padding is longer than its frame")
+    return payload[1 : len(payload) - padding]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.http2.errors import COMPRESSION_ERROR, ConnectionFault
-from gateway.http2.fields import Field
+from gateway.http2.fields import Field, RequestFields, ResponseFields
 from gateway.http2.huffman import HuffmanError
 from gateway.http2.huffman import decode as huffman_decode
 from gateway.http2.static_table import STATIC_TABLE
@@ -19,6 +19,10 @@ TABLE_BYTES: Final = 4096
 """The size of the table that a peer may use: the default of SETTINGS_HEADER_TABLE_SIZE."""
 MAX_INTEGER_BYTES: Final = 5
 """Bytes that follow the prefix of an integer, at most."""
+MAX_KNOWN_BLOCKS: Final = 8
+MAX_KNOWN_BLOCK_BYTES: Final = 256
+MAX_KNOWN_BLOCK_FIELDS: Final = 32
+"""Header blocks of a connection that are remembered with what they mean, and what each may hold."""
 MAX_TABLE_SIZES: Final = 2
 """Table size updates at the beginning of a block (RFC 7541 4.2)."""
 
@@ -28,20 +32,46 @@ _FIRST_DYNAMIC: Final = len(_STATIC)
 
 
 class HeaderList:
-    """A decoded header list. ``oversized``: it exceeds the decoder's limits; ``fields`` has no more than these."""
+    """A decoded header list, which later blocks may share: nothing changes it.
 
-    __slots__ = ("fields", "oversized", "size")
+    ``oversized``: it exceeds the decoder's limits; ``fields`` has no more than these.
+    """
+
+    __slots__ = ("_request", "_response", "fields", "oversized", "size")
 
     def __init__(self) -> None:
         self.fields: list[Field] = []
         self.size = 0
         self.oversized = False
+        self._request: RequestFields | None = None
+        self._response: ResponseFields | None = None
+
+    def as_request(self) -> RequestFields:
+        """The list of a request, checked once."""
+        if self._request is None:
+            self._request = RequestFields(self.fields)
+        return self._request
+
+    def as_response(self) -> ResponseFields:
+        """The list of a response, checked once."""
+        if self._response is None:
+            self._response = ResponseFields(self.fields)
+        return self._response
 
 
 class Decoder:
     """Decodes the header blocks of one connection, in their order."""
 
-    __slots__ = ("_block", "_place", "_size", "_table", "_table_bytes", "max_fields", "max_list_bytes")
+    __slots__ = (
+        "_block",
+        "_known",
+        "_place",
+        "_size",
+        "_table",
+        "_table_bytes",
+        "max_fields",
+        "max_list_bytes",
+    )
 
     def __init__(self, max_list_bytes: int, max_fields: int) -> None:
         self.max_list_bytes = max_list_bytes
@@ -52,6 +82,8 @@ class Decoder:
         self._table_bytes = TABLE_BYTES
         self._block = b""
         self._place = 0
+        self._known: dict[bytes, HeaderList] = {}
+        """By block, as long as the table stays as it is: most messages of a connection have few different heads."""
 
     def decode(self, block: bytes) -> HeaderList:
         """Return the header list of a whole block.
@@ -59,10 +91,14 @@ class Decoder:
         Raises:
             ConnectionFault: the block is not valid; the state shared with the peer is lost.
         """
+        result = self._known.get(block)
+        if result is not None:
+            return result
         self._block = block
         result = HeaderList()
         fields, table = result.fields, self._table
         place, total, size, table_sizes = 0, 0, len(block), 0
+        same_table = True
         try:
             while place < size:
                 byte = block[place]
@@ -76,11 +112,13 @@ class Decoder:
                     elif byte & 0x40:
                         field = self._literal(byte, 0x3F)
                         self._add(field)
+                        same_table = False
                     elif byte & 0x20:
                         table_sizes += 1
                         if fields or table_sizes > MAX_TABLE_SIZES:
                             raise _fault("a table size update after a field, or one too many")
                         self._resize(self._integer(byte, 0x1F))
+                        same_table = False
                         place = self._place
                         continue
                     else:
@@ -98,6 +136,10 @@ class Decoder:
         if total > self.max_list_bytes or len(fields) > self.max_fields:
             result.oversized = True
             del fields[self.max_fields :]
+        elif same_table and size <= MAX_KNOWN_BLOCK_BYTES and len(fields) <= MAX_KNOWN_BLOCK_FIELDS:
+            if len(self._known) >= MAX_KNOWN_BLOCKS:
+                self._known.clear()
+            self._known[block] = result
         return result
 
     def _integer(self, byte: int, mask: int) -> int:
@@ -139,6 +181,7 @@ class Decoder:
         return self._table[index]
 
     def _add(self, field: Field) -> None:
+        self._known.clear()
         self._table.insert(_FIRST_DYNAMIC, field)
         self._size += field.size
         if self._size > self._table_bytes:
@@ -147,6 +190,7 @@ class Decoder:
     def _resize(self, size: int) -> None:
         if size > TABLE_BYTES:
             raise _fault("a table size update exceeds the setting")
+        self._known.clear()
         self._table_bytes = size
         self._evict()
 
@@ -189,7 +233,7 @@ MAX_REMEMBERED: Final = 1024
 MAX_REMEMBERED_BYTES: Final = 256
 
 
-class _Encodings(dict[bytes, bytes]):
+class Encodings(dict[bytes, bytes]):
     """Encodings that were made, up to a limit."""
 
     def remember(self, text: bytes, encoding: bytes) -> bytes:
@@ -200,16 +244,17 @@ class _Encodings(dict[bytes, bytes]):
         return encoding
 
 
-class _Names(_Encodings):
-    """What precedes the string of a value, by name."""
+class _Names(Encodings):
+    """What precedes the string of a value, by name in any case."""
 
     def __missing__(self, name: bytes) -> bytes:
-        flags = 0x10 if name in _SENSITIVE else 0
-        index = next((i for i, (known, _) in enumerate(STATIC_TABLE, 1) if known == name), 0)
-        return self.remember(name, _integer(index, 0x0F, flags) + (b"" if index else _string(name)))
+        lowered = name.lower()
+        flags = 0x10 if lowered in _SENSITIVE else 0
+        index = next((i for i, (known, _) in enumerate(STATIC_TABLE, 1) if known == lowered), 0)
+        return self.remember(name, _integer(index, 0x0F, flags) + (b"" if index else _string(lowered)))
 
 
-class _Lines(_Encodings):
+class _Lines(Encodings):
     """The encoding of whole field lines of HTTP/1.1, of which most messages repeat those of others."""
 
     def __missing__(self, lines: bytes) -> bytes:
@@ -231,7 +276,7 @@ def _string(value: bytes) -> bytes:
 
 
 def encode_field(name: bytes, value: bytes) -> bytes:
-    """The encoding of one field; ``name`` is in lower case."""
+    """The encoding of one field, with its name in lower case."""
     if name in _INDEXED_NAMES:
         indexed = _INDEXED.get((name, value))
         if indexed is not None:
@@ -257,11 +302,12 @@ def split_lines(lines: bytes) -> list[tuple[bytes, bytes]]:
 
 def encode_lines(lines: bytes) -> bytes:
     """The encoding of whole field lines of HTTP/1.1."""
-    parts = []
+    parts: list[bytes] = []
     for line in lines.split(b"\r\n"):
         if line:
             name, _, value = line.partition(b": ")
-            parts.append(encode_field(name.lower(), value))
+            size = len(value)
+            parts += (_NAMES[name], _LENGTHS[size] if size < 1024 else _integer(size, 0x7F, 0), value)
     return b"".join(parts)
 
 

@@ -41,6 +41,11 @@ TRANSITIONS: Final[tuple[tuple[int, ...], ...]] = (
 )
 """The state after an event, by state and event (RFC 9113 5.1). Below zero: an error of the peer, or a misuse."""
 
+MIN_ACKNOWLEDGED_BYTES: Final = 4096
+"""A stream gives back the connection's window in parts of at least this size, and with its end.
+
+All streams together must never keep so much that the connection stands still.
+"""
 MAX_PENDING_BYTES: Final = 16_384
 """Bytes waiting to be sent from which on `Stream.on_blocked` asks for no more."""
 
@@ -190,7 +195,7 @@ class Stream:
             StreamFault: It exceeds the stream's window or its Content-Length, or follows the end.
         """
         self.unacknowledged += counted  # first: a stream that ends here gives its part of the window back
-        if not self.remote_open:
+        if self.state != OPEN and self.state != HALF_CLOSED_LOCAL:
             self.advance(RECV_DATA)
         self.receive_window -= counted
         if self.receive_window < 0:
@@ -200,7 +205,7 @@ class Stream:
             raise StreamFault(PROTOCOL_ERROR, "more data than content-length says")
         if data:
             self.on_data(data)
-        if not self.held:
+        if self.unacknowledged >= MIN_ACKNOWLEDGED_BYTES and not self.held:
             self._acknowledge()
 
     def take_end(self, trailers: list[Field]) -> None:
@@ -246,12 +251,43 @@ class Stream:
         if end:
             self.advance(SEND_END)
 
+    def send_message(self, block: bytes, data: bytes) -> None:
+        """Send a whole message."""
+        connection = self.connection
+        size = len(data)
+        if (
+            not 0 < size <= frames.MAX_FRAME_BYTES
+            or len(block) > frames.MAX_FRAME_BYTES
+            or not self._has_room(size)
+        ):
+            self.send_head(block, end=not size)
+            if size:
+                self.send_data(data, end=True)
+            return
+        self.advance(SEND_HEADERS)
+        self.sent += size
+        self.send_window -= size
+        connection.send_window -= size
+        connection.earned(size, 1)
+        head = frames.header(len(block), frames.HEADERS, frames.END_HEADERS, self.id)
+        connection.send(head + block + frames.header(size, frames.DATA, frames.END_STREAM, self.id) + data)
+        self.advance(SEND_END)
+
+    def _has_room(self, size: int) -> bool:
+        """Whether data of ``size`` bytes can be sent now."""
+        connection = self.connection
+        return not (
+            self.blocked
+            or size > self.send_window
+            or size > connection.send_window
+            or connection.write_paused
+        )
+
     def send_data(self, data: bytes, *, end: bool = False) -> None:
         """Send data as far as the windows permit; the rest waits."""
         connection = self.connection
         size = len(data)
-        room = min(self.send_window, connection.send_window)
-        if self.blocked or size > room or connection.write_paused:
+        if not self._has_room(size):
             self._wait(data, end=end)
             return
         self.sent += size

@@ -17,13 +17,13 @@ from gateway.http2.errors import (
     ConnectionFault,
     StreamFault,
 )
-from gateway.http2.fields import Field, ResponseFields
+from gateway.http2.fields import Field
 from gateway.http2.frames import MAX_WINDOW
 from gateway.http2.hpack import HeaderList
 from gateway.http2.limits import MAX_TURN_FRAMES, Limits
 from gateway.http2.stream import Stream, StreamOwner
 from gateway.transport.base import Connection, ResponseHandler, ResponseHead
-from gateway.transport.http2_head import encode_head, response_lines
+from gateway.transport.http2_head import HeadEncoder, response_lines
 from gateway.transport.response import MAX_FIELDS, MAX_HEAD_BYTES, MAX_INTERIM_RESPONSES
 
 MAX_STREAMS: Final = 100
@@ -160,9 +160,13 @@ class StreamConnection(Connection):
         self._stream = stream = BackendStream(session, session.highest, self)
         session.open(stream)
         data = b"".join(body)
-        stream.send_head(encode_head(head, session.scheme), end=end and not data)
-        if data:
-            stream.send_data(data, end=end)
+        block = session.heads.encode(head)
+        if end:
+            stream.send_message(block, data)
+        else:
+            stream.send_head(block, end=False)
+            if data:
+                stream.send_data(data)
         session.flush_soon()
 
     def send_body(self, pieces: list[bytes], end: bool) -> None:
@@ -232,7 +236,7 @@ class StreamConnection(Connection):
             return
         if headers.oversized:
             raise StreamFault(PROTOCOL_ERROR, f"its head is larger than {MAX_HEAD_BYTES} bytes")
-        fields = ResponseFields(headers.fields)
+        fields = headers.as_response()
         if fields.fault:
             raise StreamFault(PROTOCOL_ERROR, f"its response has {fields.fault}")
         status = fields.status
@@ -246,7 +250,9 @@ class StreamConnection(Connection):
         bodiless = self._head_only or status in (204, 304)
         if not bodiless:
             stream.expected = fields.length
-        lines = response_lines(fields.regular)
+        if fields.lines is None:
+            fields.lines = response_lines(fields.regular)
+        lines = fields.lines.copy()
         head = ResponseHead(status, lines, fields.length, False, bodiless, False)
         head.request_id = fields.request_id
         stream.held_head = head
@@ -258,7 +264,7 @@ class StreamConnection(Connection):
 class Http2Session(Http2):
     """The streams of one connection."""
 
-    __slots__ = ("heard_at", "idle_since", "owner", "ready", "scheme", "served", "transport")
+    __slots__ = ("heads", "heard_at", "idle_since", "owner", "ready", "served", "transport")
 
     def __init__(self, owner: SessionOwner, transport: asyncio.Transport, scheme: bytes) -> None:
         super().__init__(Limits(max_list_bytes=MAX_HEAD_BYTES, max_fields=MAX_FIELDS), client=True)
@@ -270,7 +276,7 @@ class Http2Session(Http2):
         self.idle_since = 0.0
         self.heard_at = 0.0
         """`perf_counter` when bytes last came."""
-        self.scheme = scheme
+        self.heads = HeadEncoder(scheme)
         self.ready: asyncio.Future[None] = owner.loop.create_future()
         """Done when the backend's settings came; an OSError if it ends before."""
 

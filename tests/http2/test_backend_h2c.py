@@ -16,6 +16,7 @@ from benchmarks.children import free_port
 from gateway.transport.http2_connection import Http2Connection
 from tests.http2.backend import Http2Backend, Plan, Request
 from tests.http2.client import PATIENCE, Client
+from tests.http2.inference import OWN_CONNECTION
 from tests.http2.raw import AUTHORITY, SCHEME, WINDOW_UPDATE, Pair, Reader, block, data, frame, headers, word
 from tests.wire.rig import Rig
 
@@ -409,7 +410,7 @@ def test_a_grpc_call_that_breaks_off_ends_with_a_status(rig: Rig, backend: Http2
             connection.transport.close()
 
     backend.plans.append(break_off)
-    with grpc.insecure_channel(f"127.0.0.1:{rig.port}") as channel:
+    with grpc.insecure_channel(f"127.0.0.1:{rig.port}", options=[OWN_CONNECTION]) as channel:
         call = channel.unary_stream("/m/Stream", None, None, _registered_method=True)(b"", timeout=60)
         with pytest.raises(grpc.RpcError) as failed:
             assert [next(call), next(call)]
@@ -433,7 +434,7 @@ def test_a_grpc_status_right_behind_leading_metadata_falls_back(rig: Rig, backen
         return plan
 
     backend.plans.extend([respond(b"14", b""), respond(b"0", b"\0\0\0\0\2ok")])
-    with grpc.insecure_channel(f"127.0.0.1:{rig.port}") as channel:
+    with grpc.insecure_channel(f"127.0.0.1:{rig.port}", options=[OWN_CONNECTION]) as channel:
         method = channel.unary_unary("/twice/Unary", None, None, _registered_method=True)
         response, call = method.with_call(b"", timeout=60)
     metadata = dict(call.initial_metadata())

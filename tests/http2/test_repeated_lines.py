@@ -7,7 +7,7 @@ from hpack import Decoder as ReferenceDecoder
 
 from gateway.http2.fields import Field, RequestFields
 from gateway.http2.hpack import MAX_REMEMBERED, MAX_REMEMBERED_BYTES, REPEATED_LINES
-from gateway.transport.http2_head import encode_head
+from gateway.transport.http2_head import HeadEncoder
 
 
 def decoded(block: bytes) -> list[tuple[bytes, bytes]]:
@@ -15,10 +15,11 @@ def decoded(block: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def test_a_repeated_head_is_the_same_as_the_first() -> None:
+    encoder = HeadEncoder(b"http")
     for number in range(3):
         own = b"x-request-id: r%d\r\ncontent-length: 2\r\n\r\n" % number
         parts = [b"POST /a?b HTTP/1.1\r\nhost: h\r\n", b"Accept: */*\r\n", b"x-a: 1\r\nx-b: 2\r\n", b"", own]
-        assert decoded(encode_head(parts, b"http")) == [
+        assert decoded(encoder.encode(parts)) == [
             *((b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/a?b"), (b":authority", b"h")),
             *((b"te", b"trailers"), (b"accept", b"*/*"), (b"x-a", b"1"), (b"x-b", b"2")),
             *((b"x-request-id", b"r%d" % number), (b"content-length", b"2")),
@@ -27,7 +28,7 @@ def test_a_repeated_head_is_the_same_as_the_first() -> None:
 
 def test_a_head_in_one_part_has_its_framing_removed() -> None:
     head = b"GET / HTTP/1.1\r\nx-a: 1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n"
-    assert decoded(encode_head([head], b"https"))[2:] == [
+    assert decoded(HeadEncoder(b"https").encode([head]))[2:] == [
         *((b":path", b"/"), (b":authority", b"h"), (b"te", b"trailers"), (b"x-a", b"1"))
     ]
 

@@ -15,7 +15,6 @@ from gateway.errors import TurnoutError
 from gateway.http.fields import valid_host
 from gateway.http2.connection import Connection
 from gateway.http2.errors import PROTOCOL_ERROR, ConnectionFault, StreamFault
-from gateway.http2.fields import RequestFields
 from gateway.http2.hpack import HeaderList
 from gateway.http2.limits import MAX_TURN_FRAMES, Limits
 from gateway.http2.stream import Stream
@@ -63,7 +62,7 @@ class Session(Connection):
     def on_head(self, stream_id: int, headers: HeaderList, *, end: bool) -> Stream:
         protocol = self.protocol
         protocol.snapshot = snapshot = protocol.runtime.snapshot
-        fields = RequestFields(headers.fields)
+        fields = headers.as_request()
         if fields.fault and not headers.oversized:
             raise StreamFault(PROTOCOL_ERROR, fields.fault)
         now = protocol.now

@@ -58,11 +58,10 @@ class StreamClient(ClientConnection):
             if joined.lower().find(b"content-type: application/grpc") < 0:
                 self._foreign, self._kept = status, grpc_lines(joined)
                 return
-        ids, mark, timing = own.partition(b"server-timing: ")
-        self._ids = encode_lines(ids)
-        block = [STATUSES[status], *[REPEATED_LINES[line] for line in lines], self._ids]
-        if mark:
-            block.append(encode_lines(mark + timing))
+            ids, mark, own = own.partition(b"server-timing: ")
+            self._ids = encode_lines(ids)
+            own = mark + own
+        block = [STATUSES[status], *[REPEATED_LINES[line] for line in lines], self._ids, encode_lines(own)]
         if length >= 0 and status != 204:
             block.append(encode_field(b"content-length", b"%d" % length))
         self._head = b"".join(block)
@@ -75,14 +74,14 @@ class StreamClient(ClientConnection):
             self._send_foreign(data, end)
             return
         body = b"" if self._bodiless else data[0] if len(data) == 1 else b"".join(data)
-        if self._head:
-            head, self._head = self._head, b""
-            only = self._bodiless or (end and not body)
-            stream.send_head(head, end=only)
-            if only:
-                end = False
-        if body or (end and stream.local_open):
-            stream.send_data(body, end=end)
+        head, self._head = self._head, b""
+        if head and (end or self._bodiless):
+            stream.send_message(head, body)
+        else:
+            if head:
+                stream.send_head(head, end=False)
+            if body or end:
+                stream.send_data(body, end=end)
         stream.connection.flush_soon()
 
     def send_trailers(self, data: list[bytes], lines: bytes) -> None:
