@@ -156,14 +156,11 @@ class EnsembleServed(Served):
                 log.error("%s failed", self.title(), exc_info=error)
                 error = ModelFailed(f"{self.title()} failed; the server's log has the details")
             self.stats.fail.add(time.perf_counter_ns() - entry.arrived)
+            self.write_log(entry, error)
             entry.settle(error)
             return
-        took = time.perf_counter_ns() - entry.arrived
-        self.stats.success.add(took)
-        self.stats.request_seconds.observe((took / 1e9,))
-        self.stats.inferences += entry.rows
-        self.stats.executions += 1
-        self.stats.last_inference = time.time_ns() // 1_000_000
+        self.stats.record_ensemble(entry.rows, time.perf_counter_ns() - entry.arrived)
+        self.write_log(entry, outputs)
         entry.settle(outputs)
 
     async def _run(self, entry: Entry, timeout: float) -> list[np.ndarray]:

@@ -107,8 +107,9 @@ class RequestLog:
             tensor["redacted"] = True
         elif self._settings.values:
             flat = _flat(spec, part)
-            tensor["data"] = _listed(spec, flat[: self._settings.values])
-            if len(flat) > self._settings.values:
+            shown = flat[: self._settings.values]
+            tensor["data"], shortened = _listed(spec, shown)
+            if shortened or len(shown) < len(flat):
                 tensor["truncated"] = True
         return tensor
 
@@ -152,7 +153,9 @@ def _flat(spec: TensorSpec, part: Part) -> np.ndarray:
     return np.frombuffer(part, spec.datatype.dtype)
 
 
-def _listed(spec: TensorSpec, values: np.ndarray) -> list[Any]:
+def _listed(spec: TensorSpec, values: np.ndarray) -> tuple[list[Any], bool]:
+    """``values``, and whether texts among them are shortened."""
     if spec.datatype.kind == "bytes":
-        return [value[: 4 * MAX_TEXT].decode(errors="replace")[:MAX_TEXT] for value in values]
-    return (bf16_to_fp32(values) if spec.datatype.name == "BF16" else values).tolist()  # type: ignore[no-any-return]
+        texts = [value[: 4 * MAX_TEXT + 1].decode(errors="replace") for value in values]
+        return [text[:MAX_TEXT] for text in texts], any(len(text) > MAX_TEXT for text in texts)
+    return (bf16_to_fp32(values) if spec.datatype.name == "BF16" else values).tolist(), False

@@ -263,11 +263,16 @@ class Served:
         if entry.settle(Unavailable("the request waited longer than its timeout; try again")):
             self.stats.fail.add(time.perf_counter_ns() - entry.arrived)
 
+    def write_log(self, entry: Entry, outcome: Outcome) -> None:
+        """Writes ``entry`` into the request log, if there is one."""
+        if self.request_log is not None:
+            self.request_log.offer(self.name, self.version, self.signature, entry, outcome)
+
     def _deliver(self, report: Report) -> None:
         if self.request_log is not None:
             outcomes: list[tuple[Entry, Outcome]] = [*report.answered, *report.failed]
             for entry, outcome in outcomes:
-                self.request_log.offer(self.name, self.version, self.signature, entry, outcome)
+                self.write_log(entry, outcome)
         for entry, outputs in report.answered:
             entry.settle(outputs)
         for entry, error in report.failed:

@@ -125,13 +125,28 @@ class Stats:
         if report.rows:
             self._count_batch(report)
 
+    def record_ensemble(self, rows: int, ns: int) -> None:
+        """Counts a request that took ``ns`` in the steps of an ensemble.
+
+        It did not wait itself, and yet it counts as one that did: perf_analyzer looks for versions whose count grows.
+        """
+        self.success.add(ns)
+        self.request_seconds.observe((ns / 1e9,))
+        self.queue.add(0)
+        self.compute.add(Spans(infer=ns))
+        self._count()
+        self.inferences += rows
+
     def _count_batch(self, report: Report) -> None:
-        self.executions += 1
-        self.last_inference = time.time_ns() // 1_000_000
+        self._count()
         self.compute.add(report.spans, len(report.answered))
         self.by_rows.setdefault(report.rows, BatchStats()).add(report.spans)
         self.compute_seconds.observe((report.spans.total / 1e9,))
         self.batch_rows.observe((report.rows,))
+
+    def _count(self) -> None:
+        self.executions += 1
+        self.last_inference = time.time_ns() // 1_000_000
 
     def as_dict(self) -> dict[str, object]:
         """As Triton's statistics extension has it, without name and version; some clients need every field."""

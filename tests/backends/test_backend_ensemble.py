@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,10 @@ def ask(values: list[float], rows: int = 1) -> dict[str, Any]:
     return {"inputs": [{"name": "x", "datatype": "FP32", "shape": [rows, 2], "data": values}]}
 
 
-async def test_a_diamond_of_steps_over_http(root: Path) -> None:
+async def test_a_diamond_of_steps_over_http(root: Path, tmp_path: Path) -> None:
     write_ensemble(root, "a-diamond", DIAMOND)
-    with ModelServerProcess(root, "--allow-load") as server:
+    log = tmp_path / "requests.jsonl"
+    with ModelServerProcess(root, "--allow-load", "--request-log", str(log)) as server:
         server.wait_ready()
         async with httpx.AsyncClient(base_url=server.url) as client:
             url = "/v2/models/a-diamond/infer"
@@ -71,6 +73,9 @@ async def test_a_diamond_of_steps_over_http(root: Path) -> None:
                 assert got == [2.0 * value + 3 for value in (number, number, 2 * number, 0)]
             (stats,) = (await client.get("/v2/models/a-diamond/stats")).json()["model_stats"]
             assert stats["inference_count"] == 40
+            durations = stats["inference_stats"]
+            counts = [durations[name]["count"] for name in ("success", "queue", "compute_infer")]
+            assert counts == [20] * 3, "perf_analyzer looks for the version whose queue has grown"
             (parts,) = (await client.get("/v2/models/plus/stats")).json()["model_stats"]
             assert parts["inference_count"] == 80
             raw = np.array([[1, 2]], "<f4").tobytes()
@@ -86,6 +91,9 @@ async def test_a_diamond_of_steps_over_http(root: Path) -> None:
             changed = await client.post(url, json=ask([1, 1]))
             assert (changed.status_code, "load the ensemble" in changed.text) == (503, True)
         assert server.stop() == 0
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    statuses = Counter(line["status"] for line in lines if line["model"] == "a-diamond")
+    assert statuses == {200: 21, 503: 1}, "besides the lines of its steps"
 
 
 MISFITS: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [

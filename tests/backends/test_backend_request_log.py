@@ -64,7 +64,7 @@ def test_lines_hold_requests_and_results(tmp_path: Path) -> None:
         "data": [1, 2],
         "truncated": True,
     }
-    assert first["inputs"][1]["data"] == ["x" * 256]
+    assert (first["inputs"][1]["data"], first["inputs"][1]["truncated"]) == (["x" * 256], True)
     assert first["outputs"][0]["data"] == [2, 4]
     assert first["milliseconds"] > 0
     assert second["status"] == 500
