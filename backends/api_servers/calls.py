@@ -11,7 +11,8 @@ from backends.api_servers.shared import SharedMemory
 from backends.app import App
 from backends.batching.entry import Entry, Outcome, Part
 from backends.errors import ServerError
-from backends.http.message import Fields, Request, Response, error_response, failure_response
+from backends.http.host import handle
+from backends.http.message import Fields, Request, Response, error_response, failure_response, guarded
 from backends.http.request_head import RequestHead
 from backends.served import Served
 
@@ -93,7 +94,7 @@ class Calls:
 
     def spawn(self, request: Request, work: Coroutine[None, None, None]) -> None:
         """See `backends.http.message.ResponseWriter`."""
-        task = asyncio.get_running_loop().create_task(self._guarded(request, work))
+        task = asyncio.get_running_loop().create_task(guarded(request, work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -148,16 +149,7 @@ class Calls:
         head.method, head.target, head.content_encoding, head.of_page = method, target, encoding, of_page
         self._app.body_limit(head)
         request = self._open[number] = ForwardedRequest(self, number, head, body)
-        try:
-            self._app.handle(request)
-        except Exception as error:  # noqa: BLE001  whatever it is, the client gets a response
-            self.respond(request, failure_response(str(head), error))
-
-    async def _guarded(self, request: Request, work: Coroutine[None, None, None]) -> None:
-        try:
-            await work
-        except Exception as error:  # noqa: BLE001  whatever it is, the client gets a response
-            self.respond(request, failure_response(str(request.head), error))
+        handle(self._app, request)
 
     def _abandon(self, number: int) -> None:
         call = self._open.pop(number, None)

@@ -14,14 +14,14 @@ import httptools
 
 from backends.errors import HeadTooLarge, InvalidInput, ServerError, TargetTooLong, Unavailable
 from backends.http import deadlines
-from backends.http.host import Host
+from backends.http.host import Host, handle
 from backends.http.message import (
     Fields,
     Request,
     Response,
     add_piece,
     error_response,
-    failure_response,
+    guarded,
     response_head,
 )
 from backends.http.request_head import RequestHead
@@ -269,20 +269,11 @@ class Connection(asyncio.Protocol):
     # Requests and responses --------------------------------------------------------------------------
     def _handle(self, request: Request) -> None:
         self.current = request
-        try:
-            self._app.handle(request)
-        except Exception as error:  # noqa: BLE001  whatever it is, the client gets a response
-            self.respond(request, failure_response(str(request.head), error))
+        handle(self._app, request)
 
     def spawn(self, request: Request, work: Coroutine[None, None, None]) -> None:
         """Runs ``work``, which responds to ``request``."""
-        self._host.spawn(self._guarded(request, work))
-
-    async def _guarded(self, request: Request, work: Coroutine[None, None, None]) -> None:
-        try:
-            await work
-        except Exception as error:  # noqa: BLE001  whatever it is, the client gets a response
-            self.respond(request, failure_response(str(request.head), error))
+        self._host.spawn(guarded(request, work))
 
     def respond(self, request: Request, response: Response) -> None:
         """Sends the whole response to ``request``."""

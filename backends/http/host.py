@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from typing import Protocol
 
 from backends.errors import ServerError
-from backends.http.message import Request
+from backends.http.message import Request, failure_response
 from backends.http.request_head import KnownHeads, RequestHead
 
 
@@ -48,3 +48,11 @@ class Host:
     def spawn(self, work: Coroutine[None, None, None]) -> None:
         """Run ``work`` as a task that the garbage collector leaves alone."""
         raise NotImplementedError
+
+
+def handle(app: Application, request: Request) -> None:
+    """Has ``app`` handle ``request``, which gets a response whatever that raises."""
+    try:
+        app.handle(request)
+    except Exception as error:  # noqa: BLE001  a fault of ours, too
+        request.respond(failure_response(str(request.head), error))

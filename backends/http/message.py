@@ -124,3 +124,11 @@ def failure_response(request: str, error: Exception) -> Response:
         log.error("%s failed", request, exc_info=error)
         error = ServerError()
     return error_response(error)
+
+
+async def guarded(request: Request, work: Coroutine[None, None, None]) -> None:
+    """Awaits ``work``; whatever it raises, ``request`` gets a response."""
+    try:
+        await work
+    except Exception as error:  # noqa: BLE001  a fault of ours, too
+        request.respond(failure_response(str(request.head), error))
