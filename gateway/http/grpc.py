@@ -46,6 +46,18 @@ def judged_status(lines: Iterable[bytes], otherwise: int) -> int:
     return otherwise
 
 
+def judged_head(lines: Iterable[bytes], status: int) -> tuple[int, bool]:
+    """The HTTP status that the head of a response to a gRPC request stands for, and whether its status is to follow.
+
+    A response that is not gRPC is UNKNOWN to the client (https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md).
+    """
+    types = [line[14:].strip() for line in lines if line[:14].lower() == b"content-type: "]
+    if status != 200 or (types and is_grpc(types[0])):
+        follows = not any(line.startswith(b"grpc-status: ") for line in lines)
+        return status, follows and status == 200
+    return 500, False
+
+
 def error_fields(status: int, body: bytes) -> list[tuple[bytes, bytes]]:
     """The fields that stand for an HTTP response without gRPC: the gateway's own error, or a backend's."""
     message = b"the response is not gRPC (HTTP status %d)" % status

@@ -6,10 +6,12 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from typing import cast
 
 import grpc
+import httpx
 import pytest
 
 from benchmarks.children import free_port
@@ -440,6 +442,59 @@ def test_a_grpc_status_right_behind_leading_metadata_falls_back(rig: Rig, backen
     metadata = dict(call.initial_metadata())
     assert (response, metadata["x-variant"], metadata["x-began"]) == (b"ok", "v2", "0")
     assert len(backend.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("trailer", "status"),
+    [(None, 500), ((b"x-a", b"b"), 500), ((b"grpc-status", b"x"), 500), ((b"grpc-status", b"0"), 200)],
+)
+def test_a_grpc_response_without_a_status_is_a_failure(
+    rig: Rig, backend: Http2Backend, trailer: Pair | None, status: int
+) -> None:
+    """As for its client, which gets UNKNOWN; it was counted as a success."""
+
+    def respond(request: Request) -> None:
+        h2 = request.connection.h2
+        h2.send_headers(request.stream, [(b":status", b"200"), (b"content-type", b"application/grpc")])
+        h2.send_data(request.stream, b"\0\0\0\0\2ok", end_stream=trailer is None)
+        if trailer is not None:
+            h2.send_headers(request.stream, [trailer], end_stream=True)
+
+    backend.plans.append(respond)
+    with grpc.insecure_channel(f"127.0.0.1:{rig.port}") as channel:
+        call = channel.unary_stream("/m/Unary", None, None, _registered_method=True)(b"", timeout=60)
+        with suppress(grpc.RpcError):
+            assert list(call) == [b"ok"]
+        asked = dict(call.initial_metadata())["x-request-id"]
+
+    end = time.monotonic() + PATIENCE
+    found: list[dict[str, object]] = []
+    while not found and time.monotonic() < end:
+        found = httpx.get(f"http://127.0.0.1:{rig.port}/-/outcomes?request_id={asked}").json()["outcomes"]
+    kept = [(row["status"], row["error"]) for row in found]
+    assert kept == [(status, "backend_status" if status == 500 else "")]
+
+
+def test_a_response_that_is_not_grpc_falls_back(rig: Rig, backend: Http2Backend) -> None:
+    """An error page with status 200."""
+
+    def page(request: Request) -> None:
+        request.connection.respond(
+            request, [(b":status", b"200"), (b"content-type", b"text/html")], b"<html>"
+        )
+
+    def respond(request: Request) -> None:
+        h2 = request.connection.h2
+        head = [(b":status", b"200"), (b"content-type", b"application/grpc")]
+        h2.send_headers(request.stream, head)
+        h2.send_data(request.stream, b"\0\0\0\0\2ok")
+        h2.send_headers(request.stream, [(b"grpc-status", b"0")], end_stream=True)
+
+    backend.plans.extend([page, respond])
+    with grpc.insecure_channel(f"127.0.0.1:{rig.port}") as channel:
+        method = channel.unary_unary("/twice/Unary", None, None, _registered_method=True)
+        response, call = method.with_call(b"", timeout=60)
+    assert (response, dict(call.initial_metadata())["x-variant"]) == (b"ok", "v2")
 
 
 @pytest.mark.parametrize("ends", [False, True], ids=["stays", "leaves at once"])

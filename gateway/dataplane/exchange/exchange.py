@@ -28,6 +28,7 @@ from gateway.dataplane.request.json_body import NO_BODY, JsonBody, read, read_sc
 from gateway.dataplane.tracing import RequestTrace
 from gateway.errors import TurnoutError
 from gateway.http.fields import STATUS_LINES
+from gateway.http.grpc import judged_head
 from gateway.internal_errors import INTERNAL_ERRORS
 from gateway.transport.address import Address
 from gateway.transport.base import Connection, ResponseHead
@@ -233,6 +234,8 @@ class Exchange(Failover):
             self._promote("hedged")
         elif self._hedge is not None:
             self._end_hedge("hedge_lost")
+        if self.head.grpc and response.judged == 200:
+            response.judged, self.relay.status_due = judged_head(response.lines, response.status)
         if response.judged == 504:
             response.judged = self.request.judge(504, now)
         self.relay.backend_ms = backend_ms = (now - attempt.since) * 1e3
@@ -297,17 +300,15 @@ class Exchange(Failover):
         return True
 
     def on_end(self, attempt: Attempt, trailers: bytes) -> None:
-        if trailers:
-            self._end_with(attempt, trailers)
-        else:
-            self.relay.end()
+        self.relay.end(trailers)
+        if trailers or self.relay.status_due:
+            self._judge_end(attempt)
         attempt.release()
         self._finish()
         self.client.responded(self)
 
-    def _end_with(self, attempt: Attempt, trailers: bytes) -> None:
-        """Sends what is left; the status of a gRPC call comes last."""
-        self.relay.end_with(trailers)
+    def _judge_end(self, attempt: Attempt) -> None:
+        """The status of a gRPC call comes last."""
         self.relay.status = status = self.request.judge(self.relay.status, perf_counter())
         if status >= 500:
             attempt.observe_failure("backend_status")

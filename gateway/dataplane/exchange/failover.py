@@ -191,7 +191,7 @@ class Failover(ExchangeBase):
         self._note(attempt, code, perf_counter())
         attempt.leave()
         if self.head.grpc:
-            self.relay.end_with(error_lines(CODES[code].status, render(code)))
+            self.relay.end(error_lines(CODES[code].status, render(code)))
             self.relay.whole = False
             self._finish()
             self.client.responded(self)

@@ -20,12 +20,14 @@ class Relay(ResponseSink):
 
     __slots__ = (
         "_limit", "_out", "_tail", "backend_ms", "backend_request_id", "captured", "client", "head_ms", "lines",
-        "served", "size", "status", "usage", "whole",
+        "served", "size", "status", "status_due", "usage", "whole",
     )  # fmt: skip
 
     lines: list[bytes]
     """The backend's field lines; set with ``captured``."""
     status: int
+    status_due: bool
+    """Whether the status of a gRPC call is to follow the body: without one, clients take it for UNKNOWN."""
     size: int
     """Bytes of the body."""
     served: str
@@ -48,6 +50,7 @@ class Relay(ResponseSink):
     def __init__(self, client: ClientConnection) -> None:
         self.client = client
         self.status = 0
+        self.status_due = False
         self.size = 0
         self.served = ""
         self.head_ms = 0.0
@@ -95,15 +98,14 @@ class Relay(ResponseSink):
         self.client.send(out, False)
         return not self.client.write_paused
 
-    def end(self) -> None:
-        """Sends what is left; the response is complete."""
-        self.client.send(self._out, True)
-        self.whole = True
-
-    def end_with(self, trailers: bytes) -> None:
-        """Sends what is left, and these field lines behind the body."""
-        self.client.send_trailers(self._out, trailers)
-        self.status = judged_status(trailers.split(b"\r\n"), self.status)
+    def end(self, trailers: bytes) -> None:
+        """Sends what is left, and these field lines behind the body; the response is complete."""
+        if trailers:
+            self.client.send_trailers(self._out, trailers)
+        else:
+            self.client.send(self._out, True)
+        if trailers or self.status_due:
+            self.status = judged_status(trailers.split(b"\r\n"), 500 if self.status_due else self.status)
         self.whole = True
 
     @property
