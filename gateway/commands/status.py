@@ -82,6 +82,8 @@ def _shown(route: dict[str, Any]) -> str:
     if route["shadows"]:
         lines.append("  shadows: " + ", ".join(f"{n} {s:.0%}" for n, s in route["shadows"].items()))
     lines += _rollout(route["rollout"])
+    # Of a bandit; a canary's are with its rollout.
+    lines += [f"  {verdict['variant']}: {_verdict(verdict)}" for verdict in route.get("guardrails") or ()]
     lines += [_agreed(name, found) for name, found in (route.get("agreement") or {}).items()]
     lines += list(_unhealthy(route.get("health") or {}))
     stop = route.get("stop")

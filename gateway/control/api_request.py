@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Never, TypeVar
 
@@ -126,15 +126,20 @@ def checked(model: type[Model], value: Any) -> Model:
         return model.model_validate(value)
     except ValidationError as error:
         faults = error.errors()[:MAX_NAMED_FAULTS]
-        raise TurnoutError("invalid", "; ".join(map(_fault_text, faults)) + ".") from None
+        known = [field.alias or name for name, field in model.model_fields.items()]
+        raise TurnoutError(
+            "invalid", "; ".join(_fault_text(fault, known) for fault in faults) + "."
+        ) from None
 
 
-def _fault_text(fault: Mapping[str, Any]) -> str:
+def _fault_text(fault: Mapping[str, Any], known: Sequence[str]) -> str:
+    """``known``: the fields of the model."""
     # Tags of unions (function-after[...] and the like) mean nothing to a client.
     where = ".".join(str(part) for part in fault["loc"] if "[" not in str(part))
     kind = str(fault["type"])
     if kind == "extra_forbidden":
-        return f"{where!r} is not known here"
+        names = ", ".join(known) if len(fault["loc"]) == 1 and "root" not in known else ""
+        return f"{where!r} is not known here" + (f"; known are {names}" if names else "")
     if kind == "missing":
         return f"{where!r} is missing"
     text = str(fault["msg"]).removeprefix("Value error, ").rstrip(".")

@@ -1,8 +1,8 @@
-"""``turnout status`` shows a variant's difference to the baseline with both intervals."""
+"""``turnout status`` shows a variant's difference to the baseline with both intervals, and a bandit's guardrails."""
 
 from __future__ import annotations
 
-from gateway.commands.status import _lift, _variant
+from gateway.commands.status import _lift, _shown, _variant
 
 
 def test_the_difference_comes_with_its_intervals() -> None:
@@ -39,3 +39,17 @@ def test_two_that_were_never_both_drawn_are_not_compared() -> None:
     assert _lift("ok", {"baseline": "v1", "absolute": None}) == (
         "ok not comparable with v1: never both drawn at the same time"
     )
+
+
+def test_the_guardrails_of_a_bandit_are_shown() -> None:
+    verdict = {"variant": "v2", "metric": "error_rate", "verdict": "inconclusive", "more_requests": 40}
+    route = {
+        "route": "r",
+        "policy": "bandit",
+        "epoch": 3,
+        "allocation": {"v1": 0.5, "v2": 0.5},
+        "shadows": {},
+        "rollout": None,
+        "guardrails": [verdict],
+    }
+    assert "  v2: error_rate: inconclusive, about 40 more requests to the candidate\n" in _shown(route)
