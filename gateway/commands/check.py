@@ -49,7 +49,7 @@ def _examined(file: str) -> Examined:
     found = examine(text, env=os.environ)
     loop = asyncio.new_event_loop()
     try:
-        prepared = prepare(found, standalone(loop), source=file)
+        prepared = prepare(found, standalone(loop, os.environ), source=file)
     except ConfigError as error:
         return Examined(None, error.faults)
     finally:

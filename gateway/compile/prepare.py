@@ -189,8 +189,11 @@ def _without_files(tls: BackendTlsConfig) -> ssl.SSLContext:
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-def standalone(loop: asyncio.AbstractEventLoop) -> View:
-    """What `turnout check` prepares against: nothing runs, nothing was learned, files may be elsewhere."""
+def standalone(loop: asyncio.AbstractEventLoop, env: Mapping[str, str] | None = None) -> View:
+    """What `turnout check` prepares against: nothing runs, nothing was learned, files may be elsewhere.
+
+    ``env``: where the ``OTEL_*`` variables are read; None: they are not set.
+    """
     chance = clock.chance()
     return View(
         registry=Registry(loop, lambda kind, data: None),
@@ -198,5 +201,6 @@ def standalone(loop: asyncio.AbstractEventLoop) -> View:
         id_prefix=lambda *_: b"",
         chance=chance,
         now=clock.wall(),
+        env=env or {},
         context=None,
     )

@@ -37,6 +37,16 @@ def test_faults_exit_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert lines[2] == f"{file}: refused, 2 faults"
 
 
+def test_variables_for_traces_are_checked_as_a_start_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
+    assert run(str(EXAMPLE)) == 0
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "sometimes")
+    assert run(str(EXAMPLE)) == 1
+    assert "telemetry.traces: the gateway can't be built" in capsys.readouterr().out
+
+
 def test_json_is_one_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("listen: 0.0.0.0:80\nroutez: {}\n")
