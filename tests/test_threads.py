@@ -72,3 +72,14 @@ def test_the_loop_asks_for_short_turns() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
     )
     assert float(ended.stdout) == pytest.approx(SWITCH_INTERVAL_S)
+
+
+@pytest.mark.parametrize(("parent", "lives"), [("os.getppid()", True), ("os.getppid() + 1", False)])
+def test_a_side_process_whose_gateway_was_killed_before_it_started_ends(parent: str, lives: bool) -> None:
+    """It and its resource tracker, 39 MB together, were left behind for good."""
+    program = (
+        "import os; from gateway.runtime.side_process import _start_process\n"
+        f"_start_process({parent}); print('lives')"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (found.stdout == "lives\n") is lives, found.stderr

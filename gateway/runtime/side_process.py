@@ -52,7 +52,7 @@ class SideProcess(Generic[T]):
         try:
             if self._pool is None:
                 self._pool = ProcessPoolExecutor(
-                    1, mp_context=get_context("spawn"), initializer=_start_process
+                    1, mp_context=get_context("spawn"), initializer=_start_process, initargs=(os.getpid(),)
                 )
             future = asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
         except (OSError, RuntimeError) as error:  # no process can be started here, or the last one has died
@@ -99,9 +99,11 @@ class SideProcess(Generic[T]):
             self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _start_process() -> None:
+def _start_process(parent: int) -> None:
     """Lower the priority of the process, and end it with the gateway even if that is killed."""
     os.nice(NICENESS_STEP)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # the gateway was killed while this process started
+        os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the gateway ends it
