@@ -67,6 +67,9 @@ def main(arguments: argparse.Namespace) -> int:
         if secrets:
             _write_keys(keys, secrets)
         write_schema(arguments.out.with_name(SCHEMA))
+    except EOFError:  # Ctrl-D at a question
+        print()  # noqa: T201
+        return complain("the input ended at a question; write options, such as --current http://HOST:PORT")
     except (ValueError, OSError) as error:
         return complain(error)
     _report(arguments, current, candidate, keys if secrets else None)
@@ -83,10 +86,12 @@ def refuse_existing(paths: Iterable[Path], *, force: bool) -> None:
 def _ask(arguments: argparse.Namespace) -> None:
     """Fill in what no option says, from a terminal. Raises ValueError where there is no terminal."""
     if arguments.current is None:
-        if not sys.stdin.isatty():
+        arguments.current = sys.stdin.isatty() and input("URL of the server in production: ").strip()
+        if not arguments.current:
             raise ValueError("name the server in production: --current http://HOST:PORT")
-        arguments.current = input("URL of the server in production: ").strip()
-        arguments.candidate = input("URL of the new version's server (empty: none yet): ").strip() or None
+        if arguments.candidate is None:
+            new = input("URL of the new version's server (empty: none yet): ").strip()
+            arguments.candidate = new or None
     for option in ("current", "candidate"):
         url = getattr(arguments, option)
         if url and "://" not in url:
@@ -98,12 +103,12 @@ def _ask(arguments: argparse.Namespace) -> None:
 
 
 def _chosen_path(server: Server) -> str:
-    if len(server.paths) > 1 and sys.stdin.isatty():
-        listed = "\n".join(f"  {path}" for path in server.paths)
-        return (
-            input(f"Paths found:\n{listed}\nPath that clients call [{server.path}]: ").strip() or server.path
-        )
-    return server.path
+    """The path that probing found; a terminal is asked where it found several, or none."""
+    if not sys.stdin.isatty() or (server.path != "/" and len(server.paths) < 2):
+        return server.path
+    listed = "".join(f"  {path}\n" for path in server.paths)
+    found = f"Paths found:\n{listed}" if listed else ""
+    return input(f"{found}Path that clients call [{server.path}]: ").strip() or server.path
 
 
 def write_schema(path: Path) -> None:

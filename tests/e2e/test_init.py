@@ -293,22 +293,42 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert init(tmp_path, "--current", "127.0.0.1:9", "--force").returncode == 0
 
 
-def test_it_asks_on_a_terminal(tmp_path: Path) -> None:
+def on_a_terminal(directory: Path, answers: list[bytes], *options: str) -> tuple[int, str]:
+    """Exit code and output of an ``init`` whose questions get ``answers``."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.environ["PYTHONPATH"] = os.getcwd()
-        os.chdir(tmp_path)
-        os.execv(sys.executable, [sys.executable, "-m", "gateway.cli", "init", "--path", "/p"])
-    seen, answers, end = b"", [b"127.0.0.1:9\n", b"127.0.0.1:10\n"], time.monotonic() + 60
+        os.chdir(directory)
+        os.execv(sys.executable, [sys.executable, "-m", "gateway.cli", "init", *options])
+    seen, end = b"", time.monotonic() + 60
     while time.monotonic() < end:
         if select.select([terminal], [], [], 0.5)[0]:
             try:
                 seen += os.read(terminal, 4096)
             except OSError:  # the other side has closed
                 break
-        if answers and seen.rstrip().endswith(b":"):
+        if answers and seen.rstrip().endswith(b":"):  # a question, also "[/]:"
             os.write(terminal, answers.pop(0))
             seen += b" "
             time.sleep(0.1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, seen
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), seen.decode()
+
+
+def test_it_asks_on_a_terminal(tmp_path: Path) -> None:
+    code, seen = on_a_terminal(tmp_path, [b"127.0.0.1:9\n", b"127.0.0.1:10\n"], "--path", "/p")
+    assert code == 0, seen
     assert load_file(tmp_path / "turnout.yaml").routes["p"].policy.type == "canary"
+
+
+def test_it_asks_for_a_path_that_probing_cannot_find(tmp_path: Path) -> None:
+    code, seen = on_a_terminal(tmp_path, [b"127.0.0.1:9\n", b"\n", b"/predict\n"])
+    assert code == 0, seen
+    assert load_file(tmp_path / "turnout.yaml").routes["predict"].match.path == "/predict"
+
+
+def test_an_end_of_input_at_a_question_writes_nothing(tmp_path: Path) -> None:
+    code, seen = on_a_terminal(tmp_path, [b"\x04"])
+    assert code == 1
+    assert "turnout: the input ended at a question; write options" in seen
+    assert "Traceback" not in seen
+    assert not list(tmp_path.iterdir())
