@@ -106,6 +106,7 @@ class ControlCall(PipelinedRequest):
             self._responded = True
             send_refusal(self.client, self, error)
         else:
+            self.client_lost()
             self.client.abort()
 
     def client_lost(self) -> None:
