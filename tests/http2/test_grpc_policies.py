@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
 from functools import partial
@@ -130,6 +131,47 @@ def test_a_route_by_the_model_of_the_message(rig: FaultRig, channel: grpc.Channe
     error = failure(channel, "gamma")
     assert error.code() is grpc.StatusCode.UNIMPLEMENTED
     assert error.details() == "unknown_route: No route serves the model 'gamma'."
+
+
+def message(body: bytes, size: int | None = None, *, compressed: int = 0) -> bytes:
+    return bytes((compressed,)) + (len(body) if size is None else size).to_bytes(4, "big") + body
+
+
+NAME = b"\x0a\x05alpha"
+UNREADABLE = "unknown_route: The routes here go by the model; send a message whose field 1 names one."
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        (message(NAME, 2**32 - 1), UNREADABLE),
+        (message(NAME, 1), UNREADABLE),
+        (message(b""), UNREADABLE),
+        (b"\0\0\0", UNREADABLE),
+        (message(NAME, compressed=1), UNREADABLE),
+        (message(NAME, compressed=7), UNREADABLE),
+        (message(b"\x08\x01"), UNREADABLE),
+        (message(b"\x0a\xff\xff\xff\xff\x0f"), UNREADABLE),
+        (message(b"\x10" + b"\x80" * 20 + b"\x01" + NAME), UNREADABLE),
+        (message(b"\x10\x01" * 10_000 + NAME), UNREADABLE),
+        (message(gzip.compress(NAME + b"\x12\x80\xd9\x80\x04" + bytes(8_400_000)), compressed=1), UNREADABLE),
+        (message(NAME + NAME), "bad_json: The body names 'model' more than once; send it once."),
+    ],
+    ids=["endless", "short", "empty", "no prefix", "not compressed", "flag", "number", "beyond", "varint", "many",
+         "bomb", "two"],
+)  # fmt: skip
+def test_a_message_that_lies_reaches_no_backend(rig: FaultRig, sent: bytes, said: str) -> None:
+    fields = [
+        *((b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"gateway.test")),
+        *((b":path", f"/{SERVICE}/ModelInfer".encode()), (b"content-type", b"application/grpc")),
+    ]
+    pieces = [sent[start : start + 16_384] for start in range(0, len(sent), 16_384)]
+    with Client(rig.port) as client:
+        body = b"".join(data(piece, end=False) for piece in pieces)
+        reply = client.request(headers(fields, end=False) + body + data(b""))
+    told = dict(pair for head in reply.heads for pair in head)
+    assert told[b"grpc-message"].decode() == said
+    assert (ONE.models, TWO.models) == ([], [])
 
 
 def test_a_stream_is_routed_by_its_first_message(rig: FaultRig, channel: grpc.Channel) -> None:

@@ -38,9 +38,8 @@ def route_by_body(snapshot: Snapshot, head: Head, route: RoutePlan, body: JsonBo
             head.admit(candidate.name)
             return candidate
     if not isinstance(model, str):
-        raise TurnoutError(
-            "unknown_route", "The routes here go by the model; send a JSON body that names one."
-        )
+        wanted = "a message whose field 1" if head.grpc else "a JSON body that"
+        raise TurnoutError("unknown_route", f"The routes here go by the model; send {wanted} names one.")
     raise TurnoutError("unknown_route", f"No route serves the model {model[:64]!r}.")
 
 
