@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
 from typing import Any, Final, NamedTuple
@@ -47,6 +48,8 @@ STANDING_TIME_FACTOR: Final = 120.0
 """The expensive part of the list of routes is cached for 120 times as long as it takes, within these,"""
 MAX_STANDING_SHARE: Final = 0.1
 """unless it would take more than this part of the time."""
+MIN_HEAVY_S: Final = 1.0
+"""Seconds from which the cost of a shared value limits how often it is computed."""
 MAX_STANDING_WAIT_S: Final = 1.0
 """The list of routes waits this long for what is not computed yet, or computed for an earlier configuration."""
 MAX_UNITS_LOOK_S: Final = 0.25
@@ -199,8 +202,12 @@ class ControlServices:
         return await self._cache.get(("report", name, since, epoch, baseline), make)
 
     async def shared(self, key: tuple[Any, ...], make: Callable[[], Awaitable[Json]]) -> Json:
-        """Return what ``make`` returns, computed once for all who ask for ``key`` while the store stays as it is."""
-        return await self._cache.get(key, make)
+        """Return what ``make`` returns, computed once for all who ask for ``key`` while the store stays as it is.
+
+        What takes more than `MIN_HEAVY_S` is kept for ten times as long as it took, whatever comes meanwhile: it never
+        takes more than a tenth of the time, however many ask.
+        """
+        return await self._cache.get(key, make, heavy=True)
 
     async def _rollout(self, name: str, steps: list[Json]) -> Json | None:
         """The state of the rollout, with its last step and the evidence for that step."""
@@ -348,22 +355,45 @@ class _Cache:
 
     def __init__(self, gateway: GatewayApi) -> None:
         self._gateway = gateway
-        self._kept: dict[tuple[Any, ...], tuple[object, float, asyncio.Future[Json]]] = {}
+        self._kept: dict[tuple[Any, ...], _Kept] = {}
 
-    async def get(self, key: tuple[Any, ...], make: Callable[[], Awaitable[Json]]) -> Json:
-        state = (self._gateway.revision().revision, await self._gateway.store.changed())
+    async def get(
+        self, key: tuple[Any, ...], make: Callable[[], Awaitable[Json]], *, heavy: bool = False
+    ) -> Json:
+        revision, changed = self._gateway.revision().revision, await self._gateway.store.changed()
         known = self._kept.get(key)
-        if known is not None and known[0] == state and perf_counter() - known[1] < FRESH_S:
-            return await asyncio.shield(known[2])
+        if known is not None and known.serves(revision, changed, heavy=heavy):
+            return await asyncio.shield(known.made)
         self._kept.pop(key, None)
         if len(self._kept) >= MAX_CACHED:
             del self._kept[next(iter(self._kept))]  # the oldest
-        made = asyncio.ensure_future(make())
-        self._kept[key] = (state, perf_counter(), made)
+        kept = self._kept[key] = _Kept(revision, changed, perf_counter(), asyncio.ensure_future(make()))
+        kept.made.add_done_callback(kept.end)
         try:
-            return await asyncio.shield(made)
+            return await asyncio.shield(kept.made)
         except Exception:
             # A failure is not cached.
-            if self._kept.get(key, (None, 0.0, None))[2] is made:
+            if self._kept.get(key) is kept:
                 del self._kept[key]
             raise
+
+
+@dataclass(slots=True, eq=False)
+class _Kept:
+    """A value of the cache."""
+
+    revision: int
+    changed: int
+    began: float
+    made: asyncio.Future[Json]
+    ended: float = math.inf
+
+    def end(self, _: object) -> None:
+        self.ended = perf_counter()
+
+    def serves(self, revision: int, changed: int, *, heavy: bool) -> bool:
+        """Whether it is new enough; ``heavy``: for its cost."""
+        now, took = perf_counter(), self.ended - self.began
+        if heavy and revision == self.revision and took >= MIN_HEAVY_S:
+            return now < self.ended + took / MAX_STANDING_SHARE  # or it is still computed
+        return (revision, changed) == (self.revision, self.changed) and now - self.began < FRESH_S

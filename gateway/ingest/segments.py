@@ -1,4 +1,4 @@
-"""The rewards of a route in each of its segments.
+"""The rewards of a route in each of its segments, and its latest requests.
 
 A value counts in the segment of its decision under a name of its own (`gateway.state.units`). Missing values are not
 known by segment: metrics whose missing values count have none.
@@ -7,20 +7,61 @@ known by segment: metrics whose missing values count have none.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.ingest.evidence import Key, Rewarded, RewardedBucket, all_buckets, joined, of_buckets
-from gateway.state.base import Bucket
-from gateway.state.store import AggregateStore
+from gateway.record.events import Outcome, columns
+from gateway.state.base import Bucket, Counts, OutcomeFilter
+from gateway.state.store import AggregateStore, RecordStore
+from gateway.state.tally import tally
 from gateway.state.units import SEGMENT
-from policies.contextual.features import SEGMENT_BYTES
+from policies.contextual.features import SEGMENT_BYTES, SegmentFeature
 from policies.types import RewardSums
 
 _DIGITS: Final = 2 * SEGMENT_BYTES
 _RECENT_STEP_S: Final = 60.0
 """Length of the buckets of the last hours: there are sums for each segment in each."""
+
+
+MAX_REQUESTS: Final = 10_000
+"""The newest requests of a route, whose errors and latencies are known by segment: from the record, not from sums."""
+
+
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """The newest requests of a route."""
+
+    since: float | None
+    """When the oldest of them was decided; None without any."""
+    requests: int
+    counts: Sequence[Mapping[str, Counts]]
+    """By segment, and variant."""
+
+
+async def latest_by_segment(store: RecordStore, route: str, features: Sequence[SegmentFeature]) -> Latest:
+    """Return the newest `MAX_REQUESTS` by segment. Raises StoreUnavailable."""
+    found = await store.outcomes(OutcomeFilter(route=route, forced=False, limit=MAX_REQUESTS))
+    return await asyncio.to_thread(_latest, features, found)
+
+
+def _latest(features: Sequence[SegmentFeature], found: Sequence[Outcome]) -> Latest:
+    rows: dict[tuple[str, str | None], list[Outcome]] = {
+        (feature.name, value): [] for feature in features for value in feature.segments
+    }
+    known = {text: json.loads(text) if text else {} for text in {one.features for one in found}}
+    for one in found:
+        same_cell = one._replace(time=0.0, epoch=0)
+        for name, value in known[one.features].items():
+            if (name, value) in rows:  # not a feature, or value, of another declaration
+                rows[name, value].append(same_cell)
+    counts = []
+    for each in rows.values():
+        cells = tally(columns(each), lambda *_: None) if each else {}
+        counts.append({key.variant: one for key, one in cells.items()})
+    return Latest(min((one.time for one in found), default=None), len(found), counts)
 
 
 @dataclass(frozen=True, slots=True)

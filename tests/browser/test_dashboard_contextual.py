@@ -143,7 +143,7 @@ async def use(harness: Harness) -> None:
 def test_a_split_by_segment(contextual: Served, tabs: Tabs) -> None:
     """Every figure is the API's, what is shown is said, and a narrow page does not scroll sideways."""
     tab = tabs.new(contextual.address, "/-/dashboard/routes/parts", width=320)
-    tab.page.get_by_text("No rewards by tier or a-long-name-of-a-country yet.").wait_for()
+    tab.page.get_by_text("No requests by tier or a-long-name-of-a-country yet.").wait_for()
     contextual.do(use)
     tab.page.reload()
     said = tab.page.locator("#segments .said")
@@ -167,6 +167,19 @@ def test_a_split_by_segment(contextual: Served, tabs: Tabs) -> None:
     tab.page.locator("#segments").get_by_role("button", name="stars").click()
     tab.page.get_by_text("No difference is shown in any segment yet.").wait_for()
     assert "metric=stars" in tab.page.url
+    tab.page.locator("#segments").get_by_role("button", name="latency_p50").click()
+    tab.page.locator("#segments", has_text="requests, since").wait_for()
+    compared = 0
+    for one in httpx.get(f"{contextual.address}/-/routes/parts/segments").json()["segments"]:
+        at = f"segments.{one['feature']}.{'null' if one['value'] is None else one['value']}.variants"
+        for name, variant in one["variants"].items():
+            if variant["latest"]["latency_ms"] is not None:
+                field = f"[data-field='{at}.{name}.latency_ms.p50']"
+                shown = tab.page.locator(field).get_attribute("data-value")
+                assert float(shown or "nan") == variant["latest"]["latency_ms"]["p50"]
+                compared += 1
+    assert compared
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= 320
 
 
 def test_what_guardrails_of_a_bandit_say_of_each_variant(contextual: Served, tabs: Tabs) -> None:

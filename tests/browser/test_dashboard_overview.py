@@ -185,9 +185,18 @@ async def polls(harness: Harness) -> None:
         closing.clear()
 
 
+MIRRORED = """\
+    mirror: {backend: b, share: 5%}
+  copies:
+    match: {path: /digits}
+    variants: {v1: {backend: a}, v2: {backend: a}}
+    policy: {type: shadow, primary: v1, shadows: {v2: 100%}}
+"""
+
+
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Served]:
-    found = Served(tmp_path / "engines.db", text=ENGINES).start()
+    found = Served(tmp_path / "engines.db", text=f"{ENGINES}{MIRRORED}").start()
     yield found
     found.stop()
 
@@ -203,3 +212,12 @@ def test_the_nodes_of_a_routes_engine_stand_on_its_page(fleet: Served, tabs: Tab
         shown = tab.page.locator(f'[data-field="engines.edge.{name}.state"]')
         assert shown.get_attribute("data-value") == state
     assert "no such cluster" in tab.page.locator('[data-node="e2"]').inner_text()
+
+
+def test_the_route_of_an_engine_leads_to_the_route_of_its_copies_and_back(fleet: Served, tabs: Tabs) -> None:
+    page = tabs.new(fleet.address, "/-/dashboard/routes/digits/health").page
+    page.get_by_text("Copies of its requests that reach this gateway").get_by_role("link").click()
+    page.locator("h1", has_text="copies").wait_for()
+    page.get_by_role("link", name="Health").click()
+    page.get_by_text("Requests here are copies of those of").get_by_role("link", name="digits").click()
+    page.wait_for_url("**/routes/digits")

@@ -113,3 +113,43 @@ async def test_a_metric_whose_missing_values_count_has_no_segments(harness: Harn
 
 async def test_a_route_without_segments_has_none(client: Client) -> None:
     assert (await client("reader").get("/-/routes/shop/segments")).json()["segments"] == []
+
+
+async def test_errors_and_latencies_are_those_of_the_newest_requests(
+    harness: Harness, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put(harness, client, "segments: {tier: {header: x-tier, values: [free, paid]}}")
+    now = harness.now()
+    slow = {"total_ms": 800.0, "error": "backend_status", "status": 500, "served": ""}
+    rows = [
+        outcome(
+            now - 100 + n,
+            route="shop",
+            assigned=variant,
+            features=f'{{"tier":{tier}}}',
+            **{"served": variant, "total_ms": 20.0, **(slow if tier == '"paid"' and n % 4 == 0 else {})},
+        )
+        for n, (variant, tier) in enumerate(
+            [(v, t) for v in ("old", "new") for t in ('"free"', '"paid"', "null")] * 12
+        )
+    ]
+    rows.append(outcome(now - 101, route="shop", assigned="old", features='{"size":3}'))
+    rows.append(outcome(now - 1, route="shop", assigned="old", forced=True, features='{"tier":"free"}'))
+    await harness.store.append(rows)
+    found = (await client("reader").get("/-/routes/shop/segments")).json()
+    assert found["latest"] == {"since": now - 101, "requests": 73}
+    assert found["as_of"] == now
+    latest = {one["value"]: one["variants"] for one in found["segments"]}
+    for value, errors in (("free", 0), (None, 0), ("paid", 3)):
+        for variant in ("old", "new"):
+            one = latest[value][variant]["latest"]
+            assert one["assigned"] == 12
+            wrong = sum(r.assigned == variant and r.failed and r.features == '{"tier":"paid"}' for r in rows)
+            assert one["errors"] == (wrong if errors else 0)
+            assert one["error_rate"]["mean"] == one["errors"] / 12
+    assert latest["free"]["old"]["latest"]["latency_ms"]["p50"] == pytest.approx(20, rel=0.02)
+    monkeypatch.setattr("gateway.ingest.segments.MAX_REQUESTS", 10)
+    await client("ops").post("/-/routes/shop/notes", json={"text": "something changed"})
+    harness.clock.at += 2
+    fewer = (await client("reader").get("/-/routes/shop/segments?baseline=new")).json()
+    assert fewer["latest"]["requests"] == 10

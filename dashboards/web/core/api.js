@@ -32,8 +32,8 @@ export function loginAddress() {
   return `${HOME}login?${new URLSearchParams({ next: location.pathname.slice(HOME.length) + location.search })}`;
 }
 
-export async function get(path, signal) {
-  return (await call(path, { headers: { accept: "application/json" }, signal })).json();
+export async function get(path, signal, timeout) {
+  return (await call(path, { headers: { accept: "application/json" }, signal, timeout })).json();
 }
 
 export async function getText(path) {

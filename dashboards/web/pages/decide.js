@@ -27,7 +27,7 @@ function Decide({ report, colour, now }) {
     report.rollout?.phase === "shadow" && shadowList(report, colour),
     report.contextual && html`<${Segments} key="segments" report=${report} colour=${colour} />`,
     report.rollout || metricsOf(report).length || report.recent.assigned || total(report) ? scorecard(report, colour) : start(report),
-    report.segments.length > 0 && html`<${Segments} key="segments" report=${report} colour=${colour} />`,
+    report.segments.length > 0 && html`<${Segments} key="segments" report=${report} colour=${colour} now=${now} />`,
     variants(report, colour),
     html`<${Opened} key="pictures" report=${report} colour=${colour} now=${now} />`,
     report.agreement && report.rollout?.phase !== "shadow" && shadowList(report, colour),

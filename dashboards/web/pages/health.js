@@ -24,8 +24,10 @@ const TONES = { healthy: "good", unhealthy: "bad", failing: "bad", ejected: "war
 
 export function HealthTab({ report, colour, events, now }) {
   const failures = useGet(`outcomes?route=${encodeURIComponent(report.route)}&errors=true&limit=${MAX_COUNTED}`, { every: 30 });
-  const engines = useGet("engines", { every: 60 }).data?.engines.filter((one) => one.routes.includes(report.route)) ?? [];
+  const all = useGet("engines", { every: 60 }).data?.engines ?? [];
+  const engines = all.filter((one) => one.routes.includes(report.route));
   return [
+    all.map((engine) => copies(engine, report.route)),
     checks(report, now),
     addresses(report, colour, now),
     engines.map((engine) => nodes(engine, report.route, now)),
@@ -75,6 +77,16 @@ function addresses(report, colour, now) {
       <td class="number">${count(one.in_flight)}</td><td class="number">${count(one.waiting)}</td></tr>`
     )
   );
+}
+
+// From the route of an engine to that which compares copies of its requests, and back.
+function copies({ engine, copies }, route) {
+  const link = (name) => html`<a href=${href("routes", name)}>${name}</a>`;
+  const from = Object.keys(copies ?? {}).filter((one) => copies[one] === route);
+  return [
+    copies?.[route] && html`<p key=${`to-${engine}`}>Copies of its requests that reach this gateway are compared on ${link(copies[route])}.</p>`,
+    from.map((one) => html`<p key=${`from-${one}`}>Requests here are copies of those of ${link(one)}, which the engine ${engine} serves.</p>`)
+  ];
 }
 
 // The nodes of the engine that serves the route in the gateway's place.

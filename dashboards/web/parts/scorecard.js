@@ -85,19 +85,19 @@ export function axes(pages, metric, shown, limits = []) {
   };
 }
 
-export function byVariant({ report, names, colour, where }, metric, shown, { means, apart }, limit = null, guarded = []) {
+export function byVariant({ report, names, colour, where, latest }, metric, shown, { means, apart }, limit = null, guarded = []) {
   return html`<div class="metric-rows" role="table" aria-label=${`${metric} by variant${where ? ` where ${where}` : ""}`}>
     ${shown.map(
       ([name, one]) => html`<div class="metric-row" role="row" key=${name} data-row=${name}>
       <div role="rowheader">${variantName(name, colour(name))}</div>
       <div role="cell" class="estimate">${one ? one.text : html`<span class="thin">no data</span>`}${one && forest({ mean: one.mean, interval: one.interval, scale: means, hue: colour(name).hue, thin: one.thin, label: one.label })}</div>
-      ${names.length > 1 && html`<div role="cell" class="estimate">${lift(report, name, metric, apart, limit, guarded)}</div>`}
+      ${names.length > 1 && !latest && html`<div role="cell" class="estimate">${lift(report, name, metric, apart, limit, guarded)}</div>`}
     </div>`
     )}
   </div>`;
 }
 
-export function rewardCell(report, name, metric) {
+function rewardCell(report, name, metric) {
   const found = report.variants[name].rewards[metric];
   const field = `${report.within ?? ""}variants.${name}.rewards.${metric}`;
   if (!found.count) {
@@ -114,11 +114,14 @@ export function rewardCell(report, name, metric) {
   return { mean: found.mean, interval: found.interval, thin, text, label: `${said.mean}, 95% interval ${said.interval || "not known yet"}` };
 }
 
+// The cell of a metric, whatever it is of.
+export const cellOf = (metric) => (metric === "error_rate" ? errorCell : metric.startsWith("latency_") ? latencyCell : rewardCell);
+
 function errorCell(report, name) {
   const v = report.variants[name];
   if (!v.assigned) return null;
   const said = estimate(v.error_rate, "boolean");
-  const text = html`<div class="estimate-text">${figure(`variants.${name}.error_rate.mean`, v.error_rate.mean, said.mean)}<small>${said.interval}</small><small>${figure(`variants.${name}.errors`, v.errors, count(v.errors))} of ${count(v.assigned)}</small></div>`;
+  const text = html`<div class="estimate-text">${figure(`${report.within ?? ""}variants.${name}.error_rate.mean`, v.error_rate.mean, said.mean)}<small>${said.interval}</small><small>${figure(`${report.within ?? ""}variants.${name}.errors`, v.errors, count(v.errors))} of ${count(v.assigned)}</small></div>`;
   return {
     mean: v.error_rate.mean,
     interval: v.error_rate.interval,
@@ -135,7 +138,7 @@ function latencyCell(report, name, metric) {
   const interval = v.latency_interval_ms[q];
   const few = interval[1] === null;
   const said = few ? `above ${milliseconds(interval[0])}` : `${milliseconds(interval[0])} – ${milliseconds(interval[1])}`;
-  const text = html`<div class="estimate-text">${figure(`variants.${name}.latency_ms.${q}`, v.latency_ms[q], milliseconds(v.latency_ms[q]), few ? "thin" : "")}<small>${said}</small><small class=${few ? "thin" : ""}>n ${count(v.served)}${few ? ", too few to tell" : ""}</small></div>`;
+  const text = html`<div class="estimate-text">${figure(`${report.within ?? ""}variants.${name}.latency_ms.${q}`, v.latency_ms[q], milliseconds(v.latency_ms[q]), few ? "thin" : "")}<small>${said}</small><small class=${few ? "thin" : ""}>n ${count(v.served)}${few ? ", too few to tell" : ""}</small></div>`;
   return { mean: v.latency_ms[q], interval, thin: few, text, label: `${milliseconds(v.latency_ms[q])}, 95% interval ${said}` };
 }
 

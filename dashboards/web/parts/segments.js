@@ -2,33 +2,39 @@
 // to have, and what each column of the features adds to it.
 
 import { useGet } from "../core/data.js";
-import { count, difference, estimate, kind } from "../core/format.js";
+import { count, difference, estimate, kind, moment } from "../core/format.js";
 import { choose, here } from "../core/router.js";
 import { html } from "../vendor/preact.js";
 import { choices, figure, section, variantName } from "./basics.js";
 import { axis, forest } from "./forest.js";
-import { axes, byVariant, rewardCell, wanted } from "./scorecard.js";
+import { axes, byVariant, cellOf, wanted } from "./scorecard.js";
 
 const EVERY_S = 30;
+const OLD_S = 60;
+const PATIENCE_MS = 60_000; // months of many segments
+const OF_REQUESTS = ["error_rate", "latency_p50", "latency_p99"]; // of the newest ones, by the record
 
-export function Segments({ report, colour }) {
+export function Segments({ report, colour, now }) {
   if (report.contextual) return [predicted(report, colour), learned(report, colour)];
-  return html`<${Compared} report=${report} colour=${colour} />`;
+  return html`<${Compared} report=${report} colour=${colour} now=${now} />`;
 }
 
-function Compared({ report, colour }) {
+function Compared({ report, colour, now }) {
   const path = `routes/${encodeURIComponent(report.route)}/segments?${new URLSearchParams({ baseline: report.compared_with })}`;
-  const { data, error } = useGet(path, { every: EVERY_S });
-  if (!data) return section("segments", "By segment", error ? "The segments could not be read." : "Loading…");
+  const { data, error } = useGet(path, { every: EVERY_S, timeout: PATIENCE_MS });
+  if (!data) return section("segments", "By segment", error ? `The segments could not be read: ${error.message}` : "Loading…");
   const metrics = Object.keys(data.segments[0]?.variants[report.compared_with].rewards ?? {});
   const reported = metrics.filter((m) => data.segments.some((one) => Object.values(one.variants).some((v) => v.rewards[m].count)));
-  if (!reported.length) return section("segments", "By segment", `No rewards by ${report.segments.join(" or ")} yet.`);
-  const metric = [here().query.metric, report.metric].find((m) => reported.includes(m)) ?? reported[0];
+  if (!reported.length && !data.latest.requests) return section("segments", "By segment", `No requests by ${report.segments.join(" or ")} yet.`);
+  const possible = [...reported, ...OF_REQUESTS];
+  const metric = [here().query.metric, report.metric].find((m) => possible.includes(m)) ?? possible[0];
+  const latest = OF_REQUESTS.includes(metric);
   const names = Object.keys(report.variants);
   const pages = data.segments.map(({ feature, value, variants }) => {
     const where = `${feature} is ${value ?? "anything else"}`;
-    const own = { ...report, variants, candidate: null, within: `segments.${feature}.${value}.` };
-    return { report: own, names, colour, where, shown: names.map((name) => [name, rewardCell(own, name, metric)]) };
+    const shown = Object.fromEntries(Object.entries(variants).map(([name, v]) => [name, { ...v, ...v.latest }]));
+    const own = { ...report, variants: shown, candidate: null, within: `segments.${feature}.${value}.` };
+    return { report: own, names, colour, where, latest, shown: names.map((name) => [name, cellOf(metric)(own, name, metric)]) };
   });
   const [known, empty] = [true, false].map((wants) => pages.filter(({ shown }) => wants === shown.some(([, one]) => one)));
   const scales = axes(
@@ -39,22 +45,24 @@ function Compared({ report, colour }) {
   return section(
     "segments",
     "By segment",
-    `${metric} (${wanted(report.metrics[metric].goal)}) by ${report.segments.join(" and ")}. The differences of all segments hold together, however often you look (95%).`,
-    reported.length > 1 &&
-      choices(
-        "Metric",
-        reported.map((m) => [m, m]),
-        metric,
-        (m) => choose({ metric: m })
-      ),
-    html`<p class="said">${claims(known, metric)}</p>`,
+    `${metric} (${wanted(report.metrics[metric]?.goal ?? "minimize")}) by ${report.segments.join(" and ")}. ${latest ? ofLatest(data, now) : "The differences of all segments hold together, however often you look (95%)."}${now - data.as_of > OLD_S ? ` As of ${moment(data.as_of, now)}.` : ""}`,
+    choices(
+      "Metric",
+      possible.map((m) => [m, m]),
+      metric,
+      (m) => choose({ metric: m })
+    ),
+    !latest && html`<p class="said">${claims(known, metric)}</p>`,
     known.map(
       (page) =>
         html`<div class="metric" key=${page.where} data-segment=${page.where}><h3>${page.where}</h3>${byVariant(page, metric, page.shown, scales)}</div>`
     ),
-    empty.length > 0 && html`<p class="note">No rewards yet where ${empty.map(({ where }) => where).join(", or ")}.</p>`
+    empty.length > 0 && html`<p class="note">No ${latest ? "requests" : "rewards"} yet where ${empty.map(({ where }) => where).join(", or ")}.</p>`
   );
 }
+
+const ofLatest = ({ latest }, now) =>
+  `Of the newest ${count(latest.requests)} requests, since ${moment(latest.since, now)}; intervals (95%) hold for one look.`;
 
 // What is shown, in words: "new is better where tier is free".
 function claims(pages, metric) {

@@ -134,5 +134,20 @@ async def list_engines(request: ApiRequest) -> Response:
         if routes or request.principal.routes is None:
             shown = fleet.shown(name)
             shown["epochs"] = {route: epoch for route, epoch in shown["epochs"].items() if route in routes}
-            listed.append({"engine": name, "type": engine.type, "ids": engine.ids, "routes": routes, **shown})
+            copies = {route: to for route in routes if (to := _copies_of(request, route)) is not None}
+            about = {"engine": name, "type": engine.type, "ids": engine.ids, "routes": routes}
+            listed.append({**about, "copies": copies, **shown})
     return json_response({"engines": listed})
+
+
+def _copies_of(request: ApiRequest, name: str) -> str | None:
+    """The route of this gateway that copies of the route's requests reach, as far as the key may know it."""
+    routes = request.gateway.document().routes
+    if routes[name].mirror is None:
+        return None
+    same = (
+        other
+        for other, route in routes.items()
+        if route.engine is None and route.match == routes[name].match and request.principal.serves(other)
+    )
+    return next(same, None)

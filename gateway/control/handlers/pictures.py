@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from starlette.responses import Response
 
-from gateway.compile.plans import adjustments, reported
+from gateway.compile.plans import adjustments, reported, segment_features
 from gateway.control.api_request import ApiRequest, json_response
 from gateway.control.endpoint import STORE, Endpoints
 from gateway.control.reports.distributions import distributions
@@ -25,7 +25,7 @@ from gateway.control.schemas.history import (
 )
 from gateway.errors import TurnoutError
 from gateway.ingest.evidence import observations, over_time, rewarded
-from gateway.ingest.segments import by_segment
+from gateway.ingest.segments import by_segment, latest_by_segment
 
 endpoints: Final = Endpoints()
 
@@ -109,7 +109,7 @@ async def read_segments(request: ApiRequest) -> Response:
 
     By value of each feature that the route declares under `segments`. The intervals of one metric hold at all times,
     together for all pairs of variants and all segments, with probability 0.95. Metrics with `missing: zero` are left
-    out.
+    out. Errors and latencies are those of the newest 10,000 requests.
     """
     name, baseline = request.route, _baseline(request, request.query(BaselineQuery).baseline)
     document, now = request.gateway.document(), request.gateway.now()
@@ -117,14 +117,21 @@ async def read_segments(request: ApiRequest) -> Response:
 
     async def make() -> dict[str, Any]:
         if not route.segments:
-            return {"segments": []}
-        ids = segment_ids(route)
-        found = await by_segment(request.gateway.store, name, ids, now=now, epochs=by_epoch)
-        declared = reported(document, name)
+            return {"as_of": now, "latest": {"since": None, "requests": 0}, "segments": []}
+        store, ids = request.gateway.store, segment_ids(route)
+        found = await by_segment(store, name, ids, now=now, epochs=by_epoch)
+        latest = await latest_by_segment(store, name, segment_features(route))
         made = await asyncio.to_thread(
-            compared_by_segment, route, declared, found, baseline, by_epoch=by_epoch
+            compared_by_segment,
+            route,
+            reported(document, name),
+            found,
+            latest.counts,
+            baseline,
+            by_epoch=by_epoch,
         )
-        return {"segments": made}
+        known = {"since": latest.since, "requests": latest.requests}
+        return {"as_of": now, "latest": known, "segments": made}
 
     made = await request.services.shared(("segments", name, baseline), make)
     return json_response({"route": name, "baseline": baseline, **made})

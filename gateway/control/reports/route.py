@@ -16,13 +16,13 @@ from gateway.config.policy import BanditConfig, CanaryConfig, PolicyConfig, band
 from gateway.config.route import RouteConfig
 from gateway.config.service import MetricConfig
 from gateway.control.gateway_api import RouteStatus
-from gateway.control.reports.estimates import LEVEL, Standings, estimate, reward_estimate, standings
+from gateway.control.reports.estimates import LEVEL, Standings, reward_estimate, standings
 from gateway.control.reports.example import example
 from gateway.control.reports.lift import HEALTH, Comparisons
 from gateway.control.reports.observed import Observed, comparable, of_newest
 from gateway.control.reports.segments import segmented
+from gateway.control.reports.served import GATEWAY, LATENCIES, error_rate, latencies, served
 from gateway.ingest.evidence import Rewarded, RewardedBucket, observations
-from gateway.record.histogram import quantile, quantile_interval
 from gateway.state.base import Counts
 from policies.allocate import Plan
 from policies.contextual.bandit import Contextual
@@ -30,7 +30,7 @@ from policies.contextual.regression import LinearSums
 from policies.sequential.metric_comparison import latency_quantile
 from policies.sequential.two_sample import RateMartingale, mean_interval
 from policies.sequential.unit_outcomes import UnitOutcomes
-from policies.types import Discounted, PairSums, RewardSums
+from policies.types import Discounted, PairSums
 
 Json = dict[str, Any]
 
@@ -42,8 +42,6 @@ TREND_STEPS: Final = 30
 
 _NO_COUNTS: Final = Counts()
 _NOTHING: Final = Rewarded()
-_LATENCIES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
-_GATEWAY: Final = {"p50": 0.5, "p99": 0.99}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +130,8 @@ def recent(counts: Counts) -> Json:
         "errors": counts.errors,
         "fallbacks": counts.fallbacks,
         "error_rate": error_rate(counts),
-        "latency_ms": latencies(counts.latency, _LATENCIES),
-        "gateway_ms": latencies(counts.gateway, _GATEWAY),
+        "latency_ms": latencies(counts.latency, LATENCIES),
+        "gateway_ms": latencies(counts.gateway, GATEWAY),
     }
 
 
@@ -272,15 +270,10 @@ def _variant(
 ) -> Json:
     counts = evidence.counts.get(variant, _NO_COUNTS)
     return {
-        "assigned": counts.assigned,
-        "served": counts.served,
-        "errors": counts.errors,
+        **served(counts),
         "fallbacks": counts.fallbacks,
         "expected": round(counts.expected, 6),
-        "error_rate": error_rate(counts),
-        "latency_ms": latencies(counts.latency, _LATENCIES),
-        "latency_interval_ms": latency_intervals(counts.latency, _LATENCIES),
-        "gateway_ms": latencies(counts.gateway, _GATEWAY),
+        "gateway_ms": latencies(counts.gateway, GATEWAY),
         "rewards": rewards(variant, declared, evidence.rewards),
         "probability_best": standing.probability_best.get(variant),
         "expected_loss": standing.expected_loss.get(variant),
@@ -291,33 +284,6 @@ def rewards(
     variant: str, declared: Mapping[str, MetricConfig], found: Mapping[tuple[str, str], Rewarded]
 ) -> dict[str, Json]:
     return {name: reward_estimate(m, found.get((variant, name), _NOTHING)) for name, m in declared.items()}
-
-
-def error_rate(counts: Counts) -> Json:
-    """Return errors per assignment whose response is seen; a failure hidden by a fallback counts."""
-    errors = float(min(counts.errors, counts.seen))
-    return estimate("boolean", RewardSums(counts.seen, errors, errors))
-
-
-def latencies(histogram: Mapping[int, int], wanted: Mapping[str, float]) -> dict[str, float] | None:
-    """Return quantiles in milliseconds with three significant digits (they are within 1 %); None without responses."""
-    found = {name: quantile(histogram, q) for name, q in wanted.items()}
-    known = {name: _digits(value) for name, value in found.items() if value is not None}
-    return known or None
-
-
-def latency_intervals(histogram: Mapping[int, int], wanted: Mapping[str, float]) -> Json | None:
-    """Return 95 % intervals of the quantiles; the upper end is None with too few responses."""
-    found = {}
-    for name, q in wanted.items():
-        ends = quantile_interval(histogram, q, LEVEL)
-        if ends is not None:
-            found[name] = [None if end is None else _digits(end) for end in ends]
-    return found or None
-
-
-def _digits(ms: float) -> float:
-    return float(f"{ms:.3g}")
 
 
 def _agreement(evidence: Evidence, status: RouteStatus) -> dict[str, Json] | None:

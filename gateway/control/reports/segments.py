@@ -11,8 +11,10 @@ from gateway.config.service import MetricConfig
 from gateway.control.reports.estimates import reward_estimate
 from gateway.control.reports.lift import Comparisons
 from gateway.control.reports.observed import Observed, of_newest
+from gateway.control.reports.served import served
 from gateway.ingest.evidence import Rewarded
 from gateway.ingest.segments import Segment
+from gateway.state.base import Counts
 from policies.contextual.bandit import Contextual
 from policies.contextual.regression import LinearSums, fit, total
 from policies.contextual.segments import Predicted, segments
@@ -32,25 +34,30 @@ def compared_by_segment(
     route: RouteConfig,
     declared: Mapping[str, MetricConfig],
     found: Sequence[Segment],
+    latest: Sequence[Mapping[str, Counts]],
     baseline: str,
     *,
     by_epoch: bool,
 ) -> list[Json]:
     """Return what was ``found`` in each of `segment_ids`; all intervals of a metric hold together.
 
+    ``latest``: by segment and variant, the newest requests.
     ``by_epoch``: whether units count once in each epoch, and the newest is compared.
     """
     metrics = {name: metric for name, metric in declared.items() if metric.missing == "ignore"}
     variants = tuple(route.variants)
     names = [(f.name, value) for f in segment_features(route) for value in f.segments]
     made = []
-    for (feature, value), segment in zip(names, found, strict=True):
+    for (feature, value), segment, counts in zip(names, found, latest, strict=True):
         sticky = route.unit is not None
         observed = Observed(rewards=segment.rewards, buckets=segment.buckets, sticky=sticky)
         if sticky and by_epoch:
             observed = of_newest(segment.buckets)
         compared = Comparisons(variants, metrics, observed, parts=len(names))
-        of_variant = {v: _of_variant(v, metrics, segment, compared, baseline) for v in variants}
+        of_variant = {
+            v: _of_variant(v, metrics, segment, compared, baseline) | {"latest": served(counts.get(v))}
+            for v in variants
+        }
         made.append({"feature": feature, "value": value, "variants": of_variant})
     return made
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from gateway.config.service import MetricConfig
 from gateway.control.reports.estimates import estimate, reward_estimate
-from gateway.control.reports.route import error_rate, latencies, latency_intervals
+from gateway.control.reports.served import GATEWAY, LATENCIES, error_rate, latencies, latency_intervals
 from gateway.ingest.evidence import Key, Rewarded, RewardedBucket, share_observed
 from gateway.record.histogram import merge
 from gateway.state.base import BUCKET_S, Counts, Published
@@ -21,8 +21,6 @@ DEFAULT_BUCKETS: Final = 120
 """Number of buckets by default, about."""
 MAX_BUCKETS: Final = 2000
 ROUND_STEPS_S: Final = (10, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
-_LATENCIES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
-_GATEWAY: Final = {"p50": 0.5, "p99": 0.99}
 _NOTHING: Final = Rewarded()
 ROLLING_PART: Final = 12
 """The rolling figures cover this part of the period: one twelfth."""
@@ -170,9 +168,9 @@ def _variant(
         "fallbacks": sum(c.fallbacks for c in counts),
         "share": assigned / total if total else None,
         "allocated": sum(c.expected for c in counts) / expected if expected else None,
-        "latency_ms": latencies(_merged(counts, "latency"), _LATENCIES),
-        "latency_interval_ms": latency_intervals(_merged(counts, "latency"), _LATENCIES),
-        "gateway_ms": latencies(_merged(counts, "gateway"), _GATEWAY),
+        "latency_ms": latencies(_merged(counts, "latency"), LATENCIES),
+        "latency_interval_ms": latency_intervals(_merged(counts, "latency"), LATENCIES),
+        "gateway_ms": latencies(_merged(counts, "gateway"), GATEWAY),
         "rewards": _estimates({name: _summed(buckets, name) for name in declared}, declared, shares),
     }
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from gateway.control.reports.lift import Comparisons
 from gateway.control.reports.observed import Observed
-from gateway.control.reports.route import latencies
+from gateway.control.reports.served import latencies
 from gateway.record.events import Shadowed
 from gateway.record.histogram import index
 from gateway.state.base import Counts

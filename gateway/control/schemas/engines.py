@@ -38,6 +38,13 @@ class EngineModel(ApiModel):
     type: str
     ids: str
     routes: list[str]
+    copies: Annotated[
+        dict[str, str],
+        Field(
+            description="By route with `mirror`: the route of this gateway whose conditions are the same, which copies "
+            "reach if they are sent to it."
+        ),
+    ]
     epochs: Annotated[dict[str, int], Field(description="By route: the newest epoch.")]
     lost_share: Annotated[
         float | None,

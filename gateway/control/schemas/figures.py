@@ -130,3 +130,14 @@ class MetricModel(ApiModel):
     missing: Literal["ignore", "zero"]
     window: Annotated[float, Field(description="Seconds.")]
     description: str
+
+
+class ServedReport(ApiModel):
+    """Requests of a variant."""
+
+    assigned: Count
+    served: Count
+    errors: Count
+    error_rate: Estimate
+    latency_ms: Quantiles | None
+    latency_interval_ms: QuantileIntervals | None

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from gateway.control.schemas.base import ApiBody, ApiModel, Count, Cursor, DecisionHex
-from gateway.control.schemas.figures import GatewayQuantiles, Lift, RewardEstimate
+from gateway.control.schemas.figures import GatewayQuantiles, Lift, RewardEstimate, ServedReport
 from gateway.control.timestamps import Timestamp
 
 
@@ -137,6 +137,7 @@ class SegmentVariant(ApiModel):
         dict[str, Lift],
         Field(description="The intervals of one metric hold together for all pairs and all segments."),
     ]
+    latest: Annotated[ServedReport, Field(description="Of the newest requests; intervals hold for one look.")]
 
 
 class ComparedSegment(ApiModel):
@@ -145,9 +146,18 @@ class ComparedSegment(ApiModel):
     variants: dict[str, SegmentVariant]
 
 
+class LatestRequests(ApiModel):
+    since: Annotated[float | None, Field(description="When the oldest was decided; null without any.")]
+    requests: Count
+
+
 class SegmentsResponse(ApiModel):
     route: str
     baseline: str
+    as_of: Annotated[
+        float, Field(description="When it was computed: what takes long is kept for ten times as long.")
+    ]
+    latest: Annotated[LatestRequests, Field(description="The newest requests of the route, at most 10,000.")]
     segments: Annotated[
         list[ComparedSegment], Field(description="In the order of the configuration; empty if it has none.")
     ]

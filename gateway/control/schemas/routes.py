@@ -15,9 +15,9 @@ from gateway.control.schemas.figures import (
     Lift,
     MetricModel,
     MetricStanding,
-    QuantileIntervals,
     Quantiles,
     RewardEstimate,
+    ServedReport,
 )
 from gateway.control.schemas.history import Step
 from gateway.control.schemas.rollout import RolloutResponse, StopRuleModel, VariantVerdict
@@ -33,17 +33,11 @@ class RouteQuery(ApiModel):
     ] = None
 
 
-class VariantReport(ApiModel):
-    assigned: Count
-    served: Count
-    errors: Count
+class VariantReport(ServedReport):
     fallbacks: Annotated[Count, Field(description="Assigned to this variant and served by another.")]
     expected: Annotated[
         float, Field(ge=0, description="The number of assignments that the allocation implies.")
     ]
-    error_rate: Estimate
-    latency_ms: Quantiles | None
-    latency_interval_ms: QuantileIntervals | None
     gateway_ms: GatewayQuantiles | None
     rewards: dict[str, RewardEstimate]
     probability_best: Probability | None

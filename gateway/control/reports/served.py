@@ -1,0 +1,58 @@
+"""How a variant serves, as JSON: requests, errors, and quantiles of latency."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.control.reports.estimates import LEVEL, estimate
+from gateway.record.histogram import quantile, quantile_interval
+from gateway.state.base import Counts
+from policies.types import RewardSums
+
+Json = dict[str, Any]
+
+LATENCIES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+GATEWAY: Final = {"p50": 0.5, "p99": 0.99}
+"""Quantiles of the time inside the gateway."""
+_NO_COUNTS: Final = Counts()
+
+
+def served(counts: Counts | None) -> Json:
+    """Return how many requests there were, their errors, and the latency of their responses."""
+    counts = counts or _NO_COUNTS
+    return {
+        "assigned": counts.assigned,
+        "served": counts.served,
+        "errors": counts.errors,
+        "error_rate": error_rate(counts),
+        "latency_ms": latencies(counts.latency, LATENCIES),
+        "latency_interval_ms": latency_intervals(counts.latency, LATENCIES),
+    }
+
+
+def error_rate(counts: Counts) -> Json:
+    """Return errors per assignment whose response is seen; a failure hidden by a fallback counts."""
+    errors = float(min(counts.errors, counts.seen))
+    return estimate("boolean", RewardSums(counts.seen, errors, errors))
+
+
+def latencies(histogram: Mapping[int, int], wanted: Mapping[str, float]) -> dict[str, float] | None:
+    """Return quantiles in milliseconds with three significant digits (they are within 1 %); None without responses."""
+    found = {name: quantile(histogram, q) for name, q in wanted.items()}
+    known = {name: _digits(value) for name, value in found.items() if value is not None}
+    return known or None
+
+
+def latency_intervals(histogram: Mapping[int, int], wanted: Mapping[str, float]) -> Json | None:
+    """Return 95 % intervals of the quantiles; the upper end is None with too few responses."""
+    found = {}
+    for name, q in wanted.items():
+        ends = quantile_interval(histogram, q, LEVEL)
+        if ends is not None:
+            found[name] = [None if end is None else _digits(end) for end in ends]
+    return found or None
+
+
+def _digits(ms: float) -> float:
+    return float(f"{ms:.3g}")
