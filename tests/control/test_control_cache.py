@@ -195,3 +195,37 @@ async def test_nothing_is_kept_of_a_route_that_an_edit_removed(harness: Harness)
     services._standings["gone"] = services._standings["digits"]
     await services._summaries()
     assert all("gone" not in known for known in (*kept, services._units_since))
+
+
+async def test_what_takes_long_is_computed_once_whatever_comes_meanwhile(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With traffic, each look at months of segments began them again."""
+    services = ControlServices(harness)
+    made: list[int] = []
+    computing, enough = asyncio.Event(), asyncio.Event()
+
+    async def make() -> dict[str, Any]:
+        made.append(1)
+        computing.set()
+        await enough.wait()
+        return {}
+
+    async def look() -> None:
+        await harness.store.save("looks", str(len(made)), "{}", expected=0)
+        await services.shared(("segments",), make)
+
+    monkeypatch.setattr(services_module, "MIN_HEAVY_S", 0.0)
+    monkeypatch.setattr(services_module, "MAX_STANDING_SHARE", 1e-9)
+    first = asyncio.create_task(look())
+    await computing.wait()
+    second = asyncio.create_task(look())
+    await harness.store.changed()
+    enough.set()
+    await asyncio.gather(first, second)
+    await look()
+    assert len(made) == 1
+    monkeypatch.setattr(services_module, "MIN_HEAVY_S", 1e9)
+    await harness.store.save("looks", "more", "{}", expected=0)
+    await services.shared(("segments",), make)
+    assert len(made) == 2, "what takes little is as new as the store"
