@@ -7,8 +7,9 @@ import json
 import logging
 import os
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from gateway.auth.jwt import Tokens
 from gateway.clock import Clock
@@ -38,6 +39,9 @@ from policies.allocation.model import Allocation
 from policies.contextual.bandit import Ensemble
 
 log = logging.getLogger("turnout")
+
+_ROUTES_PER_TURN: Final = 100
+"""Routes whose metrics are set in one turn of the event loop."""
 
 
 @dataclass
@@ -120,10 +124,18 @@ class InForce:
         worker = self.make_worker(snapshot) if self._current is None else self.worker
         worker.snapshot = snapshot  # the one assignment that requests see
         self._current = document, revision, worker
-        for name, held in prepared.held.items():
-            show_allocation(self.metrics, name, held.epoch, held.allocation)
+        self.tasks.spawn(self._show_allocations(tuple(prepared.held)))
         self.metrics.configured(revision.revision, self.now())
         self.changed()
+
+    async def _show_allocations(self, names: Sequence[str]) -> None:
+        """Show what is in force in the metrics, some routes in one turn of the loop: 4,500 take 0.1 to 0.4 s."""
+        for index, name in enumerate(names):
+            if index % _ROUTES_PER_TURN == _ROUTES_PER_TURN - 1:
+                await asyncio.sleep(0)
+            held = self.allocations.held.get(name)
+            if held is not None:
+                show_allocation(self.metrics, name, held.epoch, held.allocation)
 
     def accept_with(self, context: ssl.SSLContext) -> None:
         """Keep ``context``, of the listening sockets, as strict about client certificates as `listener`."""
