@@ -1,9 +1,10 @@
 """What adjusting by a covariate of the request (`metrics.NAME.adjust`) is worth, and whether it keeps the level.
 
-`python -m benchmarks.covariates [--runs 500] [--only alarms|requests]` prints the tables of
+`python -m benchmarks.covariates [--runs 500] [--only alarms|requests|moved]` prints the tables of
 docs/benchmarks_statistics.md. Each request has a covariate, clipped to its declared range and rounded as decision ids
 carry it, and a value that depends on it; a guardrail whose limit is no difference at all is looked at by
-`policies.rollout.guardrails.judge_all`, as it is in the gateway.
+`policies.rollout.guardrails.judge_all`, as it is in the gateway. Where shares moved, the looks are those of `lift`, at
+the weighted sums.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from benchmarks.false_alarms import Pair, Rng, shown, sums
 from policies.contextual.features import GRID
 from policies.rollout.guardrails import judge_all
 from policies.rollout.verdicts import Guardrail, Levels
+from policies.sequential.adjusted import Paired
 from policies.sequential.betting import WindowBets
-from policies.sequential.metric_comparison import Evidence
+from policies.sequential.design_based import Period, Periods
+from policies.sequential.metric_comparison import Evidence, compare_adjusted, compare_weighted
 from policies.types import MetricType, PairSums, RewardSums
 
 Floats = npt.NDArray[np.float64]
@@ -29,6 +32,7 @@ LEVELS = (0.05, 0.004)
 SHARES = (0.01, 0.05, 0.5)
 LOOKS = 24
 RAIL = Guardrail("m", max_decrease=0.0)
+ASPECTS = ("y", "x", "known", "both")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,15 +181,55 @@ def requests(world: World, share: float, per: int, level: float, runs: int, *, a
     return np.asarray(found)
 
 
+def moved(world: World, rng: Rng) -> Iterator[Periods]:
+    """What was recorded after every third of 60 moments: shares wander, and the level of the values rises and falls by
+    four times their standard deviation, with a step upwards in the middle."""
+    share, periods = 0.3, []
+    spread = float(_drawn(world, np.random.default_rng(1), 100_000, 0.0)[2].std())
+    for moment in range(60):
+        share = float(np.clip(share + rng.normal(0, 0.08), 0.03, 0.9))
+        level = spread * (2 * np.sin(moment / 9) + 3 * (moment > 30))
+        m = int(rng.binomial(200, share))
+        found = {}
+        for variant, n in (("old", 200 - m), ("new", m)):
+            x, known, y = _drawn(world, rng, n, 0.0)
+            y += level
+            pairs = PairSums.of(x, y[known])
+            for aspect, part in zip(ASPECTS, (sums(y), pairs.x, pairs.y, pairs.both), strict=True):
+                found[variant, aspect] = part
+        periods.append(Period({"old": 1 - share, "new": share}, found))
+        if moment % 3 == 2:
+            yield Periods(periods)
+
+
+def excluded(world: World, run: int, *, adjust: bool) -> tuple[bool, float]:
+    """Whether the interval of two identical variants left 0 at any look, and its width in the end."""
+    wrong, width = False, np.nan
+    for periods in moved(world, np.random.default_rng([13, run])):
+        parts = [periods.weighted(aspect, "old", "new") for aspect in ASPECTS]
+        old, new = (Paired(*of_variant) for of_variant in zip(*parts, strict=True))
+        of_both = (
+            compare_adjusted(old, new, ratio=False)
+            if adjust
+            else compare_weighted(old.values, new.values, ratio=False)
+        )
+        ends = of_both.interval(LEVELS[0], 1.0)
+        if ends is not None:
+            wrong, width = wrong or not ends[0] <= 0 <= ends[1], ends[1] - ends[0]
+    return wrong, width
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=500)
-    parser.add_argument("--only", choices=("alarms", "requests"))
+    parser.add_argument("--only", choices=("alarms", "requests", "moved"))
     given = parser.parse_args()
-    if given.only != "requests":
+    if given.only in (None, "alarms"):
         print_alarms(given.runs)
-    if given.only != "alarms":
+    if given.only in (None, "requests"):
         print_requests(given.runs // 10)
+    if given.only in (None, "moved"):
+        print_moved(given.runs)
 
 
 def print_alarms(runs: int) -> None:
@@ -213,6 +257,16 @@ def print_requests(runs: int) -> None:
                 f"| {median[1] / median[0]:.2f} |",
                 flush=True,
             )
+
+
+def print_moved(runs: int) -> None:
+    """The table of intervals that were wrong at any look where shares and level moved."""
+    print("| identical variants | not adjusted | adjusted | ratio of the widths |\n|---|---|---|---|")
+    for world in WORLDS:
+        found = [[excluded(world, run, adjust=adjust) for run in range(runs)] for adjust in (False, True)]
+        cells = (shown(sum(wrong for wrong, _ in each), runs) for each in found)
+        plain, adjusted = (float(np.mean([width for _, width in each])) for each in found)
+        print(f"| {world.name} | {' | '.join(cells)} | {adjusted / plain:.2f} |", flush=True)
 
 
 def _count(number: float) -> str:
