@@ -64,7 +64,7 @@ Work = tuple[int, float, int, tuple[tuple[int, ...], ...], list[Any]]
 class MessageSocket(asyncio.Protocol):
     """One end of the socket. The messages of one turn of the event loop are sent together.
 
-    With them go the places in ``memory`` that are no longer read here.
+    With them go the places in ``memory`` that are no longer read here, and those that the messages name.
     """
 
     def __init__(self, received: Callable[[Message], None], memory: SharedMemory) -> None:
@@ -97,18 +97,20 @@ class MessageSocket(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard = True
-        incoming = self._incoming
+        incoming, memory = self._incoming, self._memory
         incoming += data
         while len(incoming) >= SIZE_BYTES:
             end = SIZE_BYTES + int.from_bytes(incoming[:SIZE_BYTES], "big")
             if len(incoming) < end:
                 return
-            released, messages = marshal.loads(memoryview(incoming)[SIZE_BYTES:end])
+            released, added, messages = marshal.loads(memoryview(incoming)[SIZE_BYTES:end])
             del incoming[:end]
             for start in released:
-                self._memory.outgoing.release(start)
+                memory.outgoing.release(start)
+            memory.incoming.arrive(added)
             for message in messages:
                 self._received(message)
+            memory.incoming.forget()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -119,7 +121,8 @@ class MessageSocket(asyncio.Protocol):
     def _flush(self) -> None:
         if self._transport is None or not self._outgoing:
             return
-        frame = marshal.dumps((self._memory.incoming.released(), self._outgoing), FORMAT)
+        memory = self._memory
+        frame = marshal.dumps((memory.incoming.released(), memory.outgoing.added(), self._outgoing), FORMAT)
         self._outgoing = []
         self._transport.writelines((len(frame).to_bytes(SIZE_BYTES, "big"), frame))
 

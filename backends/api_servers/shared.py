@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from bisect import bisect
 from collections import deque
+from collections.abc import Iterable
 from mmap import mmap
 from typing import Any, Final
 
@@ -35,6 +36,7 @@ class Outgoing:
         self._free: list[Place] = [(0, len(memory))]
         """Ascending; neighbours are joined."""
         self._taken: dict[int, int] = {}
+        self._added: list[Place] = []
 
     def put(self, data: memoryview) -> Place | None:
         """Copies ``data`` to the first free place, which is taken until `release`; None if there is none."""
@@ -44,8 +46,15 @@ class Outgoing:
                 self._free[index : index + 1] = [(start + room, size - room)] if size > room else []
                 self._taken[start] = room
                 self._memory[start : start + len(data)] = data
-                return start, len(data)
+                place = start, len(data)
+                self._added.append(place)
+                return place
         return None
+
+    def added(self) -> list[Place]:
+        """What was put since the last call."""
+        added, self._added = self._added, []
+        return added
 
     def release(self, start: int) -> None:
         """The other process no longer reads what is at ``start``."""
@@ -65,12 +74,24 @@ class Incoming:
 
     def __init__(self, memory: memoryview) -> None:
         self._memory = memory
+        self._arrived: dict[int, memoryview] = {}
         self._blocks: dict[int, weakref.ref[Any]] = {}
         self._unread: deque[int] = deque()
 
+    def arrive(self, places: Iterable[Place]) -> None:
+        """The next messages may name ``places``; each is taken until `forget`, and as long as a view of it is left."""
+        for start, size in places:
+            self._arrived[start] = self._block(start, size)
+
+    def forget(self) -> None:
+        """The messages have been read: a place that none of them has a view of is free, whatever became of them."""
+        self._arrived.clear()
+
     def view(self, place: Place) -> memoryview:
-        """What is at ``place``; the place is taken until no view of it is left."""
-        start, size = place
+        """What is at ``place``."""
+        return self._arrived[place[0]]
+
+    def _block(self, start: int, size: int) -> memoryview:
         block, unread = np.ndarray(size, np.uint8, self._memory, start), self._unread
         self._blocks[start] = weakref.ref(block, lambda _: unread.append(start))  # in any thread
         return block.data

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from backends.api_servers.messages import MessageSocket
 from backends.api_servers.processes import ApiServers
 from backends.api_servers.shared import MIN_SHARED_BYTES, SharedMemory
 from backends.app import MAX_BODY, App
@@ -316,7 +317,9 @@ def test_shared_memory_holds_what_is_read_and_nothing_else() -> None:
         sent = chance.random(MIN_SHARED_BYTES // 4 + int(chance.integers(5000)), dtype=np.float32)
         values = ours.values_of(sent, fp32)
         shared += type(values) is tuple
+        theirs.incoming.arrive(ours.outgoing.added())
         views.append((sent, theirs.array_of(values, fp32, sent.shape)))
+        theirs.incoming.forget()
         while len(views) > 3 or (views and chance.random() < 0.4):
             for expected, view in views:
                 assert np.array_equal(expected, view)
@@ -332,6 +335,29 @@ def test_shared_memory_holds_what_is_read_and_nothing_else() -> None:
     whole = np.ones(MIN_SHARED_BYTES, np.float32)
     assert ours.values_of(whole, fp32) == (0, whole.nbytes), "all of it is free, in one piece"
     assert ours.values_of(whole, fp32) is whole
+
+
+async def test_shared_memory_of_messages_that_are_dropped_is_free() -> None:
+    """A request to an unknown model, the outputs of a client that has left."""
+    halves = [memoryview(bytearray(4 * MIN_SHARED_BYTES)) for _ in range(2)]
+    received: list[object] = []
+    memory = SharedMemory(*halves)
+    ours = MessageSocket(received.append, memory)
+    theirs = MessageSocket(lambda _: theirs.send("dropped"), SharedMemory(*reversed(halves)))
+    for end, file in zip((ours, theirs), socket.socketpair(), strict=True):
+        file.setblocking(False)
+        await asyncio.get_running_loop().create_unix_connection(lambda end=end: end, sock=file)  # type: ignore[misc]
+    whole = np.ones(MIN_SHARED_BYTES, np.float32)
+    for number in range(1, 4):
+        values = memory.values_of(whole, named("FP32"))
+        assert values == (0, whole.nbytes), "as much as fits"
+        ours.send(values)
+        async with asyncio.timeout(60):
+            while len(received) < 2 * number:
+                ours.send("another one, for what has become free meanwhile")
+                await asyncio.sleep(0.01)
+    ours.close()
+    theirs.close()
 
 
 async def test_a_killed_api_server_fails_only_what_it_held(
