@@ -140,7 +140,7 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
         revision=lambda: in_force.revision().revision,
         published=allocations.in_effect,
         sealer=sealer,
-        record=recorder.offer_all,
+        record=recorder.offer_batch,
         clock=now,
     )
 

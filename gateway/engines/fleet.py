@@ -10,11 +10,11 @@ import asyncio
 import fnmatch
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Any, Final
+from typing import Final
 
 from gateway.clock import Clock
 from gateway.config.document import Document
@@ -28,6 +28,7 @@ from gateway.engines.offers import InEffect, Json, Kind, Offer, Offers, is_newer
 from gateway.engines.rows import rows
 from gateway.json_text import compact
 from gateway.record.decision_id import Sealer
+from gateway.record.events import Batch
 from gateway.state.store import DocumentStore
 
 HOLD_S: Final = 15.0
@@ -66,7 +67,7 @@ class Fleet:
         revision: Callable[[], int],
         published: Callable[[], Mapping[str, InEffect]],
         sealer: Sealer,
-        record: Callable[[Sequence[Any]], None],
+        record: Callable[[Batch], None],
         clock: Clock,
     ) -> None:
         self._document = document

@@ -7,7 +7,6 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from math import inf
 from typing import Any, Final, NamedTuple
 
@@ -18,6 +17,7 @@ from gateway.config.document import Document
 from gateway.config.route import RouteConfig
 from gateway.engines.otlp import bodies
 from gateway.record.decision_id import BadDecisionId
+from gateway.record.events import Batch, Outcome, grouped, same
 from gateway.record.stamp import MAX_EARLY_S, Stamp, StampedRequests, parsed_requests
 from gateway.state.paging import MAX_PAGE_ROWS
 from policies.allocation.bucketing import unit_hashes
@@ -39,6 +39,8 @@ MAX_AHEAD_S: Final = 60.0
 ABSENT: Final = "-"
 """What Envoy writes for a field without a value."""
 _NO_UNIT: Final = frozenset(("", ABSENT))
+
+_VISIBLE: Final = bytes(range(0x21, 0x7F))
 
 BY_FLAG: Final[dict[str, str]] = {
     "DC": "client_left",
@@ -67,8 +69,7 @@ class Rows:
     """The rows of one export."""
 
     node: str
-    outcomes: list[tuple[Any, ...]]
-    """The fields of an `Outcome` each."""
+    outcomes: Batch
     refused: int
     """Rows that no node of this fleet can have written: forged ids, other fleets' routes, wrong fields, wrong times."""
     skew: float = 0.0
@@ -136,38 +137,28 @@ class Reader(ABC):
 
     def read(self, node: str, texts: Sequence[bytes], now: float) -> Rows:
         """The outcomes of the rows of a node. ``now`` is in seconds."""
-        outcomes: list[tuple[Any, ...]] = []
-        for start in range(0, len(texts), MAX_PAGE_ROWS):  # a longer step would hold up the event loop
-            outcomes += self._outcomes(texts[start : start + MAX_PAGE_ROWS], now)
+        steps = (  # a longer one would hold up the event loop
+            self._outcomes(texts[start : start + MAX_PAGE_ROWS], now)
+            for start in range(0, len(texts), MAX_PAGE_ROWS)
+        )
+        batches = [batch for batch in steps if batch]
+        outcomes = Batch.joined(batches) if batches else Batch()
         return Rows(node, outcomes, len(texts) - len(outcomes), self._skew)
 
-    def _outcomes(self, texts: Sequence[bytes], now: float) -> list[tuple[Any, ...]]:
+    def _outcomes(self, texts: Sequence[bytes], now: float) -> Batch:
         """The outcomes of those rows that a node can have written."""
         if not texts:
-            return []
+            return Batch()
         fields = _by_column(texts)
         if fields is None:
             return self._outcomes([text for text in texts if text.count(_SEPARATOR) == _FIELDS - 1], now)
         keys, requests = self.decisions(fields)
-        results = *keys, *fields[2:6]
-        known = {result: self._facts(*result) for result in set(zip(*results, strict=True))}
-        columns = zip(*map(known.__getitem__, zip(*results, strict=True)), strict=True)
-        (
-            published,
-            route,
-            policy,
-            epoch,
-            assigned,
-            propensity,
-            forced,
-            served,
-            status,
-            error,
-            rescued,
-            retried,
-        ) = columns
+        results, places = grouped(*keys, *fields[2:6])
+        distinct, codes = [self._facts(*result) for result in results], places.tolist()
+        facts: Any = _Facts._make(_spread(values, codes) for values in zip(*distinct, strict=True))
         total, gateway, backend, received, sent = map(_numbers, fields[6:11])
-        behind = requests.decided < np.array(published) - MAX_EARLY_S
+        published = np.array(facts.published)
+        behind = requests.decided < published - MAX_EARLY_S
         wrong = behind | (requests.decided > now + MAX_AHEAD_S)
         good = requests.good & ~wrong & (received >= 0) & (sent >= 0)
         good &= np.maximum.reduce((total, gateway, backend, received, sent)) < _MAX_NUMBER
@@ -178,42 +169,42 @@ class Reader(ABC):
             return self._outcomes([texts[place] for place in np.flatnonzero(good).tolist()], now)
         total = np.maximum(total, 0)
         total_ms = (total / 1000.0).tolist()
-        attempts = [""] * len(texts)
-        if any(retried):
-            for place in np.flatnonzero(retried).tolist():
-                last = [served[place], fields[11][place][:256], status[place], total_ms[place]]
+        none = [""] * len(texts)
+        attempts = none
+        if any(facts.retried):
+            attempts = [*none]
+            for place in np.flatnonzero(facts.retried).tolist():
+                last = [facts.served[place], fields[11][place][:256], facts.status[place], total_ms[place]]
                 attempts[place] = json.dumps([last])
-        unit, sticky = _units(route, fields[13], requests.decisions)
-        return list(
-            zip(
-                requests.decisions,
-                requests.decided.tolist(),
-                route,
-                policy,
-                repeat(self._revision),
-                epoch,
-                unit,
-                sticky,
-                assigned,
-                served,
-                propensity,
-                forced,
-                status,
-                error,
-                rescued,
-                attempts,
-                (np.where(gateway < 0, total, gateway) / 1000.0).tolist(),
-                (np.maximum(backend, 0) / 1000.0).tolist(),
-                total_ms,
-                received.tolist(),
-                sent.tolist(),
-                _request_ids(fields[12]),
-                repeat(""),  # principal
-                repeat(""),  # features
-                repeat(""),  # backend_request_id
-                strict=False,
-            )
+        unit, sticky = _units(facts.route, fields[13], requests.decisions)
+        by_column: Any = (
+            requests.decisions,
+            requests.decided.tolist(),
+            facts.route,
+            facts.policy,
+            [self._revision] * len(texts),
+            facts.epoch,
+            unit,
+            sticky,
+            facts.assigned,
+            facts.served,
+            facts.propensity,
+            facts.forced,
+            facts.status,
+            facts.error,
+            facts.rescued,
+            attempts,
+            (np.where(gateway < 0, total, gateway) / 1000.0).tolist(),
+            (np.maximum(backend, 0) / 1000.0).tolist(),
+            total_ms,
+            received.tolist(),
+            sent.tolist(),
+            _request_ids(fields[12]),
+            none,  # principal
+            none,  # features
+            none,  # backend_request_id
         )
+        return Batch(by_column=Outcome._make(by_column))
 
     def _facts(self, *result: Any) -> _Facts:
         """What rows share; `_REFUSED` if ``server`` cannot name a variant, or no node can have written the rest."""
@@ -257,8 +248,7 @@ class StampReader(Reader):
 
     def decisions(self, fields: Sequence[Sequence[str]]) -> tuple[Keys, StampedRequests]:
         """Stamp and route of each, and the requests."""
-        stamps = [text[: text.find(".")] for text in fields[0]]
-        rests = [text[text.find(".") + 1 :] for text in fields[0]]
+        stamps, _, rests = zip(*(text.partition(".") for text in fields[0]), strict=True)
         return (stamps, fields[1]), parsed_requests(rests)
 
     def shared(self, key: Sequence[Any]) -> Shared | None:
@@ -269,6 +259,13 @@ class StampReader(Reader):
             return None
         route = self._routes.get(stamp.route)
         return None if route is None or stamp.route != key[1] else Shared(stamp, route.policy.type)
+
+
+def _spread(values: Sequence[Any], places: Sequence[int]) -> Any:
+    """For each of ``places``, the value there."""
+    if same(values):
+        return [values[0]] * len(places)
+    return [values[place] for place in places]
 
 
 def _by_column(texts: Sequence[bytes]) -> list[list[str]] | None:
@@ -309,8 +306,10 @@ def _units(
         for name, those in places.items():
             for place, unit in zip(those, _hashes(name, [texts[place] for place in those]), strict=True):
                 units[place] = unit
-    sticky = [text not in _NO_UNIT for text in texts]
-    if not all(sticky):
+    if _NO_UNIT.isdisjoint(texts):
+        sticky = [True] * len(texts)
+    else:
+        sticky = [text not in _NO_UNIT for text in texts]
         for place in np.flatnonzero(np.logical_not(sticky)).tolist():
             units[place] = int.from_bytes(decisions[place][8:], "big")
     return units, sticky
@@ -326,14 +325,8 @@ def _hashes(route: str, texts: Sequence[str]) -> list[int]:
 def _request_ids(texts: Sequence[str]) -> Sequence[str]:
     """The ids; "" for what the gateway would not have accepted as one."""
     joined = "".join(texts)
-    lengths = [*map(len, texts)]
-    if (
-        joined.isascii()
-        and joined.isprintable()
-        and " " not in joined
-        and min(lengths) > 1
-        and max(lengths) <= 128
-    ):
+    visible = joined.isascii() and not joined.encode().translate(None, _VISIBLE)
+    if visible and min(map(len, texts)) > 1 and max(map(len, texts)) <= 128:
         return texts
     return [
         text if 2 <= len(text) <= 128 and text.isascii() and text.isprintable() and " " not in text else ""

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Generic, Literal, Protocol, TypeVar
 
-from gateway.record.events import Outcome, Shadowed
+from gateway.record.events import Batch, Outcome, Shadowed
 from gateway.state.base import StoreUnavailable
 from gateway.state.outage import StoreOutage
 from gateway.state.paging import MAX_PAGE_ROWS
@@ -30,27 +30,33 @@ Index = Callable[[Sequence[Outcome]], Awaitable[None]]
 BATCH_ROWS: Final = MAX_PAGE_ROWS
 """Rows in one call of a sink: a step of the interpreter that handles all of them (such as transposing) holds up the
 event loop for 0.2 ms at most."""
-WRITE_ROWS: Final = 4 * MAX_PAGE_ROWS
-"""Rows in one call of the store: several pages, since a transaction costs as much as 200 rows."""
+WRITE_BATCHES: Final = 4
+"""Batches in one call of the store, since a transaction costs as much as 200 rows."""
 _MIN_RETRY_PAUSE_S: Final = 0.1
 _MAX_RETRY_PAUSE_S: Final = 5.0
 
 
 class Ring(Generic[T]):
-    """A bounded queue in two parts: ``fresh``, to which requests append, and ``older``, which is being written."""
+    """A bounded queue: ``fresh``, to which requests append, and batches of at most BATCH_ROWS, which are written."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, batch: Callable[[list[T]], Sequence[T]]) -> None:
+        """``batch`` makes a batch of rows."""
         self.capacity = capacity
         self.fresh: list[T] = []
-        self.older: list[T] = []
+        self.ready: list[Batch] = []
+        """What was offered as batches, of any length, since the last `take`."""
+        self.older: list[Sequence[T]] = []
         self.room = capacity
         """Maximum length of ``fresh``; negative once the queue is closed."""
         self.taken = 0
         """Rows moved to ``older`` so far."""
         self.told = 0
-        """Rows of ``older`` that the sinks have received."""
+        """Batches of ``older`` that the sinks have received."""
         self.written = 0
         self.dropped: Counter[DropReason] = Counter()
+        self._batch = batch
+        self._left = 0
+        """Rows that left ``older``."""
 
     def offer(self, item: T) -> None:
         if len(self.fresh) < self.room:
@@ -58,36 +64,50 @@ class Ring(Generic[T]):
         else:
             self.dropped["closed" if self.room < 0 else "full"] += 1
 
-    def offer_all(self, items: Sequence[T]) -> None:
-        """`offer` each."""
+    def offer_batch(self, batch: Batch) -> None:
+        """`offer` each row."""
         room = max(0, self.room - len(self.fresh))
-        self.fresh += items[:room]
-        self.dropped["closed" if self.room < 0 else "full"] += len(items[room:])
+        if len(batch) > room:
+            self.dropped["closed" if self.room < 0 else "full"] += len(batch) - room
+            batch = batch[:room]
+        if batch:
+            self.ready.append(batch)
+            self._make_room()
 
     def take(self) -> None:
-        """Moves ``fresh`` to the end of ``older``."""
-        new, self.fresh = self.fresh, []
-        self.taken += len(new)
-        self.older += new
+        """Moves what was offered to the end of ``older``."""
+        fresh, self.fresh = self.fresh, []
+        ready, self.ready = self.ready, []
+        self._add([self._batch(fresh[at : at + BATCH_ROWS]) for at in range(0, len(fresh), BATCH_ROWS)])
+        if ready:
+            joined = Batch.joined(ready)
+            self._add([joined[at : at + BATCH_ROWS] for at in range(0, len(joined), BATCH_ROWS)])
         self._make_room()
 
+    def _add(self, batches: Sequence[Sequence[T]]) -> None:
+        self.older += batches
+        self.taken += sum(map(len, batches))
+
     def untold(self) -> Sequence[T]:
-        """The next batch for the sinks, which is then counted as received."""
-        batch = self.older[self.told : self.told + BATCH_ROWS]
-        self.told += len(batch)
-        return batch
+        """The next batch for the sinks, which is then counted as received; empty if there is none."""
+        if self.told == len(self.older):
+            return ()
+        self.told += 1
+        return self.older[self.told - 1]
 
     def wrote(self, number: int, unwritable: int = 0) -> None:
-        """Removes the first ``number`` rows: the store has them, but for those that can't be written."""
+        """Removes the first ``number`` batches: the store has them, but for the rows that can't be written."""
+        rows = sum(map(len, self.older[:number]))
         del self.older[:number]
         self.told -= number
-        self.written += number - unwritable
+        self._left += rows
+        self.written += rows - unwritable
         self.dropped["unwritable"] += unwritable
         self._make_room()
 
     def _make_room(self) -> None:
         if self.room >= 0:
-            self.room = self.capacity - len(self.older)
+            self.room = self.capacity - self.waiting + len(self.fresh)
 
     def shut(self) -> None:
         """Drops everything that is offered from now on."""
@@ -95,19 +115,20 @@ class Ring(Generic[T]):
 
     def abandon(self) -> None:
         """Drops the rows that could not be written."""
-        self.dropped["store_unavailable"] += len(self.older)
+        self.dropped["store_unavailable"] += self.taken - self._left
+        self._left = self.taken
         self.older.clear()
         self.told = 0
 
     @property
     def waiting(self) -> int:
-        return len(self.fresh) + len(self.older)
+        return len(self.fresh) + sum(map(len, self.ready)) + self.taken - self._left
 
     @property
     def offered(self) -> int:
         return (
-            self.taken
-            + len(self.fresh)
+            self._left
+            + self.waiting
             + sum(self.dropped.values())
             - sum(self.dropped[late] for late in ("store_unavailable", "unwritable"))
         )
@@ -147,14 +168,14 @@ class Recorder:
         self._interval = interval
         self._sinks = tuple(sinks)
         self._outage = outage or StoreOutage()
-        self._outcomes: Ring[Outcome] = Ring(capacity)
-        self._shadowed: Ring[Shadowed] = Ring(capacity)
+        self._outcomes: Ring[Outcome] = Ring(capacity, Batch)
+        self._shadowed: Ring[Shadowed] = Ring(capacity, list)
         self._flushing = asyncio.Lock()
         self._pause = interval
         self.sink_errors = 0
         self.offer = self._outcomes.offer
         """``offer(outcome)``: what a request calls. Does not wait or raise."""
-        self.offer_all = self._outcomes.offer_all
+        self.offer_batch = self._outcomes.offer_batch
         self.offer_shadowed = self._shadowed.offer
 
     # Figures ------------------------------------------------------------------------------------
@@ -210,8 +231,8 @@ class Recorder:
 
     async def _write(self) -> None:
         while self._outcomes.older or self._shadowed.older:
-            outcomes = self._outcomes.older[:WRITE_ROWS]
-            shadowed = self._shadowed.older[:BATCH_ROWS]
+            batches, others = self._outcomes.older[:WRITE_BATCHES], self._shadowed.older[:1]
+            outcomes, shadowed = Batch.joined(batches) if batches else (), others[0] if others else ()
             unwritable = 0, 0
             try:
                 await self._append(outcomes, shadowed)
@@ -220,8 +241,8 @@ class Recorder:
             except Exception:
                 unwritable = await self._append_each(outcomes, shadowed)
                 log.exception("%d rows of the record can't be written and are dropped", sum(unwritable))
-            self._outcomes.wrote(len(outcomes), unwritable[0])
-            self._shadowed.wrote(len(shadowed), unwritable[1])
+            self._outcomes.wrote(len(batches), unwritable[0])
+            self._shadowed.wrote(len(others), unwritable[1])
 
     async def _append(self, outcomes: Sequence[Outcome], shadowed: Sequence[Shadowed]) -> None:
         if self._index is not None and outcomes:

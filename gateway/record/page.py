@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from itertools import accumulate, pairwise
 from typing import Any, Final
 
-from gateway.record.events import Outcome, columns
+from gateway.record.events import Outcome, columns, same
 
 _PLAIN_MAGIC: Final = b"TPG1"
 _COMPRESSED_MAGIC: Final = b"TPZ1"
@@ -130,16 +130,12 @@ def _columns(body: bytes, wanted: Collection[str] | None = None) -> Iterator[Seq
 
 
 # Writing ------------------------------------------------------------------------------------------
-def _same(values: Sequence[Any]) -> bool:
-    return values.count(values[0]) == len(values)
-
-
 def _raw(values: Sequence[bytes]) -> Column:
     return b"r", b"".join(values)
 
 
 def _packed(code: str, values: Sequence[Any]) -> Column:
-    numbers = array(code, values[:1] if _same(values) else values)
+    numbers = array(code, values[:1] if same(values) else values)
     if sys.byteorder == "big":
         numbers.byteswap()
     return code.encode("ascii"), numbers.tobytes()
@@ -150,7 +146,7 @@ def _floats(values: Sequence[float]) -> Column:
 
 
 def _integers(values: Sequence[int]) -> Column:
-    span = values[:1] if _same(values) else values
+    span = values[:1] if same(values) else values
     if min(span) < 0:
         return _packed("q", values)
     top = max(span)
@@ -174,7 +170,7 @@ def _own_text(values: Sequence[str]) -> Column:
 
 def _names(values: Sequence[str]) -> Column:
     """Encode texts of which many are equal."""
-    if _same(values):
+    if same(values):
         return b"=", values[0].encode("utf-8", "surrogatepass")
     places = {text: place for place, text in enumerate(dict.fromkeys(values))}
     if len(places) > 0xFFFF or len(places) * 2 > len(values):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
-from gateway.record.events import Outcome
+from gateway.record.events import Outcome, columns
 
 AMBIGUOUS: Final = b""
 """Stands for the decision if several requests of the route have the same id."""
@@ -35,14 +35,17 @@ def request_key(route: str, request_id: str, principal: str = "") -> bytes:
 
 
 def keys_of(outcomes: Sequence[Outcome]) -> list[RequestKey]:
-    """Index entries of a batch, whose rows may be plain tuples of an outcome's fields.
+    """Index entries of at least one outcome.
 
     A request of a principal has an entry of its own too: another principal's request with the same id makes only the
     common one ambiguous.
     """
+    c = columns(outcomes)
     return [
-        RequestKey(o.route, request_key(o.route, o.request_id, principal), o.decision)
-        for o in map(Outcome._make, outcomes)
-        if o.request_id
-        for principal in {"", o.principal}
+        RequestKey(route, request_key(route, request_id, principal), decision)
+        for route, request_id, own, decision in zip(
+            c.route, c.request_id, c.principal, c.decision, strict=True
+        )
+        if request_id
+        for principal in {"", own}
     ]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import islice, pairwise
+from operator import gt, itemgetter
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.record.events import Outcome
+from gateway.record.events import Batch, Outcome, columns, same
 from gateway.state.base import OutcomeFilter
 
 MAX_PAGE_SPAN_MS: Final = 3_600_000
@@ -36,17 +37,36 @@ def milliseconds(decision: bytes) -> int:
     return int.from_bytes(decision[:6], "big")
 
 
-def parts(outcomes: Iterable[Outcome]) -> Iterator[Sequence[Outcome]]:
+def distinct(outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+    """At least one outcome, without all but the last of those with the same decision."""
+    decisions = columns(outcomes).decision
+    if len(set(decisions)) == len(decisions):
+        return outcomes
+    return list(dict(zip(decisions, outcomes, strict=True)).values())
+
+
+def parts(outcomes: Sequence[Outcome]) -> Iterator[Batch]:
     """The outcomes in order of decision, in runs of at most `MAX_PAGE_ROWS` rows and `MAX_PAGE_SPAN_MS`."""
-    ordered = sorted(outcomes)
-    start = 0
-    while start < len(ordered):
-        limit = milliseconds(ordered[start][0]) + MAX_PAGE_SPAN_MS
-        end = min(start + MAX_PAGE_ROWS, len(ordered))
-        if milliseconds(ordered[end - 1][0]) > limit:
-            end = next(i for i in range(start, end) if milliseconds(ordered[i][0]) > limit)
-        yield ordered[start:end]
+    if not outcomes:
+        return
+    ordered = _ordered(outcomes)
+    decisions, start = ordered.columns.decision, 0
+    while start < len(decisions):
+        limit = milliseconds(decisions[start]) + MAX_PAGE_SPAN_MS
+        end = min(start + MAX_PAGE_ROWS, len(decisions))
+        if milliseconds(decisions[end - 1]) > limit:
+            end = next(i for i in range(start, end) if milliseconds(decisions[i]) > limit)
+        yield ordered[start:end] if end - start < len(decisions) else ordered
         start = end
+
+
+def _ordered(outcomes: Sequence[Outcome]) -> Batch:
+    by_column = columns(outcomes)
+    decisions = by_column.decision
+    if not any(map(gt, decisions, islice(decisions, 1, None))):
+        return Batch(by_column=by_column)
+    order = itemgetter(*sorted(range(len(decisions)), key=decisions.__getitem__))
+    return Batch(by_column=Outcome._make(c if same(c) else order(c) for c in by_column))
 
 
 def just_behind(decision: bytes) -> bytes:

@@ -42,7 +42,7 @@ def row(number: int, route: str = "one", *fields: str, stamped: str = "") -> byt
 def read(*rows: bytes) -> list[tuple[Any, ...]]:
     found = StampReader(ROUTES, 1, SEALER.open_stamp).read("node", rows, NOW)
     assert len(found.outcomes) + found.refused == len(rows)
-    return found.outcomes
+    return [*found.outcomes]
 
 
 WHOLE = st.builds(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.ingest.recorder import Recorder
-from gateway.record.events import Outcome, Shadowed
+from gateway.record.events import Batch, Outcome, Shadowed
 from gateway.state.base import OutcomeFilter, StoreUnavailable
 from gateway.state.sqlite import SqliteStore
 from tests.support.made import T0, outcome, shadowed
@@ -70,12 +70,13 @@ async def test_plain_tuples_are_outcomes(store: Away) -> None:
 async def test_rows_offered_together_are_offered_each(store: Away) -> None:
     recorder = Recorder(store, capacity=5)
     rows = [outcome(T0 + i) for i in range(9)]
-    recorder.offer_all(rows[:3])
-    recorder.offer_all(rows[3:7])
+    recorder.offer(rows[0])
+    recorder.offer_batch(Batch(rows[1:3]))
+    recorder.offer_batch(Batch(rows[3:7]))
     assert (recorder.waiting, recorder.dropped) == (5, {"full": 2})
     assert balanced(recorder)
     await recorder.close()
-    recorder.offer_all(rows[7:])
+    recorder.offer_batch(Batch(rows[7:]))
     assert recorder.dropped == {"full": 2, "closed": 2}
     assert balanced(recorder)
     assert await store.outcomes(OutcomeFilter(limit=10)) == rows[4::-1]

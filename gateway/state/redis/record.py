@@ -10,13 +10,14 @@ from functools import partial
 from math import inf
 from typing import Any, Final, TypeVar
 
-from gateway.record.events import Outcome, Shadowed, columns
+from gateway.record.events import Batch, Outcome, Shadowed, columns, same
 from gateway.record.exposures import Exposure, exposures
 from gateway.record.page import encode_columns
 from gateway.state.base import SCAN_PAGES, OutcomeFilter
 from gateway.state.paging import (
     COARSE_BYTES,
     MAX_PAGE_SPAN_MS,
+    distinct,
     just_behind,
     marks,
     matches,
@@ -46,8 +47,9 @@ _SHADOWED: Final = Script.load("shadowed")
 
 async def append(link: Link, route: str, outcomes: Sequence[Outcome], shares: Shares) -> None:
     """Adds the outcomes of one route that are not there yet, page by page, each page atomically."""
-    for part in parts({outcome[0]: outcome for outcome in outcomes}.values()):
-        rows, expected = part, ""
+    for part in parts(distinct(outcomes)):
+        rows: Sequence[Outcome] = part
+        expected = ""
         while rows:
             arguments = await asyncio.to_thread(_arguments, rows, expected, shares)
             number = int(await link.run(_APPEND, link.of_route(route), *arguments))
@@ -63,8 +65,8 @@ def _arguments(rows: Sequence[Outcome], expected: str, shares: Shares) -> list[A
     blocks, scattered = marks(by_column.decision)
     arguments: list[Any] = [
         expected,
-        milliseconds(rows[0][0]),
-        milliseconds(rows[-1][0]),
+        milliseconds(by_column.decision[0]),
+        milliseconds(by_column.decision[-1]),
         encode_columns(by_column),
         len(blocks),
         len(scattered),
@@ -79,7 +81,8 @@ def _arguments(rows: Sequence[Outcome], expected: str, shares: Shares) -> list[A
 
 
 async def _known(link: Link, route: str, rows: Sequence[Outcome]) -> set[bytes]:
-    span = Span(milliseconds(rows[0][0]), milliseconds(rows[-1][0]))
+    decisions = columns(rows).decision
+    span = Span(milliseconds(decisions[0]), milliseconds(decisions[-1]))
     found: set[bytes] = set()
     async with aclosing(in_order(link, [route], OLDEST_FIRST, span, lambda _: True)) as pages:
         async for _, outcomes in pages:
@@ -110,8 +113,10 @@ def hour_of(decision: bytes) -> int:
     return milliseconds(decision) // 3_600_000
 
 
-def by_route(rows: Sequence[Any], place: int) -> Mapping[str, list[Any]]:
+def by_route(rows: Sequence[Any], place: int) -> Mapping[str, Sequence[Any]]:
     """Rows by the route that stands at ``place`` of each."""
+    if isinstance(rows, Batch) and same(rows.columns[place]):
+        return {rows.columns[place][0]: rows}
     found: defaultdict[str, list[Any]] = defaultdict(list)
     for row in rows:
         found[row[place]].append(row)

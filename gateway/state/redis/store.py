@@ -15,7 +15,7 @@ from functools import partial, wraps
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 from gateway.clock import Clock, wall
-from gateway.record.events import Outcome, Reward, Shadowed
+from gateway.record.events import Outcome, Reward, Shadowed, columns
 from gateway.record.page import DamagedPage
 from gateway.record.request_ids import RequestKey
 from gateway.state import damage
@@ -136,7 +136,7 @@ class RedisStore(Control):
         """Each page of each route is one transaction, with the aggregates it adds to."""
         for route, rows in record.by_route(outcomes, _ROUTE_OF_OUTCOME).items():
             await self._know(route)
-            await self._learn_shares(route, {row[_EPOCH] for row in rows})
+            await self._learn_shares(route, set(columns(rows).epoch))
             add = partial(record.append, self._link, route, rows, self._published_shares)
             await self._around_damage(add, (route,))
         for route, shadows in record.by_route(shadowed, _ROUTE_OF_SHADOWED).items():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import inf
 from typing import Any, Final, NamedTuple
 
-from gateway.record.events import Outcome, columns
+from gateway.record.events import Outcome
 from gateway.record.page import decode, encode_columns
 from gateway.state.base import ALLOCATION, Retention
 from gateway.state.folding import LADDER, LINEAR_LADDER, PAGE_AGE_S, merged_epochs, share_steps
@@ -297,7 +297,8 @@ async def _merge_pages(link: Link, route: str, now: float) -> bool:
             rows += outcomes
     made: list[Any] = []
     for part in parts(rows):
-        page = encode_columns(columns(part), compress=True)
-        made += (milliseconds(part[0][0]), milliseconds(part[-1][0]), page)
+        decisions = part.columns.decision
+        page = encode_columns(part.columns, compress=True)
+        made += (milliseconds(decisions[0]), milliseconds(decisions[-1]), page)
     await link.run(REPLACE_PAGES, base, len(chosen), *chosen, *made)
     return True

@@ -10,7 +10,7 @@ from dataclasses import replace
 from math import inf
 from typing import Any, Final, NamedTuple
 
-from gateway.record.events import Outcome
+from gateway.record.events import Outcome, columns
 from gateway.record.exposures import Exposure, exposures
 from gateway.record.page import decode, encode_columns
 from gateway.state.base import SCAN_PAGES, OutcomeFilter
@@ -18,6 +18,7 @@ from gateway.state.paging import (
     CLOCK_SLACK_MS,
     MARK_BYTES,
     MAX_PAGE_SPAN_MS,
+    distinct,
     just_behind,
     marks,
     matches,
@@ -87,14 +88,12 @@ def moment(time: float) -> bytes:
 
 # What was seen ------------------------------------------------------------------------------------
 def only_new(connection: sqlite3.Connection, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
-    """Those that are not in the record yet; marks them as seen.
+    """Those of at least one outcome that are not in the record yet; marks them as seen.
 
     A mark (see `Marks`) that is set already makes us look for the decision itself.
     """
-    decisions = [outcome[0] for outcome in outcomes]
-    if len(set(decisions)) < len(decisions):
-        outcomes = list(dict(zip(decisions, outcomes, strict=True)).values())
-        decisions = [outcome[0] for outcome in outcomes]
+    outcomes = distinct(outcomes)
+    decisions = columns(outcomes).decision
     blocks, scattered = marks(decisions)
     doubtful, bits = False, {block: new.to_bytes(32, "little") for block, new in blocks.items()} | scattered
     for block, new in bits.items():

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 from gateway.clock import wall
-from gateway.record.events import Outcome, Reward, Shadowed, columns
+from gateway.record.events import Outcome, Reward, Shadowed
 from gateway.record.page import DamagedPage
 from gateway.state import damage
 from gateway.state.base import Counts, DecisionRecord, OutcomeFilter, Retention, RewardResult
@@ -166,12 +166,11 @@ class SqliteStore:
         self, connection: sqlite3.Connection, outcomes: Sequence[Outcome], shadowed: Sequence[Shadowed]
     ) -> None:
         shares, cells = partial(self._published_shares, connection), dict[CellKey, Counts]()
-        new = pages.only_new(connection, outcomes)
+        new = pages.only_new(connection, outcomes) if outcomes else ()
         for start in range(0, len(new), MAX_PAGE_ROWS):  # a longer step would hold up the event loop
             for part in parts(new[start : start + MAX_PAGE_ROWS]):
-                by_column = columns(part)
-                pages.write(connection, by_column)
-                for key, counts in tally(by_column, shares).items():
+                pages.write(connection, part.columns)
+                for key, counts in tally(part.columns, shares).items():
                     add_counts(cells.setdefault(key, Counts()), counts)
         if cells:
             with damage.cells_of({cell.route for cell in cells}):

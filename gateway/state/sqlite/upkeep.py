@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from gateway.record.events import Outcome, columns
+from gateway.record.events import Outcome
 from gateway.record.page import decode
 from gateway.state.base import ALLOCATION, Counts, Retention
 from gateway.state.exact import ExactSums
@@ -263,5 +263,5 @@ def _merge_pages(connection: sqlite3.Connection, now: float) -> bool:
         outcomes += decode(data, page)
         connection.execute("DELETE FROM pages WHERE id = ?", (page,))
     for part in parts(outcomes):
-        pages.write(connection, columns(part), merged=True)
+        pages.write(connection, part.columns, merged=True)
     return bool(chosen)
