@@ -20,8 +20,7 @@ METADATA: Final = "turnout"
 MIRROR: Final = "-"
 """Takes the place of a variant for addresses that get copies."""
 OVERWRITE: Final = "OVERWRITE_IF_EXISTS_OR_ADD"
-ORIGINAL_PATH: Final = "x-turnout-path"
-"""Request header with the path before it was replaced; what a client sends under this name is removed."""
+_PATH_FILTER: Final = "turnout.path"
 _ENVOY: Final = "type.googleapis.com/envoy"
 _OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _POLICIES: Final = {"least_load": "LEAST_REQUEST", "round_robin": "ROUND_ROBIN", "random": "RANDOM"}
@@ -156,20 +155,21 @@ def _path(prefix: str, other: str | None, base: str) -> list[Json]:
         "@type": f"{_ENVOY}.extensions.filters.http.lua.v3.Lua",
         "default_source_code": {"inline_string": _path_filter(prefix, other, base)},
     }
-    return [{"name": "turnout.path", "typed_config": lua}]
+    return [{"name": _PATH_FILTER, "typed_config": lua}]
 
 
 def _path_filter(prefix: str, other: str | None, base: str) -> str:
     """Lua that puts ``base`` before the path, and ``other`` in place of ``prefix``.
 
     As in the gateway itself, exactly one slash stands between a replacement and what follows it. All attempts of a
-    request share its headers, so the first one replaces the path for all.
+    request share its headers and metadata, so the first one replaces the path for all.
     """
     lines = [
+        "local known = handle:streamInfo():dynamicMetadata()",
+        f'if known:get("{_PATH_FILTER}") then return end',
+        f'known:set("{_PATH_FILTER}", "replaced", true)',
         "local headers = handle:headers()",
-        f'if headers:get("{ORIGINAL_PATH}") then return end',
         'local path = headers:get(":path")',
-        f'headers:replace("{ORIGINAL_PATH}", path)',
     ]
     if other is not None:
         slash = '"/" .. ' if prefix.endswith("/") else ""

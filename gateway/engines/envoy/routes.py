@@ -15,7 +15,6 @@ from gateway.config.document import Document
 from gateway.config.route import MatchConfig, RouteConfig
 from gateway.engines.envoy.clusters import (
     METADATA,
-    ORIGINAL_PATH,
     OVERWRITE,
     cluster_name,
     mirror_name,
@@ -43,7 +42,7 @@ def route_table(document: Document, engine: str, assigned: Mapping[str, Assigned
         "name": engine,
         # A table never names a cluster that the node does not have: it keeps its last good one until it does.
         "validate_clusters": True,
-        "request_headers_to_remove": ["x-variant", ORIGINAL_PATH],
+        "request_headers_to_remove": ["x-variant"],
         "virtual_hosts": [{"name": engine, "domains": ["*"], "routes": [*table, _unknown_route()]}],
     }
 
