@@ -1,6 +1,6 @@
 """The lift of identical variants on a sticky canary: how often does its interval exclude zero?
 
-`python -m benchmarks.sticky_stages [--runs 200] [--only stages|missing|failing]` prints the tables of
+`python -m benchmarks.sticky_stages [--runs 200] [--only stages|missing|failing|young]` prints the tables of
 docs/benchmarks_statistics.md. Every reward is counted by `gateway.state.units.Counting`, read by
 `gateway.ingest.evidence`, and compared by `gateway.control.reports.lift`, as in production, at 20 looks in 10,000
 requests. *Pooled*: the same record with the units of each epoch as new ones, and with missing values as independent
@@ -40,7 +40,8 @@ class World:
     """``skew``: requests of the k-th busiest of ``users`` are in proportion to k^-skew; ``icc``: correlation of the
     rewards of one; ``level``: the mean of both variants at first, and ``trend`` how many times it grows;
     ``silent``: the part of the requests of the busiest user of all, who is never rewarded; ``failing``: the part of the
-    users whose requests all fail, which counts as the worst value: the metric is minimized."""
+    users whose requests all fail, which counts as the worst value: the metric is minimized; ``mended``: the part of the
+    run after which none fail; ``restart``: that at which a new leader begins, who knows the users from then on."""
 
     users: int = 500
     skew: float = 0.5
@@ -51,6 +52,8 @@ class World:
     missing: str = "ignore"
     silent: float = 0.0
     failing: float = 0.0
+    mended: float = 1.0
+    restart: float = 0.0
 
     @property
     def activity(self) -> Floats:
@@ -140,6 +143,10 @@ def looks(world: World, seed: int) -> Iterator[Look]:
         good = rng.random(REQUESTS) < betaincinv(mean * weight, (1 - mean) * weight, places[who])
         stage = period * len(world.stages) // PERIODS
         good &= who < world.users
+        if period == round(world.restart * PERIODS):
+            route.outcomes.clear()
+        if period == round(world.mended * PERIODS):
+            broken[:] = False
         route.serve(stage, world.stages[stage], who.tolist(), points, good.tolist(), broken[who].tolist())
         yield compared(route)
 
@@ -229,17 +236,38 @@ FAILING = {
         (0.05, 0.01, 0.3, 0.02, 0.5),
     )
 }
+YOUNG = {
+    f"{failing:.0%}, {users}, {skew:g}, {'mended' if mended < 1 else 'go on'}, {restart:.0%}": World(
+        users=users,
+        skew=skew,
+        icc=0.1,
+        level=0.02,
+        missing="zero",
+        failing=failing,
+        mended=mended,
+        restart=restart,
+    )
+    for failing, users, skew, mended, restart in (
+        (0.1, 200, 0.0, 0.4, 0.5),
+        (0.1, 200, 0.0, 0.8, 0.85),
+        (0.1, 500, 0.5, 0.8, 0.85),
+        (0.1, 200, 0.0, 1.0, 0.5),
+        (0.1, 200, 0.0, 1.0, 0.85),
+        (0.1, 500, 0.5, 1.0, 0.85),
+    )
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--only", choices=("stages", "missing", "failing"))
+    parser.add_argument("--only", choices=("stages", "missing", "failing", "young"))
     given = parser.parse_args()
     tables = {
         "stages": ("| stages, skew, icc, level |", STAGES),
         "missing": ("| rewarded, skew, icc, silent, share |", MISSING),
         "failing": ("| failing, complaints, skew, icc, share |", FAILING),
+        "young": ("| failing, users, skew, failures, new leader at |", YOUNG),
     }
     for name, (head, worlds) in tables.items():
         if given.only in (None, name):

@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
-from math import inf
+from math import inf, sqrt
 from typing import Final
 
 import numpy as np
@@ -150,7 +150,8 @@ class UnitSums:
     """Of the weights of the requests of each unit that failed, and of all its requests, one without a unit being its
     own; None: not known."""
     worst: RewardSums = field(default_factory=RewardSums)
-    """Of ``missing``, those that do not count as zero but, since the request failed, as the metric's worst value."""
+    """Of ``missing``, those that do not count as zero but, since the request failed, as the metric's worst value; with
+    the weights of ``requests``."""
 
 
 def design_effect(alone: WeightedSums, units: UnitSums) -> tuple[float, float]:
@@ -159,7 +160,8 @@ def design_effect(alone: WeightedSums, units: UnitSums) -> tuple[float, float]:
     ``alone``: the sums of the values with the same weights. Where the requests of units are not known, missing values
     are taken for those of units as large as the others, all of whose values are missing. Values that are not among
     ``units``, because only a part of the time is known by unit, are taken for further ones of the same units: the
-    variance is then rather too large.
+    variance is then rather too large. Failures beyond those that are known by unit are taken for those of units whose
+    requests all failed.
     """
     sums, weights = units.weighted.x, units.weighted.y
     missing, loose = units.missing / units.values, units.loose / units.values
@@ -175,17 +177,25 @@ def design_effect(alone: WeightedSums, units: UnitSums) -> tuple[float, float]:
         return 1.0, groups
     mean, of_failures = alone.total / alone.weight, 0.0
     if units.requests is not None and units.worst.count > 0:
-        failed, worst = units.requests.x, units.worst.mean
-        failing = failed.total / size.total
-        squares = failed.squares - 2 * failing * _products(units.requests) + failing * failing * size.squares
-        of_failures = known * max(known, 1.0) * worst * worst * max(squares, 0.0)
-        mean -= worst * failing
+        of_failures = _of_failures(units.requests, units.worst, alone.weight)
+        mean -= units.worst.total / alone.weight
     # Of the products of a unit's sum and its requests, those with the requests that were rewarded are known, and less.
     between = covering * max(covering, 1.0) * (sums.squares - 2 * mean * _products(units.weighted))
     between += known * max(known, 1.0) * mean * mean * size.squares * (1.0 + missing / grouped)
     # Which units were rewarded and failed is not known: as if they were the same ones.
-    between = (max(between, 0.0) ** 0.5 + of_failures**0.5) ** 2
+    between = (max(between, 0.0) ** 0.5 + of_failures) ** 2
     return max(between / deviations + loose, 1.0), groups
+
+
+def _of_failures(requests: PairSums, worst: RewardSums, weight: float) -> float:
+    """Return the square root of the variance between units that failures of the total ``weight`` make, at most."""
+    failed, size = requests.x, requests.y
+    known = weight / size.total
+    failing, earlier = failed.total / size.total, max(worst.count - min(known, 1.0) * failed.total, 0.0)
+    told = failed.squares - 2 * failing * _products(requests) + failing * failing * size.squares
+    of_unit = max(known, 1.0) * size.squares / size.total  # the requests of a unit, as a request meets it
+    untold = earlier * of_unit * (1.0 - min(earlier / weight, 1.0))
+    return abs(worst.mean) * (sqrt(min(known, 1.0) * max(told, 0.0)) + sqrt(untold))
 
 
 def _products(pairs: PairSums) -> float:
@@ -248,12 +258,16 @@ class Periods:
         )
 
     def _by_unit(self, variant: str, metric: str, found: WeightedSums) -> WeightedSums:
-        each = [units[variant, metric] for units in self._units if (variant, metric) in units]
+        p, key = self._propensity.get(variant, self._never), (variant, metric)
+        each = [
+            (units[key], w) for units, w in zip(self._units, (1.0 - p).tolist(), strict=True) if key in units
+        ]
         if not each or not found.weight > 0:
             return found
-        p = self._propensity.get(variant, self._never)
-        alone = _weighted(self._sums.get((variant, metric)), p > 0, 1.0 - p[p > 0])
-        return found.by_unit(*design_effect(alone, _together(each))) if alone.weight > 0 else found
+        alone = _weighted(self._sums.get(key), p > 0, 1.0 - p[p > 0])
+        worst = _sum([units.worst * w for units, w in each])
+        together = replace(_together([units for units, _ in each]), worst=worst)
+        return found.by_unit(*design_effect(alone, together)) if alone.weight > 0 else found
 
 
 def _together(each: Sequence[UnitSums]) -> UnitSums:
@@ -263,8 +277,7 @@ def _together(each: Sequence[UnitSums]) -> UnitSums:
         axis=0
     )
     requests = next((units.requests for units in each if units.requests is not None), None)
-    worst = _sum([units.worst for units in each])
-    return UnitSums(PairSums(*parts), float(values), float(missing), float(loose), requests, worst)
+    return UnitSums(PairSums(*parts), float(values), float(missing), float(loose), requests)
 
 
 def _sum(sums: Sequence[RewardSums]) -> RewardSums:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.sticky_stages import TEN, World, simulate
-from policies.sequential.design_based import UnitSums, WeightedSums, design_effect
+from policies.sequential.design_based import Period, Periods, UnitSums, WeightedSums, design_effect
 from policies.types import PairSums, RewardSums
 
 
@@ -51,9 +51,11 @@ def test_the_variance_is_at_least_that_between_units(silent: int, loose: int) ->
     assert bool(unknown < between) is (silent > 0), "of units like those that were rewarded"
 
 
+@pytest.mark.parametrize("young", [False, True])
 @pytest.mark.parametrize("chosen", ["the same", "others"])
-def test_failures_that_count_as_the_worst_value_vary_between_units(chosen: str) -> None:
-    """Of a metric whose worst value is 3: half of the requests of some units fail, and count as 3, not reported."""
+def test_failures_that_count_as_the_worst_value_vary_between_units(chosen: str, young: bool) -> None:
+    """Of a metric whose worst value is 3: half of the requests of some units fail, and count as 3, not reported. A
+    young leader knows a fifth of the requests by unit, and none of those that failed."""
     rng = np.random.default_rng(4)
     number, rate = rng.geometric(0.1, 400), rng.beta(0.5, 2, 400)
     order = rate if chosen == "the same" else -rate
@@ -62,15 +64,26 @@ def test_failures_that_count_as_the_worst_value_vary_between_units(chosen: str) 
     values, failures = float(number.sum()), float(failed.sum())
     total, squares = rewarded.sum() + 3 * failures, rewarded.sum() + 9 * failures
     alone = WeightedSums.of(RewardSums(values, total, squares), 1.0)
-    told = rewarded[rewarded > 0]
+    told, part = rewarded[rewarded > 0], np.float64(0.2 if young else 1.0)
     units = UnitSums(
         PairSums.of(told, told),
         values,
         missing=values - told.sum(),
-        requests=PairSums.of(failed.astype(float), number.astype(float)),
+        requests=PairSums.of(failed * float(not young), number * part),
         worst=RewardSums(failures, 3 * failures, 9 * failures),
     )
     effect, _ = design_effect(alone, units)
     between = ((rewarded + 3 * failed - total / values * number) ** 2).sum() / alone.squared_deviations()
-    assert between <= effect < 3.5 * between
+    assert between <= effect < (5.5 if young else 3.5) * between
     assert design_effect(alone, replace(units, worst=RewardSums()))[0] < between
+
+    # In a bandit's period with a share of 0.8 each value has the weight 0.2, and all tell the same.
+    every, w = RewardSums(values, total, squares), 0.2
+    weighted = replace(
+        units,
+        weighted=PairSums.of(w * told, w * told),
+        requests=PairSums.of(w * failed * float(not young), w * number * part),
+    )
+    period = Period({"a": 1 - w, "b": w}, {("a", "m"): every, ("b", "m"): every}, {("a", "m"): weighted})
+    found, _ = Periods([period]).weighted("m", "a", "b")
+    assert found.squares2 == pytest.approx(effect * WeightedSums.of(every, w).squares2)
