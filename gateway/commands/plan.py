@@ -21,7 +21,7 @@ from gateway.ingest.comparable import known_before
 from gateway.ingest.evidence import Rewarded, rewarded
 from gateway.state import open_store
 from policies.rollout.guardrails import border
-from policies.rollout.verdicts import Guardrail
+from policies.rollout.verdicts import Guardrail, written
 from policies.sequential.adjusted import without_predicted
 from policies.sequential.planning import Needed, for_means, for_rates
 from policies.types import RewardSums
@@ -219,7 +219,7 @@ def _table(rows: list[dict[str, Any]], usual: Usual, worse: float, *, sticky: bo
     cells = [
         (
             f"{row['share']:.1%}",
-            f"{row['metric']} {row['bound']} {row['limit']:g}",
+            f"{row['metric']} {written(row['bound'], row['limit'])}",
             _cell(row["fail"]),
             _cell(row["pass"]),
         )

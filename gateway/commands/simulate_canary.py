@@ -123,12 +123,15 @@ def _value_metric(
 ) -> ValueMetric:
     """What a real or count metric is like in a candidate's world."""
     baseline, given = means
-    more_is_worse = rail.bound in ("max_increase", "max_ratio")
-    change = _VALUE_CHANGE if more_is_worse else -_VALUE_CHANGE
+    change = _VALUE_CHANGE if _more_is_worse(rail) else -_VALUE_CHANGE
     worse = baseline * (1 + change) if given is None else given
     candidate = {"less accurate": worse, "better": baseline * (1 - change)}.get(name, baseline)
     kind: Literal["real", "count"] = "count" if metric.type == "count" else "real"
     return ValueMetric(rail.metric, kind, baseline, candidate, sd, metric.capped_range)
+
+
+def _more_is_worse(rail: Guardrail) -> bool:
+    return rail.bound in ("max_increase", "max_ratio")
 
 
 def _observed(rail: Guardrail) -> bool:
@@ -139,14 +142,14 @@ def _known(rail: Guardrail) -> Guardrail:
     """The simulated services have one metric: the share of good responses, or of bad ones if less is better."""
     if _observed(rail):
         return rail
-    opposite = rail.max_decrease is None
-    return replace(rail, metric=simulate_rollout.COMPLAINT if opposite else simulate_rollout.REWARD)
+    metric = simulate_rollout.COMPLAINT if _more_is_worse(rail) else simulate_rollout.REWARD
+    return replace(rail, metric=metric)
 
 
 def _note(rail: Guardrail) -> str:
     if _observed(rail):
         return ""
-    said = "bad responses, usually 10 %" if rail.max_decrease is None else "good responses, usually 90 %"
+    said = "bad responses, usually 10 %" if _more_is_worse(rail) else "good responses, usually 90 %"
     return f"{rail.metric} is simulated as the share of {said}: 82 % good in the less accurate"
 
 

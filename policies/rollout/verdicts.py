@@ -162,9 +162,11 @@ class Verdict:
 
     def breach(self) -> str:
         """What a failed guardrail says: its bound, what was seen with its interval, and after how much."""
-        said = f"{self.metric} breaches {self.bound} {self._amount(self.limit)}"
+        relative = self.bound == "min_ratio"
+        limit = written(self.bound, self.limit) if relative else f"{self.bound} {self._amount(self.limit)}"
+        said = f"{self.metric} breaches {limit}"
         if self.estimate is not None:
-            said += f": {self._amount(self.estimate)}"
+            said += f": {'ratio ' if relative else ''}{self._amount(self.estimate)}"
         if self.interval is not None:
             said += f", interval {' to '.join(map(self._amount, self.interval))}"
         return f"{said}, after {self.samples:g} {self.unit}" if self.samples else said
@@ -186,6 +188,11 @@ class Verdict:
         )
         known = {name: data[name] for name in cls.__slots__ if name in data}
         return cls(**{**known, "interval": interval})
+
+
+def written(bound: str, limit: float) -> str:
+    """Return a limit as a configuration states it: there, ``min_ratio`` is a relative decrease."""
+    return f"max_relative_decrease {100 * (1 - limit):.3g}%" if bound == "min_ratio" else f"{bound} {limit:g}"
 
 
 def _finite(value: float | None) -> float | None:

@@ -336,6 +336,26 @@ def test_simulate_says_what_it_can_not_simulate(tmp_path: Path) -> None:
     assert "nothing to simulate" in turnout(*words, "--route", "alone", code=1)
 
 
+def test_simulate_takes_a_relative_decrease_for_one_of_good_responses(tmp_path: Path) -> None:
+    file = tmp_path / "turnout.yaml"
+    right = "metrics: {spent: {type: boolean}}\n" + UNSEEN.partition("}}\n")[2]
+    file.write_text(right.replace("max_decrease: 0.1", "max_relative_decrease: 20%"))
+    words = (
+        "simulate",
+        "--config",
+        str(file),
+        "--route",
+        "paying",
+        "--repetitions",
+        "1",
+        "--world",
+        "better",
+    )
+    (better,) = turnout_json(*words, "--requests", "20000", "--rate", "20")["worlds"]
+    assert better["assumed"].endswith("within your limits")
+    assert "rolled_back" not in better["ended"]
+
+
 LINEAR = """
 metrics: {good: {type: boolean}, cost: {type: real, goal: minimize}}
 backends: {a: {url: "http://127.0.0.1:1"}}
