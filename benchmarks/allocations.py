@@ -1,8 +1,9 @@
 """How long the loops that move allocations hold up the event loop: `gateway.loops.allocation` and
 `gateway.loops.controller` themselves, on uvloop, over a real SQLite store and with the gateway's own threads. 100
-bandit routes of 5 variants, each with a guardrail and a stop rule, all have new outcomes and rewards each second.
+bandit routes of 5 variants, each with a guardrail and a stop rule, all have new outcomes and rewards each second,
+and had them for two hours.
 
-    python -m benchmarks.allocations [--routes 100] [--variants 5] [--metric boolean] [--seconds 20] [--json]
+    python -m benchmarks.allocations [--routes 100] [--variants 5] [--metric boolean] [--history 7200] [--seconds 20]
 
 A heartbeat comes round as often as the loop lets it; each gap between two beats is a time for which no request
 would have been looked at. In wall time a gap has in it whatever else the machine was doing meanwhile, and the
@@ -17,12 +18,14 @@ import argparse
 import asyncio
 import gc
 import json
+import operator
 import os
+import sqlite3
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -62,6 +65,8 @@ class Row:
     """The longest gap in processor time of the loop's own thread."""
     published: float
     """Allocations a second."""
+    in_threads: float
+    """Processor time of all other threads of this process, in each second."""
 
 
 class _RunDelay:
@@ -86,6 +91,7 @@ class Heartbeat:
     def __init__(self) -> None:
         self.beats = self.over_1ms = self.over_5ms = 0
         self.longest = self.ours = self.on_the_loop = 0.0
+        self._began = _clocks(_RunDelay())
 
     async def run(self) -> None:
         delayed = _RunDelay()
@@ -104,6 +110,8 @@ class Heartbeat:
             self.on_the_loop = max(self.on_the_loop, thread - before[2])
 
     def row(self, published: float) -> Row:
+        """``published``: allocations a second."""
+        wall, process, thread, _ = map(operator.sub, _clocks(_RunDelay()), self._began)
         return Row(
             self.beats,
             1e3 * self.longest,
@@ -112,6 +120,7 @@ class Heartbeat:
             1e3 * self.ours,
             1e3 * self.on_the_loop,
             published,
+            1e3 * (process - thread) / wall,
         )
 
 
@@ -144,25 +153,43 @@ class Traffic:
 
     def __init__(self, store: SqliteStore, routes: int, variants: int, rng: np.random.Generator) -> None:
         self._store, self._routes, self._variants, self._rng = store, routes, variants, rng
-        self._numbers = count(1)
+        self._numbers, self._epoch = count(1), 1
 
     async def come(self, each: int, pause: float) -> None:
         """``each`` requests for every variant of every route, a route at a time, as feedback calls would."""
         for r in range(self._routes):
-            outcomes = [self._outcome(r, k) for k in range(self._variants) for _ in range(each)]
+            outcomes = [
+                self._outcome(r, k, time.time() - 1.0) for k in range(self._variants) for _ in range(each)
+            ]
             await self._store.append(outcomes)
             await self._store.reward([self._reward(outcome) for outcome in outcomes])
             await asyncio.sleep(pause)
 
-    def _outcome(self, route: int, k: int) -> Outcome:
-        now, number, variant = time.time() - 1.0, next(self._numbers), f"v{k}"
+    async def past(self, seconds: float) -> None:
+        """Two requests for every variant each two seconds, under an epoch whose shares differ by about one per cent."""
+        end = time.time() - 2.0
+        times = np.arange(end - seconds, end, 2.0).tolist()
+        shares = self._rng.dirichlet([20_000 / self._variants] * self._variants, len(times)).tolist()
+        for start in range(0, len(times), 500):
+            outcomes = [
+                self._outcome(0, k, now + second)._replace(epoch=epoch, propensity=shares[epoch - 1][k])
+                for epoch, now in enumerate(times[start : start + 500], start + 1)
+                for k in range(self._variants)
+                for second in (0.0, 1.0)
+            ]
+            await self._store.append(outcomes)
+            await self._store.reward([self._reward(outcome) for outcome in outcomes])
+        self._epoch = len(times) + 1
+
+    def _outcome(self, route: int, k: int, now: float) -> Outcome:
+        number, variant = next(self._numbers), f"v{k}"
         return Outcome(
             decision=int(now * 1e3).to_bytes(6, "big") + number.to_bytes(10, "big"),
             time=now,
             route=f"r{route}",
             policy="bandit",
             revision=1,
-            epoch=1,
+            epoch=self._epoch,
             unit=number,
             sticky=False,
             assigned=variant,
@@ -216,26 +243,45 @@ async def resting(seconds: float) -> Row:
     return heart.row(0.0)
 
 
-async def measured(routes: int, variants: int, kind: str, seconds: float) -> dict[str, Row]:
+def copy_history(path: Path, routes: int) -> None:
+    """Give the aggregates of the first route to all others."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for table in ("outcome_cells", "reward_cells", "outcome_totals", "reward_totals"):
+            columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+            rest = ", ".join(column for column in columns if column != "route")
+            connection.executemany(
+                f"INSERT INTO {table} (route, {rest}) SELECT ?, {rest} FROM {table} WHERE route = 'r0'",
+                [(f"r{r}",) for r in range(1, routes)],
+            )
+
+
+async def measured(routes: int, variants: int, kind: str, history: float, seconds: float) -> dict[str, Row]:
     asyncio.get_running_loop().set_default_executor(pool())
     rows = {"nothing to do": await resting(seconds / 4)}
     with tempfile.TemporaryDirectory() as folder:
-        store = SqliteStore(Path(folder) / "record.db")
+        path = Path(folder) / "record.db"
+        store = SqliteStore(path)
         await store.open()
+        traffic = Traffic(store, routes, variants, np.random.default_rng(1))
+        await traffic.past(history)
+        await asyncio.to_thread(copy_history, path, routes)
         seen: list[Published] = []
         allocations = Allocations(
             store, owner="bench", clock=time.time, swap=lambda *_: None, announce=seen.append
         )
         await allocations.start()
         given = document(routes, variants, kind)
-        controller = Controller(store, allocations, clock=time.time, emit=_unheard)
+        ago = history
+        controller = Controller(store, allocations, clock=lambda: time.time() - ago, emit=_unheard)
         steered = {name: Steering() for name in given.routes}
         begun = {name: arranged(plan(given, name), None, None, b"") for name in given.routes}
         controller.take(given, steered)
         allocations.take(given, begun)
-        traffic = Traffic(store, routes, variants, np.random.default_rng(1))
         await traffic.come(20, 0.0)
         await allocations.step()
+        await controller.step()  # guardrails compare since then
+        ago = 0.0
+        await controller.step()
         rows["traffic alone"] = await _run(traffic, routes, [], seconds / 4)
         seen.clear()
         steps = {"allocations": allocations.step, "controllers": controller.step}
@@ -279,25 +325,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--routes", type=int, default=100)
     parser.add_argument("--variants", type=int, default=5)
     parser.add_argument("--metric", default="boolean", choices=("boolean", "fraction", "real", "count"))
+    parser.add_argument("--history", type=float, default=7200.0, help="seconds of traffic before")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
     prioritise_event_loop()
     _ease_collector()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        rows = runner.run(measured(given.routes, given.variants, given.metric, given.seconds))
+        rows = runner.run(measured(given.routes, given.variants, given.metric, given.history, given.seconds))
     if given.json:
         json.dump({name: asdict(row) for name, row in rows.items()}, sys.stdout, indent=1)
         print()
         return 0
     print(f"{given.routes} routes x {given.variants} variants, {given.metric}; ms")
     print(
-        f"{'':34}{'longest':>9}{'over 1':>8}{'over 5':>8}{'ours':>8}{'loop':>8}{'published/s':>13}{'beats':>10}"
+        f"{'':34}{'longest':>9}{'over 1':>8}{'over 5':>8}{'ours':>8}{'loop':>8}{'published/s':>13}"
+        f"{'threads':>9}{'beats':>10}"
     )
     for name, row in rows.items():
         print(
             f"{name:34}{row.longest:9.2f}{row.over_1ms:8}{row.over_5ms:8}{row.ours:8.2f}{row.on_the_loop:8.2f}"
-            f"{row.published:13.0f}{row.beats:10}"
+            f"{row.published:13.0f}{row.in_threads:9.0f}{row.beats:10}"
         )
     return 0
 

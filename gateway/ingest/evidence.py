@@ -241,10 +241,16 @@ async def over_time(
     """
     each = epochs or epoch is not None
     found: list[RewardedBucket] = []
+
+    def read(buckets: list[Bucket], step: float) -> list[RewardedBucket]:
+        rewarded = of_buckets(buckets, metrics, now=now, step=step)
+        buckets.clear()  # to free thousands would hold up the event loop
+        return rewarded
+
     async for step, buckets in all_buckets(
         store, route, now=now, since=since, histograms=histograms, epochs=each
     ):
-        found += await asyncio.to_thread(of_buckets, buckets, metrics, now=now, step=step)
+        found += await asyncio.to_thread(read, buckets, step)
     return [bucket for bucket in found if epoch is None or bucket.epoch == epoch]
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from time import perf_counter
 from typing import Final
 
@@ -20,17 +21,19 @@ from gateway.config.document import Document
 from gateway.ingest.by_unit import OutcomesByUnit
 from gateway.ingest.comparable import units_of_all_time
 from gateway.ingest.evidence import Metric, RewardedBucket, ended_before, of_buckets, over_time
+from gateway.ingest.remembered import Remembered, spans
 from gateway.loops.periodic import MAX_READ_SHARE
 from gateway.loops.rollout_evidence import capped_ranges
 from gateway.loops.unit_evidence import UnitEvidence
 from gateway.record.histogram import edges
-from gateway.state.base import BUCKET_S, Counts
+from gateway.state.base import BUCKET_S, Bucket, Counts
 from gateway.state.store import EvidenceStore
 from policies.rollout.ejections import Ejections
 from policies.rollout.guardrails import Judgement, judge_all
 from policies.sequential.metric_comparison import Evidence, Interval
 from policies.sequential.stratified import StratifiedComparison, Stratum
-from policies.types import MetricType
+from policies.sequential.unit_outcomes import UnitOutcomes
+from policies.types import MetricType, PairSums
 
 SETTLED_S: Final = 10.0
 """Seconds after which a bucket of the aggregates is taken: its outcomes are there."""
@@ -38,18 +41,19 @@ MAX_STRETCHES: Final = 360
 """How many stretches of a metric's window are read repeatedly, at most, while their rewards still come in."""
 _NOTHING: Final = Stratum()
 
+_Matched = dict[str, StratifiedComparison]
+"""By variant, its comparison with the baseline."""
 Pair = tuple[Evidence, Evidence]
 """The baseline's, and a variant's."""
 
 
 @dataclass(slots=True)
 class _Fresh:
-    """Rewards of decisions whose window is open. They are read again now and then."""
+    """Rewards of decisions whose window is open. They are read again now and then, where they changed."""
 
-    due: float
-    matched: dict[str, StratifiedComparison] = field(
-        default_factory=lambda: defaultdict(StratifiedComparison)
-    )
+    parts: Remembered[_Matched]
+    due: float = 0.0
+    matched: _Matched = field(default_factory=lambda: defaultdict(StratifiedComparison))
 
 
 @dataclass(slots=True)
@@ -61,9 +65,7 @@ class _Watched:
     until: float
     rewarded: dict[str, float] = field(default_factory=dict)
     """Of each metric, the end of what is in ``matched``: what was decided later may still be rewarded."""
-    matched: dict[str, StratifiedComparison] = field(
-        default_factory=lambda: defaultdict(StratifiedComparison)
-    )
+    matched: _Matched = field(default_factory=lambda: defaultdict(StratifiedComparison))
     fresh: dict[str, _Fresh] = field(default_factory=dict)
     """By metric: what has come so far for the decisions behind that end."""
 
@@ -141,9 +143,8 @@ class GuardrailEvidence:
                 self._store, name, reported(document, name), now=now, since=since, histograms=False
             )
             outcomes = await self._units.read(name, since)
-            settled = [bucket for bucket in buckets if bucket.start < until]
             earned = await units_of_all_time(self._store, name)
-            found = await asyncio.to_thread(UnitEvidence.of, settled, outcomes, earned)
+            found = await asyncio.to_thread(_of_settled, buckets, until, outcomes, earned)
             due = now + (perf_counter() - began) / MAX_READ_SHARE
             known = self._of_route[name] = _SeenOfUnits(since, now, due, found)
         return known.found
@@ -165,40 +166,36 @@ class GuardrailEvidence:
                 name, since=watched.until, until=until, step=BUCKET_S, epochs="alike"
             )
             watched.until = until
-            read = await asyncio.to_thread(of_buckets, buckets, {}, now=now)
-            await asyncio.to_thread(_add, watched.matched, baseline, read, ())
+            await asyncio.to_thread(_add_counts, watched.matched, baseline, buckets, now)
         for metric, m in declared.items():
             step = _stretch(m.window) if m.missing == "ignore" else BUCKET_S
             edge, since = ended_before(now, m.window, step), watched.rewarded.get(metric, watched.since)
             moved = edge > since
+            make = partial(_rewards, baseline, {metric: m}, now)
             if moved:
-                await self._rewards(name, baseline, watched.matched, {metric: m}, since, edge, step)
+                buckets = await self._store.series(
+                    name, since=since, until=edge, step=step, epochs="alike", histograms=False
+                )
+                watched.matched = _joined([watched.matched, await asyncio.to_thread(make, buckets, step)])
                 watched.rewarded[metric] = since = edge
-            old = watched.fresh.get(metric)
-            if m.missing == "ignore" and (moved or old is None or now >= old.due):
-                watched.fresh[metric] = fresh = _Fresh(now + step)
-                await self._rewards(name, baseline, fresh.matched, {metric: m}, since, until, step)
+            fresh = watched.fresh.get(metric)
+            if m.missing == "ignore" and (moved or fresh is None or now >= fresh.due):
+                fresh = watched.fresh.setdefault(metric, _Fresh(Remembered(make)))
+                parts = await fresh.parts.read(self._store, name, spans(since, until, step), now=now)
+                fresh.matched = await asyncio.to_thread(_joined, parts)
+                fresh.due = now + step
 
-    async def _rewards(
-        self,
-        name: str,
-        baseline: str,
-        into: dict[str, StratifiedComparison],
-        metrics: Mapping[str, Metric],
-        since: float,
-        until: float,
-        step: float,
-    ) -> None:
-        """Adds what was earned by decisions within the limits, in strata of ``step`` seconds."""
-        buckets = await self._store.series(
-            name, since=since, until=until, step=step, epochs="alike", histograms=False
-        )
 
-        def add() -> None:
-            read = of_buckets(buckets, metrics, now=self._clock() - SETTLED_S)
-            _add(into, baseline, [replace(bucket, counts=Counts()) for bucket in read], metrics)
-
-        await asyncio.to_thread(add)
+def _of_settled(
+    buckets: list[RewardedBucket],
+    until: float,
+    outcomes: UnitOutcomes | None,
+    earned: Mapping[tuple[str, str], PairSums],
+) -> UnitEvidence:
+    """What the units did before ``until``. Empties ``buckets``: to free thousands would hold up the event loop."""
+    settled = [bucket for bucket in buckets if bucket.start < until]
+    buckets.clear()
+    return UnitEvidence.of(settled, outcomes, earned)
 
 
 def _stretch(window: float) -> float:
@@ -206,8 +203,33 @@ def _stretch(window: float) -> float:
     return max(1.0, -(-window // (MAX_STRETCHES * BUCKET_S))) * BUCKET_S
 
 
+def _add_counts(matched: _Matched, baseline: str, buckets: list[Bucket], now: float) -> None:
+    """Empties ``buckets``: to free thousands would hold up the event loop."""
+    _add(matched, baseline, of_buckets(buckets, {}, now=now), ())
+    buckets.clear()
+
+
+def _rewards(
+    baseline: str, metrics: Mapping[str, Metric], now: float, buckets: list[Bucket], step: float
+) -> _Matched:
+    """The comparisons in what was earned, in strata of ``step`` seconds. Empties ``buckets``."""
+    found: _Matched = defaultdict(StratifiedComparison)
+    read = of_buckets(buckets, metrics, now=now, step=step)
+    _add(found, baseline, [replace(bucket, counts=Counts()) for bucket in read], metrics)
+    buckets.clear()
+    return found
+
+
+def _joined(parts: Iterable[_Matched]) -> _Matched:
+    found: _Matched = defaultdict(StratifiedComparison)
+    for part in parts:
+        for variant, comparison in part.items():
+            found[variant] += comparison
+    return found
+
+
 def _add(
-    matched: dict[str, StratifiedComparison],
+    matched: _Matched,
     baseline: str,
     buckets: list[RewardedBucket],
     metrics: Collection[str],

@@ -20,10 +20,19 @@ from gateway.compile.steering import Steering
 from gateway.config.document import Document
 from gateway.ingest.by_unit import OutcomesByUnit
 from gateway.ingest.comparable import periods
-from gateway.ingest.evidence import Metric, by_time, observations, of_buckets, over_time, rewarded
+from gateway.ingest.evidence import (
+    Metric,
+    RewardedBucket,
+    by_time,
+    observations,
+    of_buckets,
+    over_time,
+    rewarded,
+)
 from gateway.ingest.feature_rows import MAX_HALF_LIVES, linear_sums
+from gateway.ingest.remembered import Remembered, spans_of_all
 from gateway.loops.periodic import MAX_READ_SHARE
-from gateway.state.base import BUCKET_S, OutcomeFilter
+from gateway.state.base import BUCKET_S, Bucket, OutcomeFilter
 from gateway.state.store import Store
 from policies.allocate import Plan, allocate
 from policies.allocation import bandit
@@ -91,12 +100,14 @@ class Learning:
         """By route: the observations, and the version of the rewards and the metrics that they were read for."""
         self._aged: dict[str, _Aged] = {}
         self._units = OutcomesByUnit(store, clock, max_look_s=MAX_UNITS_S)
+        self._parts: dict[str, tuple[Mapping[str, Metric], Remembered[Periods]]] = {}
+        """By route: the metrics, and the periods that the stop rule compares by, a span of time at a time."""
         self._compared: dict[str, tuple[Plan, float, Periods]] = {}
         """By route: the plan, when they were read, and the periods that the stop rule compares by."""
 
     def keep(self, names: Collection[str]) -> None:
         """Forget what was read of other routes than these."""
-        for known in (self._last, self._sums, self._aged, self._compared):
+        for known in (self._last, self._sums, self._aged, self._parts, self._compared):
             for name in known.keys() - names:
                 del known[name]
 
@@ -170,9 +181,10 @@ class Learning:
         )
 
         def read() -> dict[tuple[str, str], Discounted]:
-            return bandit.discounted(
-                by_time(of_buckets(buckets, metrics, now=now)), now=now, half_life=half_life
-            )
+            rewarded = by_time(of_buckets(buckets, metrics, now=now))
+            found = bandit.discounted(rewarded, now=now, half_life=half_life)
+            buckets.clear()  # to free thousands would hold up the event loop
+            return found
 
         found = await asyncio.to_thread(read)
         took = perf_counter() - began
@@ -181,7 +193,7 @@ class Learning:
         return found
 
     async def _periods(self, plan: Bandit, look: Look) -> Periods | None:
-        """What the stop rule compares by, read at most once in `STOP_RULE_S`: it is all of the route's history.
+        """What the stop rule compares by, read at most once in `STOP_RULE_S`.
 
         Missing values of sticky units that count as zero are of units whose numbers of requests the record tells; None
         while it is being read.
@@ -190,14 +202,30 @@ class Learning:
         if known is None or known[0] != plan or not now - STOP_RULE_S < known[1] <= now:
             metrics, sticky = look.metrics(plan), look.document.routes[look.name].unit is not None
             units: Mapping[tuple[str, str], PairSums] = {}
-            if sticky and any(m.missing == "zero" for m in metrics.values()):
+            zeros = any(m.missing == "zero" for m in metrics.values())
+            if sticky and zeros:
                 outcomes = await self._units.read(look.name, 0.0)
                 if outcomes is None:
                     return None
                 units = await asyncio.to_thread(outcomes.failures)
-            buckets = await over_time(self._store, look.name, metrics, now=now, histograms=False)
-            known = self._compared[look.name] = plan, now, await asyncio.to_thread(periods, buckets, units)
+            found = None if sticky or zeros else await self._of_requests(look.name, metrics, now)
+            if found is None or found.of_units:  # those of before, when units were sticky
+                buckets = await over_time(self._store, look.name, metrics, now=now, histograms=False)
+                found = await asyncio.to_thread(_periods, buckets, units)
+            known = self._compared[look.name] = plan, now, found
         return known[2]
+
+    async def _of_requests(self, name: str, metrics: Mapping[str, Metric], now: float) -> Periods:
+        """The periods of values of requests, of which only those that changed are read."""
+        known = self._parts.get(name)
+        if known is None or known[0] != metrics:
+
+            def made(buckets: list[Bucket], step: float) -> Periods:
+                return periods(of_buckets(buckets, metrics, now=now, step=step))
+
+            known = self._parts[name] = metrics, Remembered(made)
+        parts = await known[1].read(self._store, name, spans_of_all(now), now=now)
+        return await asyncio.to_thread(Periods.joined, parts)
 
     # Bandits with features: all work on numbers is done in threads --------------------------------------
     async def _contextual(self, plan: Contextual, look: Look) -> Proposal | None:
@@ -212,6 +240,13 @@ class Learning:
         recent = await self._store.outcomes(OutcomeFilter(route=look.name, limit=RECENT))
         fresh = await asyncio.to_thread(averaged, drawn, recent, held.allocation)
         return Proposal(fresh, drawn.evidence, drawn)
+
+
+def _periods(buckets: list[RewardedBucket], units: Mapping[tuple[str, str], PairSums]) -> Periods:
+    """`periods`, which empties ``buckets``: to free thousands would hold up the event loop."""
+    found = periods(buckets, units)
+    buckets.clear()
+    return found
 
 
 def counts_missing(look: Look) -> bool:

@@ -175,6 +175,13 @@ class AggregateStore(Protocol):
         """A number that moves with the rewards of a route; cheap to poll."""
         ...
 
+    async def changed_cells(self, route: str, *, since: int) -> tuple[int, list[int] | None]:
+        """The version of a route's aggregates, and the starts of the buckets that changed after the version ``since``.
+
+        None instead of the starts if all may have. What is folded changes at the start of the coarse bucket.
+        """
+        ...
+
     async def series(
         self,
         route: str,

@@ -12,6 +12,9 @@ from gateway.record import histogram
 from gateway.record.events import BLAMELESS, UNSEEN, Outcome, Reward, Shadowed, columns, grouped
 from gateway.state.base import BUCKET_S, Counts
 
+KEPT_CHANGES: Final = 4096
+"""Changes of a route's cells that are remembered: minutes of the busiest route."""
+
 
 class CellKey(NamedTuple):
     """One cell of the aggregates: one variant within one epoch and one bucket of time."""

@@ -209,3 +209,14 @@ async def test_a_start_says_that_the_revisions_are_gone(
     await fresh.changed()
     (event,) = await fresh.events()
     assert "the configuration file is used" in json.loads(event.data)["message"]
+
+
+async def test_buckets_of_before_are_not_taken_for_unchanged(
+    server: RedisServer, stores: list[RedisStore]
+) -> None:
+    one, *_ = stores
+    await one.append([outcome(T0)])
+    known, _ = await one.changed_cells("digits", since=-1)
+    server.send("FLUSHALL")
+    await one.append([outcome(T0 + 100)])
+    assert (await one.changed_cells("digits", since=known))[1] is None

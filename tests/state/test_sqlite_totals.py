@@ -96,7 +96,7 @@ def test_a_file_of_an_earlier_release_gets_its_totals(tmp_path: Path) -> None:
 
 def _without_totals(connection: sqlite3.Connection) -> None:
     """Make the file one of the release before totals."""
-    for table in ("outcome_totals", "reward_totals"):
+    for table in ("outcome_totals", "reward_totals", "changed_cells"):
         connection.execute(f"DROP TABLE {table}")
     connection.execute("DROP INDEX shadowed_by_route")
     connection.execute(f"PRAGMA user_version = {schema.MIGRATIONS.index(schema._TOTALS)}")

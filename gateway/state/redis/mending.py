@@ -14,6 +14,7 @@ from gateway.state.redis.script import Script
 from gateway.state.redis.sums import ALL, as_fields
 
 _REBUILD_TOTAL: Final = Script.load("rebuild_total")
+_FORGET_CHANGES: Final = Script.load("forget_changes")
 _READERS: Final[tuple[tuple[str, str, Callable[[bytes, bytes], object]], ...]] = (
     ("c", "cells", lambda field, cell: (cell_parts(field), unpack_counts([cell]))),
     ("s", "cells", lambda field, cell: (cell_parts(field), ExactSums.unpack(cell))),
@@ -44,6 +45,8 @@ async def mend(link: Link, route: str) -> Mended:
         # One at a time: all histograms of a route would hold up Redis for seconds.
         for field in sorted(totals):
             await link.run(_REBUILD_TOTAL, base, letter, index, field)
+    if found.repaired:
+        await link.run(_FORGET_CHANGES, base)
     return found
 
 

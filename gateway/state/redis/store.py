@@ -317,6 +317,8 @@ class RedisStore(Control):
         base = self._link.of_route(route)
         return await self._number(base, "changed", await self._link.command("GET", f"{base}:changed"))
 
+    changed_cells = _asks(sums.changed_cells)
+
     async def _since(self, route: str, since: float | None, epoch: int | None) -> float | None:
         """Nothing was decided in an epoch before it was published: that spares reading older buckets."""
         if epoch is None:

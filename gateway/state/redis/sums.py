@@ -15,7 +15,7 @@ from gateway.state.folding import Grouping, read_under
 from gateway.state.redis.codec import cell_parts, unpack_counts, unpack_decided, unpack_shares
 from gateway.state.redis.link import Link
 from gateway.state.redis.script import Script
-from gateway.state.tally import start_of
+from gateway.state.tally import KEPT_CHANGES, start_of
 from gateway.state.units import SEGMENT, metric_of
 from policies.types import RewardSums
 
@@ -236,6 +236,16 @@ def _by_bucket(found: Sequence[tuple[int, Fields]], width: int) -> list[tuple[in
         for start, fields in found
         for field, cell in fields.items()
     ]
+
+
+async def changed_cells(link: Link, route: str, *, since: int) -> tuple[int, list[int] | None]:
+    """The version of the cells, and which buckets changed after ``since``; None if that is not known."""
+    base = link.of_route(route)
+    version = int(await link.command("GET", f"{base}:cells_version") or 0)
+    if not max(version - KEPT_CHANGES, 0) <= since <= version:
+        return version, None
+    found = await link.command("ZRANGEBYSCORE", f"{base}:changed_cells", f"({since}", "+inf")
+    return version, list(map(int, found))
 
 
 async def agreement(link: Link, route: str, *, since: float | None = None) -> dict[str, tuple[int, int, int]]:

@@ -20,7 +20,7 @@ from gateway.state.damage import CELL_FAULTS, Mended
 from gateway.state.exact import ExactSums, Expansion
 from gateway.state.folding import LADDER
 from gateway.state.linear import ExactLinear
-from gateway.state.sqlite import pages, totals
+from gateway.state.sqlite import pages, sums, totals
 from gateway.state.tally import TOTAL_START, add_counts, tally
 
 _MAX_READ: Final = 100_000
@@ -39,6 +39,8 @@ def mend(connection: sqlite3.Connection, route: str) -> Mended:
     _mend_times(connection, route, found)
     _drop_linear(connection, route, found)
     _mend_totals(connection, route, found)
+    if found.repaired:
+        sums.forget_changes(connection, route)
     return found
 
 

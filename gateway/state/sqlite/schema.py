@@ -148,6 +148,13 @@ _SHADOWS: Final = """
 CREATE INDEX shadowed_by_route ON shadowed (route, shadow, decision);
 """
 
+_CHANGES: Final = """
+-- Which buckets of the aggregates changed lately (gateway.state.sqlite.sums.note_changes).
+CREATE TABLE changed_cells (
+  route TEXT, start INTEGER, version INTEGER NOT NULL, PRIMARY KEY (route, start)) WITHOUT ROWID;
+CREATE INDEX changed_cells_by_version ON changed_cells (route, version);
+"""
+
 MIGRATIONS: Final[tuple[str, ...]] = (
     _FIRST,
     _FEATURES,
@@ -158,6 +165,7 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     _INDEXES,
     _TOTALS,
     _SHADOWS,
+    _CHANGES,
 )
 """The script that leads to version 1, to version 2, ...; never edited once released."""
 

@@ -242,6 +242,7 @@ class SqliteStore:
     decided = _reads(_of_cells(sums.decided))
     reward_sums = _reads(_of_cells(sums.reward_sums))
     rewards_version = _reads(control.rewards_version)
+    changed_cells = _reads(sums.changed_cells)
     linear_sums = _reads(_of_cells(linear.totals))
     linear_series = _reads(_of_cells(linear.series))
     series = _reads(_of_cells(sums.series))

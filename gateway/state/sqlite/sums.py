@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from math import fsum
 from typing import Final
 
@@ -12,7 +13,7 @@ from gateway.state.base import Bucket, Counts
 from gateway.state.exact import ExactSums, Expansion
 from gateway.state.folding import Grouping, read_under
 from gateway.state.sqlite import totals
-from gateway.state.tally import CellKey, ShadowCounts, ShadowKey, SumKey, start_of
+from gateway.state.tally import KEPT_CHANGES, CellKey, ShadowCounts, ShadowKey, SumKey, start_of
 from gateway.state.units import SEGMENT
 from policies.types import RewardSums
 
@@ -44,6 +45,46 @@ def add_cells(connection: sqlite3.Connection, cells: Mapping[CellKey, Counts]) -
         "unseen = unseen + excluded.unseen",
         rows,
     )
+    note_changes(connection, cells)
+
+
+def note_changes(connection: sqlite3.Connection, cells: Iterable[CellKey | SumKey]) -> None:
+    """Notes which buckets of the aggregates change."""
+    by_route: defaultdict[str, set[int]] = defaultdict(set)
+    for key in cells:
+        by_route[key.route].add(key.start)
+    for route, starts in by_route.items():
+        version = _version(connection, route) + 1
+        connection.executemany(
+            "INSERT OR REPLACE INTO changed_cells VALUES (?,?,?)",
+            [(route, start, version) for start in starts],
+        )
+        connection.execute(
+            "DELETE FROM changed_cells WHERE route = ? AND version <= ?", (route, version - KEPT_CHANGES)
+        )
+
+
+def forget_changes(connection: sqlite3.Connection, route: str) -> None:
+    """Makes every reader read all buckets of the aggregates again."""
+    version = _version(connection, route) + KEPT_CHANGES + 1
+    connection.execute("DELETE FROM changed_cells WHERE route = ?", (route,))
+    connection.execute("INSERT INTO changed_cells VALUES (?,?,?)", (route, 0, version))
+
+
+def changed_cells(connection: sqlite3.Connection, route: str, *, since: int) -> tuple[int, list[int] | None]:
+    """The version of the cells, and which buckets changed after ``since``; None if that is not known."""
+    version = _version(connection, route)
+    if not max(version - KEPT_CHANGES, 0) <= since <= version:
+        return version, None
+    rows = connection.execute(
+        "SELECT start FROM changed_cells WHERE route = ? AND version > ?", (route, since)
+    )
+    return version, [start for (start,) in rows]
+
+
+def _version(connection: sqlite3.Connection, route: str) -> int:
+    row = connection.execute("SELECT MAX(version) FROM changed_cells WHERE route = ?", (route,)).fetchone()
+    return row[0] or 0
 
 
 def _joined(old: bytes, added: bytes) -> bytes:
@@ -70,6 +111,7 @@ def add_sums(connection: sqlite3.Connection, cells: Mapping[SumKey, ExactSums]) 
         squares, squares_rest = sums.squares.split()
         rows.append((*key, sums.count, total, squares, total_rest, squares_rest))
     connection.executemany("INSERT OR REPLACE INTO reward_cells VALUES (?,?,?,?,?,?,?,?,?,?)", rows)
+    note_changes(connection, cells)
 
 
 def add_shadow_cells(connection: sqlite3.Connection, cells: Mapping[ShadowKey, ShadowCounts]) -> None:

@@ -15,7 +15,7 @@ from gateway.state.paging import COARSE_BYTES, MAX_PAGE_ROWS, parts
 from gateway.state.sqlite import linear, pages, totals
 from gateway.state.sqlite.control import ROUTES
 from gateway.state.sqlite.pages import moment
-from gateway.state.sqlite.sums import add_cells, add_sums, cells_where, sums_where
+from gateway.state.sqlite.sums import add_cells, add_sums, cells_where, note_changes, sums_where
 from gateway.state.tally import CellKey, SumKey, add_counts
 from gateway.state.units import UNIT_REST_S
 
@@ -132,6 +132,7 @@ def _forget_cells(connection: sqlite3.Connection, before: float) -> bool:
     summed = dict(sums_where(connection, where, parameters))
     totals.count(connection, counted, -1)
     totals.add(connection, summed, -1)
+    note_changes(connection, [*counted, *summed])
     for table, key, cells in (("outcome_cells", CellKey, counted), ("reward_cells", SumKey, summed)):
         matches = " AND ".join(f"{column} = ?" for column in key._fields)
         connection.executemany(f"DELETE FROM {table} WHERE {matches}", list(cells))

@@ -6,6 +6,7 @@
 -- include: fields
 -- include: counts
 -- include: staged
+-- include: changes
 local P = KEYS[1]
 local number = tonumber(redis.call('GET', P .. ':pages') or '0')
 local sure = ARGV[1] ~= ''
@@ -74,5 +75,6 @@ redis.call('ZADD', P .. ':first', ARGV[2], number)
 redis.call('ZADD', P .. ':last', ARGV[3], number)
 redis.call('ZADD', P .. ':small', ARGV[3], number)
 for start in pairs(starts) do redis.call('ZADD', P .. ':cells', start, start) end
+note_changes(P, starts)
 write_staged()
 return number

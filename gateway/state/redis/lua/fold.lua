@@ -3,6 +3,7 @@
 -- include: fields
 -- include: counts
 -- include: sums
+-- include: changes
 local P = KEYS[1]
 local coarse, number, under = ARGV[1], tonumber(ARGV[2]), {}
 for k = 3 + number, #ARGV, 2 do under[ARGV[k]] = ARGV[k + 1] end
@@ -22,4 +23,5 @@ for k = 3, 2 + number do
   end
   if ARGV[k] ~= coarse then redis.call('ZREM', P .. ':cells', ARGV[k]) end
 end
+note_changes(P, {[coarse] = true})
 return 1

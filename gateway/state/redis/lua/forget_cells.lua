@@ -3,7 +3,8 @@
 -- include: fields
 -- include: counts
 -- include: sums
-local P = KEYS[1]
+-- include: changes
+local P, starts = KEYS[1], {}
 for _, start in ipairs(ARGV) do
   for letter, add in pairs({c = add_counts, s = add_sums}) do
     local key = P .. ':' .. letter .. ':' .. start
@@ -13,5 +14,7 @@ for _, start in ipairs(ARGV) do
     end
   end
   redis.call('ZREM', P .. ':cells', start)
+  starts[start] = true
 end
+note_changes(P, starts)
 return 1

@@ -10,6 +10,7 @@
 -- include: linear
 -- include: rewards
 -- include: units
+-- include: changes
 local P = KEYS[1]
 local replay, results, touched = ARGV[1] == '1', {}, false
 
@@ -26,14 +27,14 @@ local function cell(key, field)
 end
 
 -- By start and field, the cells of the bucket and of the total, which a unit moves again and again.
-local pairs_of = {}
+local pairs_of, starts = {}, {}
 
 local function count(start, field, value, sign)
   local name = start .. ' ' .. field
   local both = pairs_of[name]
   if not both then
     both = {cell(P .. ':s:' .. start, field), cell(P .. ':s:all', total_of(field))}
-    pairs_of[name] = both
+    pairs_of[name], starts[start] = both, true
     redis.call('ZADD', P .. ':cells', start, start)
   end
   add_value(both[1], value, sign)
@@ -138,5 +139,6 @@ for _, name in ipairs(row_names) do
   local key, field, sums = unpack(rows[name])
   redis.call('HSET', key, field, pack_linear(sums))
 end
+note_changes(P, starts)
 if touched then redis.call('INCR', P .. ':changed') end
 return table.concat(results)

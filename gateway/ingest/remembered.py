@@ -1,0 +1,130 @@
+"""What is made of the buckets of a route, a span of time at a time, and again only of spans in which cells changed.
+
+Statistics over the history of a route read all of it: two hours of a bandit that publishes each second are tens of
+thousands of cells. Between two looks a few change: those of the last seconds, and those of decisions that were
+rewarded meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Generic, NamedTuple, TypeVar
+
+from gateway.ingest.evidence import HOUR_S, RECENT_S
+from gateway.state.base import BUCKET_S, MAX_CLOCK_SKEW_S, Bucket
+from gateway.state.folding import LADDER
+from gateway.state.store import AggregateStore
+
+T = TypeVar("T")
+SPAN_S: Final = 60.0
+DAY_S: Final = 86_400.0
+MAX_AGE_S: Final = 3600.0
+"""Seconds after which all is read again: replicas of an earlier release do not say what they change."""
+_DAYS: Final = 7
+"""Days before today that are a span each; all before them are one."""
+
+
+class Span(NamedTuple):
+    """A part of the time, and the length of the buckets in it; all in seconds."""
+
+    begin: float
+    end: float
+    step: float
+
+
+def spans(since: float, until: float, step: float = BUCKET_S) -> list[Span]:
+    """The time from ``since`` to ``until`` in spans with buckets of ``step`` seconds."""
+    length = max(SPAN_S, step)
+    return [*_cut(since, until, length, step)]
+
+
+def spans_of_all(now: float) -> list[Span]:
+    """All time, with buckets as `evidence.all_buckets` has them."""
+    border = (now - RECENT_S) // HOUR_S * HOUR_S
+    old = max(border // DAY_S - _DAYS, 0.0) * DAY_S
+    return [
+        *([Span(0.0, old, HOUR_S)] if old else []),
+        *_cut(old, border, DAY_S, HOUR_S),
+        *spans(border, now + BUCKET_S),
+    ]
+
+
+def _cut(since: float, until: float, length: float, step: float) -> Iterable[Span]:
+    begin = since
+    while begin < until:
+        end = min((begin // length + 1) * length, until)
+        yield Span(begin, end, step)
+        begin = end
+
+
+class Remembered(Generic[T]):
+    """What was made of each span of one route."""
+
+    def __init__(self, make: Callable[[list[Bucket], float], T]) -> None:
+        """``make``: of the buckets of a span, and their length; it runs in a thread."""
+        self._make = make
+        self._version, self._begun = -1, 0.0
+        self._parts: dict[Span, T] = {}
+
+    async def read(self, store: AggregateStore, route: str, wanted: Sequence[Span], *, now: float) -> list[T]:
+        """What is made of each of the ``wanted`` spans, in their order, as their cells are now.
+
+        Epochs of like shares are read together, and without histograms. Raises StoreUnavailable.
+        """
+        if not now - MAX_AGE_S < self._begun <= now:
+            self._version, self._begun = -1, now
+        version, starts = await store.changed_cells(route, since=self._version)
+        known = {} if starts is None else await asyncio.to_thread(self._unchanged, starts, now)
+        missing = [span for span in wanted if span not in known]
+        for first, last in _neighbours(missing):
+            buckets = await store.series(
+                route,
+                since=first.begin,
+                until=last.end,
+                step=first.step,
+                epochs="alike",
+                histograms=False,
+            )
+            run = [span for span in missing if first.begin <= span.begin < last.end]
+            known.update(await asyncio.to_thread(self._made, run, buckets))
+        self._version, self._parts = version, {span: known[span] for span in wanted}
+        return list(self._parts.values())
+
+    def _unchanged(self, starts: Iterable[int], now: float) -> dict[Span, T]:
+        """The parts without those that hold a bucket that changed."""
+        changed = {_folded(start, now) for start in starts}
+        return {
+            span: part
+            for span, part in self._parts.items()
+            if not any(low < span.end and span.begin < high for low, high in changed)
+        }
+
+    def _made(self, run: Sequence[Span], buckets: list[Bucket]) -> dict[Span, T]:
+        """Of neighbouring spans. Empties ``buckets``: to free thousands would hold up the event loop."""
+        parts: list[list[Bucket]] = [[] for _ in run]
+        place = 0
+        for bucket in buckets:
+            while bucket.start >= run[place].end:
+                place += 1
+            parts[place].append(bucket)
+        buckets.clear()
+        return {span: self._make(part, span.step) for span, part in zip(run, parts, strict=True)}
+
+
+def _folded(start: int, now: float) -> tuple[float, float]:
+    """The limits of what the bucket at ``start`` is read with, also if it was just folded."""
+    age = now - start + MAX_CLOCK_SKEW_S
+    width = max([SPAN_S, *(width for limit, width in LADDER if age >= limit)])
+    return start // width * width, (start // width + 1) * width
+
+
+def _neighbours(missing: Sequence[Span]) -> list[tuple[Span, Span]]:
+    """The first and the last of spans that are read together."""
+    found: list[tuple[Span, Span]] = []
+    for span in missing:
+        if found and (found[-1][1].end, found[-1][1].step) == (span.begin, span.step):
+            found[-1] = found[-1][0], span
+        else:
+            found.append((span, span))
+    return found

@@ -1,0 +1,144 @@
+"""What is kept between two looks, and read again only where it changed, is what a reader of all would find."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+import pytest
+
+from gateway.ingest.comparable import periods
+from gateway.ingest.evidence import all_buckets, of_buckets
+from gateway.ingest.remembered import Remembered, spans, spans_of_all
+from gateway.record.events import Outcome
+from gateway.state.base import Bucket, Retention
+from gateway.state.store import Store
+from gateway.state.tally import KEPT_CHANGES
+from policies.sequential.design_based import Periods
+from tests.support.made import T0, outcome, reward
+
+HOUR = 3600.0
+DAY = 24 * HOUR
+
+
+class Counting:
+    """A store that counts the buckets that are read of it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.read = 0
+        self.changed_cells = store.changed_cells
+
+    async def series(self, route: str, **limits: Any) -> list[Bucket]:
+        found = await self._store.series(route, **limits)
+        self.read += len(found)
+        return found
+
+
+async def _all(store: Store, now: float) -> list[Bucket]:
+    return [
+        bucket async for _, each in all_buckets(store, "digits", now=now, histograms=False) for bucket in each
+    ]
+
+
+async def _remembered(known: Remembered[list[Bucket]], store: Any, now: float) -> list[Bucket]:
+    parts = await known.read(store, "digits", spans_of_all(now), now=now)
+    return [bucket for part in parts for bucket in part]
+
+
+def _as_is(buckets: list[Bucket], step: float) -> list[Bucket]:
+    return list(buckets)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_what_is_remembered_is_what_there_is(store: Store, seed: int) -> None:
+    """Late outcomes, rewards, corrections and units that move their observation, over hours and weeks of folding."""
+    chance, now, known = Random(seed), T0, list[Outcome]()
+    remembered, comparisons = Remembered(_as_is), dict[float, Remembered[list[Bucket]]]()
+    kept = Retention(outcomes=1000 * DAY, rewards=1000 * DAY, aggregates=100 * DAY)
+    for pause in (5.0, 40.0, 600.0, HOUR, 2 * HOUR, 5.0, DAY, 3 * DAY, 10.0, 20 * DAY, 95 * DAY, 5.0, HOUR):
+        for late in (0.0, 0.0, chance.random() * 3 * HOUR, chance.random() * 5 * DAY):
+            made = [
+                outcome(
+                    now - late - chance.random() * 30,
+                    assigned=(variant := chance.choice(["v1", "v2"])),
+                    served=variant,
+                    epoch=int(now - late) // 7 % 1000 + 1,
+                )
+                for _ in range(3)
+            ]
+            known += made
+            await store.append(made)
+            rewarded = [
+                reward(
+                    chance.choice([None, 0.25, 0.5, 3.0]),
+                    of=one,
+                    time=now,
+                    unit=int.from_bytes(one.decision[-2:]) % 5,
+                    period=chance.choice(["", "all"]),
+                )
+                for one in (*made, *chance.sample(known, 2))
+            ]
+            await store.reward(rewarded)
+            assert await _remembered(remembered, store, now) == await _all(store, now)
+            for step in (10.0, 240.0):
+                since = now // step * step - 20 * step
+                parts = await comparisons.setdefault(step, Remembered(_as_is)).read(
+                    store, "digits", spans(since, now, step), now=now
+                )
+                limits: dict[str, Any] = {"since": since, "until": now, "step": step, "epochs": "alike"}
+                whole = await store.series("digits", histograms=False, **limits)
+                assert [bucket for part in parts for bucket in part] == whole
+        now += pause
+        while await store.prune(kept, now=now):
+            pass
+        assert await _remembered(remembered, store, now) == await _all(store, now)
+
+
+async def test_only_what_changed_is_read(store: Store) -> None:
+    now = T0 + 2 * HOUR
+    old = [outcome(T0 + 20.0 * n, epoch=n + 1) for n in range(360)]
+    await store.append(old)
+    remembered, counting = Remembered(_as_is), Counting(store)
+    assert len(await _remembered(remembered, counting, now)) == counting.read == 360
+    counting.read = 0
+    await _remembered(remembered, counting, now)
+    await store.append([outcome(now, epoch=400)])
+    await store.reward([reward(of=old[100])])
+    assert len(await _remembered(remembered, counting, now)) == 361
+    assert counting.read <= 3 + 4 + 4, "its minute and the newest one, and the newest one twice"
+
+
+async def test_versions_that_are_not_known_change_all(store: Store) -> None:
+    version, starts = await store.changed_cells("digits", since=0)
+    assert starts in (None, [])
+    await store.append([outcome(T0), outcome(T0 + 100)])
+    later, starts = await store.changed_cells("digits", since=version)
+    assert later > version
+    assert starts is None or sorted(starts) == [T0, T0 + 100]
+    await store.append([outcome(T0 + 200)])
+    assert (await store.changed_cells("digits", since=later))[1] == [T0 + 200]
+    for unknown in (-1, later - KEPT_CHANGES, later + 100):
+        assert (await store.changed_cells("digits", since=unknown))[1] is None
+
+
+async def test_periods_of_parts_are_those_of_the_whole(store: Store) -> None:
+    chance, now = Random(3), T0 + 2 * HOUR
+    made = [
+        outcome(T0 + 20.0 * n, epoch=n // 3 + 1, assigned=(v := chance.choice(["v1", "v2", "v3"])), served=v)
+        for n in range(360)
+    ]
+    await store.append(made)
+    await store.reward([reward(float(chance.random() < 0.5), of=one, metric=m) for one in made for m in "ab"])
+
+    def make(buckets: Sequence[Bucket], step: float) -> Periods:
+        return periods(of_buckets(buckets, {}, now=now))
+
+    parts = await Remembered(make).read(store, "digits", spans_of_all(now), now=now)
+    whole, joined = make(await _all(store, now), 10.0), Periods.joined(parts)
+    assert not joined.of_units
+    for pair in (("v1", "v2"), ("v2", "v3")):
+        assert joined.moved(*pair) == whole.moved(*pair)
+        for metric in ("a", "b", "error_rate"):
+            assert joined.weighted(metric, *pair) == whole.weighted(metric, *pair)
