@@ -153,14 +153,15 @@ def configuration(
         "",
         "routes:",
         f"  {name}:",
-        f"    match: {{path: {json.dumps(arguments.path)}}}".ljust(34) + "# and everything below it",
+        f"    match: {{path: {json.dumps(arguments.path)}}}".ljust(33) + " # and everything below it",
         "    # unit: {header: x-user-id}   # keep each user on one variant",
         "    variants:                     # a new build is a new variant: its figures start from zero",
         "      v1: {backend: current}",
         *(["      v2: {backend: candidate}"] if candidate else []),
         *_policy(arguments.policy),
         *(["    fallback: [v1]                # v1 responds where v2 fails or is slow"] if candidate else []),
-        f"    comparison: {{type: {current.comparison}}}".ljust(34) + "# how a shadow's response is compared",
+        f"    comparison: {{type: {current.comparison}}}".ljust(33)
+        + " # how a shadow's response is compared",
         "    timeouts: {connect: 1s, first_byte: 30s, total: 5m}",
     ]
     return "\n".join(parts) + "\n"
@@ -189,7 +190,7 @@ def _auth(hashes: dict[str, str], route: str) -> list[str]:
 
 
 def _backend(name: str, server: Server) -> list[str]:
-    lines = [f"  {name}:".ljust(34) + f"# {server.kind}", f"    url: {json.dumps(server.url)}"]
+    lines = [f"  {name}:".ljust(33) + f" # {server.kind}", f"    url: {json.dumps(server.url)}"]
     if server.health:
         lines.append(f"    health: {{path: {json.dumps(server.health)}, every: 5s}}")
     elif not (server.needs or "").startswith("health"):
@@ -242,9 +243,9 @@ def _report(
     secrets = f", {keys} (secrets, readable by you alone)" if keys else ""
     say(f"wrote {arguments.out}{secrets} and {arguments.out.with_name(SCHEMA)} (for editors)")
     say(f"next:\n  turnout check {arguments.out}\n  turnout run --config {arguments.out}")
+    with_keys = sent = ""
     if keys is not None:
-        url = f"{address(*servers)}{arguments.path}"
-        say(
-            f"then, in another shell, with these keys:\n  export $(cat {keys})\n  turnout status\n"
-            f"  curl -i {url} -H \"authorization: Bearer $TURNOUT_APP_KEY\" --json '{{…}}'"
-        )
+        with_keys = f", with these keys:\n  export $(cat {keys})"
+        sent = ' -H "authorization: Bearer $TURNOUT_APP_KEY"'
+    url = f"{address(*servers)}{arguments.path}"
+    say(f"then, in another shell{with_keys or ':'}\n  turnout status\n  curl -i {url}{sent} --json '{{…}}'")

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from gateway.clock import Clock
+from gateway.compile.edit_lease import edit_lease
 from gateway.compile.etags import etag, matches, no_revision, of_text, whole
 from gateway.compile.problem import Problem
 from gateway.config.document import Document
@@ -25,7 +24,7 @@ from gateway.config.faults import ConfigError, Fault, render_faults
 from gateway.config.load import Examined, examine
 from gateway.config.permitted import permitted
 from gateway.errors import TurnoutError
-from gateway.state.base import Revision, RevisionEntry, StoreUnavailable, unconfirmed
+from gateway.state.base import Revision, RevisionEntry, unconfirmed
 from gateway.state.store import DocumentStore, LeaseStore, RevisionSource
 
 log = logging.getLogger("turnout.config")
@@ -53,11 +52,6 @@ Tell = Callable[[str, Mapping[str, Any]], None]
 
 FILE_AUTHOR: Final = "file"
 """The author of revisions that came from a configuration file."""
-
-_LEASE: Final = "config-edit"
-_LEASE_TTL_S: Final = 15.0
-_PATIENCE: Final = 0.05, 400
-"""Seconds between two tries for the lease, and how many: a little longer than a dead holder keeps it."""
 
 
 class Revisions(Generic[B]):
@@ -128,7 +122,7 @@ class Revisions(Generic[B]):
 
         ``None`` where the file has a fault. Raises ConfigError when nothing can be put in force.
         """
-        async with self._editing, self._alone():
+        async with self._editing, edit_lease(self._store, self._clock):
             history = await self._store.revision_entries()
             await self._look(text, history, self._store)
             while text is not None and self._edited(text, history):
@@ -241,7 +235,7 @@ class Revisions(Generic[B]):
             raise TurnoutError("precondition_failed")  # before the work of reading it
         async with self._editing:
             built = await self._built(text, author)
-            async with self._alone():
+            async with edit_lease(self._store, self._clock):
                 newest = await self._newest()
                 while self._agrees(if_match, newest) and newest.etag != etag(text):
                     accepted = await self._accept(text, author, origin, built, newest.revision)
@@ -371,23 +365,6 @@ class Revisions(Generic[B]):
         self._put_in_force(revision, built)
         self._tell("config", {"revision": revision.revision, "author": author, "origin": origin})
         return revision
-
-    @asynccontextmanager
-    async def _alone(self) -> AsyncIterator[None]:
-        """No other edit, here or in another process that shares the store, while this is held."""
-        owner = os.urandom(8).hex()
-        pause, tries = _PATIENCE
-        for _ in range(tries):
-            if await self._store.lease(_LEASE, owner, ttl=_LEASE_TTL_S, now=self._clock()) is not None:
-                break
-            await asyncio.sleep(pause)
-        else:
-            raise TurnoutError("conflict", "Another edit of the configuration is in progress; try again.")
-        try:
-            yield
-        finally:
-            with suppress(StoreUnavailable):  # the lease ends by itself, and the edit is made
-                await self._store.release(_LEASE, owner)
 
     def _put_in_force(self, revision: Revision, built: B) -> Revision:
         self._commit(built, revision)

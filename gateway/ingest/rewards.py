@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from gateway.clock import Clock, wall
 from gateway.errors import TurnoutError
 from gateway.ingest.metric_values import Metric, RejectedItem, checked_value, worst
 from gateway.ingest.request_lookup import Found, RequestIds
+from gateway.ingest.reward_items import item_parts, named_request
 from gateway.ingest.sealing_keys import SealingKeys
 from gateway.ingest.spool import Spool
 from gateway.ingest.stamped import StampedUnits
@@ -25,16 +25,12 @@ from gateway.state.store import DocumentStore, RecordStore
 
 MAX_ITEMS: Final = 10_000
 """Items of one call."""
-MAX_TAG_BYTES: Final = 1024
-"""Size of the tags of one item, as JSON."""
 _MAX_CLOCK_SKEW_S: Final = 60.0
 """Difference between the clocks of two replicas."""
 _ITEMS_PER_TURN: Final = 200
 """Items checked in one turn of the event loop."""
 MAX_REQUEST_IDS: Final = 1000
 """Items of one call that name a request by its id; each is looked up."""
-_FIELDS: Final = frozenset({"decision_id", "metric", "value", "tags"})
-_FIELDS_BY_REQUEST: Final = frozenset({"route", "request_id", "metric", "value", "tags"})
 _UNSETTLED: Final = "The gateway has just started, and may not know the newest configuration; report again."
 
 _Named = Opened | RejectedItem | BadDecisionId
@@ -187,7 +183,7 @@ class RewardIngest:
                 except BadDecisionId as error:
                     if error.code != "unknown_key" or index in named:
                         raise
-                    opened = await self._keys.open(_parts(item)[0], came)
+                    opened = await self._keys.open(item_parts(item)[0], came)
                     rewards.append(self._reward(item, may_report, now, opened))
             except (BadDecisionId, RejectedItem) as error:
                 if error.code == "unknown_metric" and not self._settled():
@@ -210,7 +206,7 @@ class RewardIngest:
                 f"{len(places)} items name a request_id; send at most {MAX_REQUEST_IDS} of them in one call."
             )
             raise TurnoutError("body_too_large", text)
-        wanted = [_request(items[place]) for place in places]
+        wanted = [named_request(items[place]) for place in places]
         visible = [pair for pair in wanted if may_report(pair[0])]
         known = await self.request_lookup.find(visible, principal, of_others=of_others)
         answers = iter(known)
@@ -307,7 +303,7 @@ class RewardIngest:
     ) -> Reward:
         if isinstance(named, RejectedItem | BadDecisionId):
             raise named
-        identity, name, given, tags = _parts(item)
+        identity, name, given, tags = item_parts(item)
         opened = named or self.sealer.open(identity)
         if not may_report(opened.route):
             raise RejectedItem(
@@ -347,47 +343,6 @@ class RewardIngest:
                 f"The route {route!r} takes no values of the metric {name!r}; add it to the route's 'feedback'.",
             )
         return metric
-
-
-def _request(item: object) -> tuple[str, str]:
-    """Route and request id of an item; empty if they are not text."""
-    assert isinstance(item, Mapping)
-    route, identity = item.get("route"), item.get("request_id")
-    return (route, identity) if isinstance(route, str) and isinstance(identity, str) else ("", "")
-
-
-def _parts(item: object) -> tuple[str, str, object, str]:
-    if not isinstance(item, Mapping):
-        raise RejectedItem("invalid", "An item is a JSON object with decision_id, metric and value.")
-    by_request = "request_id" in item
-    fields = _FIELDS_BY_REQUEST if by_request else _FIELDS
-    unknown = item.keys() - fields
-    if unknown:
-        raise RejectedItem(
-            "invalid", f"An item has no {min(unknown)!r}; its fields are {', '.join(sorted(fields))}."
-        )
-    identity, name = item.get("request_id" if by_request else "decision_id"), item.get("metric")
-    if not isinstance(identity, str) or not isinstance(name, str) or "value" not in item:
-        raise RejectedItem(
-            "invalid", "An item needs decision_id and metric, both text, and value (null retracts)."
-        )
-    return identity, name, item["value"], _tags(item.get("tags"))
-
-
-def _tags(given: object) -> str:
-    """Tags as canonical JSON; "" if absent."""
-    if given is None or given == {}:
-        return ""
-    plain = isinstance(given, dict) and all(isinstance(v, str | int | float | bool) for v in given.values())
-    try:
-        text = json.dumps(given, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    except ValueError:
-        plain = False
-    if not plain:
-        raise RejectedItem("invalid", "Tags are a JSON object of texts, numbers and booleans.")
-    if len(text.encode("utf-8", "surrogatepass")) > MAX_TAG_BYTES:
-        raise RejectedItem("invalid", f"The tags are too long; send at most {MAX_TAG_BYTES} bytes.")
-    return text
 
 
 def _check_time(decided: float, now: float, metric: Metric, name: str) -> None:

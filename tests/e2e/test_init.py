@@ -276,9 +276,11 @@ def test_what_cannot_be_written_is_one_line(tmp_path: Path, options: list[str], 
 
 
 def test_the_schema_that_its_first_line_names_is_there_for_editors(tmp_path: Path) -> None:
-    done = init(tmp_path, "--current", "http://127.0.0.1:9", "--path", "/predict")
+    done = init(tmp_path, "--current", "http://127.0.0.1:9", "--path", "/a/path/of/34/characters")
     assert done.returncode == 0, done.stderr
-    named = re.search(r"\$schema=(\S+)", (tmp_path / "turnout.yaml").read_text())
+    text = (tmp_path / "turnout.yaml").read_text()
+    assert not re.search(r"\S#", text), "YAML 1.2 wants a space before a comment"
+    named = re.search(r"\$schema=(\S+)", text)
     assert named is not None
     schema = json.loads((tmp_path / named[1]).read_text())
     document = yaml.safe_load((tmp_path / "turnout.yaml").read_text())
