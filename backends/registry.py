@@ -319,8 +319,11 @@ class Registry:
                 await served.start(self._device, self._threads)
             except Exception as error:  # a fault of one model, whatever it is, is no fault of the others
                 expected = isinstance(error, LoadError)
-                log.error("model %s: %s", served.title(), error, exc_info=not expected and error)
-                update.faults[served.version] = str(error) if expected else f"{type(error).__name__}: {error}"
+                fault = str(error) if expected else f"{type(error).__name__}: {error}"
+                title = served.title()
+                text = fault.removeprefix(f"{title}: ")
+                log.error("model %s: %s", title, text, exc_info=not expected and error)
+                update.faults[served.version] = fault
             else:
                 log.info("model %s is ready", served.title())
                 update.add(served)
