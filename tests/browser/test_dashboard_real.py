@@ -115,6 +115,9 @@ def test_a_canary_is_rolled_back_from_the_page(gateway: GatewayProcess, tabs: Ta
     tab.page.locator("#rollout", has_text="45% of the traffic goes to v2").wait_for()
     tab.page.get_by_role("button", name="Roll back").click()
     tab.page.locator("#rollout", has_text="Rolled back").wait_for()
+    tab.page.locator(".verdict", has_text="By anonymous.").wait_for()
+    overview = tabs.new(gateway.url).page
+    overview.locator('[data-route="shop"]', has_text="Rolled back by anonymous.").wait_for()
     shares = httpx.get(f"{gateway.url}/-/routes/shop").json()["allocation"]
     assert shares == {"v1": 1.0, "v2": 0.0}
     tab.page.get_by_role("link", name="History").click()

@@ -90,8 +90,12 @@ function ended(found, name) {
 
 function why(step, failed, report) {
   if (failed.length) return `What decided: ${failed.map((v) => failure(v, report)).join("; ")}.`;
-  return step.actor ? `By ${step.actor}${step.reason ? `: ${step.reason}` : ""}.` : `${sentence(step.reason || "no reason was kept")}.`;
+  const reason = reasonOf(step);
+  return step.actor ? `By ${step.actor}${reason ? `: ${reason}` : ""}.` : `${sentence(reason || "no reason was kept")}.`;
 }
+
+// Why a person did it, without the command, which the state says.
+export const reasonOf = ({ actor, reason }) => (actor ? (reason ?? "").replace(/^(rollback|pause|promote)(: |$)/, "") : (reason ?? ""));
 
 function undecided(verdicts) {
   const most = Math.max(...verdicts.map((v) => v.more_requests ?? 0));

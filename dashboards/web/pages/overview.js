@@ -3,7 +3,7 @@
 import { palette } from "../core/colours.js";
 import { ago, count, difference, estimate, kind, milliseconds, perSecond, seconds, share } from "../core/format.js";
 import { choose, here, href, typed } from "../core/router.js";
-import { agreed, alarmed, bounded, event, failure, POLICIES, STATES, sentence, verdictsOf } from "../core/words.js";
+import { agreed, alarmed, bounded, event, failure, POLICIES, reasonOf, STATES, sentence, verdictsOf } from "../core/words.js";
 import { badge, choices, emptyState, figure, inOrder, notice, shareBar } from "../parts/basics.js";
 import { spark } from "../parts/spark.js";
 import { html, useEffect } from "../vendor/preact.js";
@@ -110,9 +110,10 @@ export function problems(route, now = Date.now() / 1000) {
 function ended(route) {
   const { verdicts, frozen } = verdictsOf(route.rollout);
   const failed = verdicts.filter((one) => one.verdict === "fail");
-  const why = failed.length ? failed.map((one) => failure(one, route)).join("; ") : (frozen?.reason ?? route.rollout.reason ?? "");
+  const step = frozen ?? route.rollout;
+  const why = failed.length ? failed.map((one) => failure(one, route)).join("; ") : reasonOf(step);
   const next = { waiting: " Promote it or roll it back.", paused: " Resume it or roll it back." }[route.rollout.state] ?? "";
-  return `${STATES[route.rollout.state]}${why ? `: ${why}` : ""}.${next}`;
+  return `${STATES[route.rollout.state]}${step.actor && !failed.length ? ` by ${step.actor}` : ""}${why ? `: ${why}` : ""}.${next}`;
 }
 
 function group(name, title, routes, now, steering) {

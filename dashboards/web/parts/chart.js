@@ -223,8 +223,9 @@ function letters(u, chart) {
     const values = u.data[chart.stacked ? chart.lines.length - k : 3 * k + 1];
     let last = values.length - 1;
     while (last >= 0 && (values[last] === null || values[last] === undefined)) last -= 1;
-    if (last < 0 || (chart.stacked && !(line.mean[last] > 0.04))) return;
-    const middle = chart.stacked ? values[last] - line.mean[last] / 2 : values[last];
+    const at = chart.stacked ? last - 1 : last; // a step ends where the next begins
+    if (at < 0 || (chart.stacked && !(line.mean[at] > 0.04))) return;
+    const middle = chart.stacked ? values[at] - line.mean[at] / 2 : values[at];
     let x = u.valToPos(u.data[0][last], "x", true) - 3 * ratio;
     const y = u.valToPos(middle, "y", true) - (chart.stacked ? -4 : 5) * ratio;
     // Two lines that end at one place have their letters beside each other.
