@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import mpmath
 import pytest
@@ -45,3 +46,25 @@ def test_a_lift_matched_in_time_ends_where_the_least_product_is_one_over_alpha()
         for end in lift["relative_interval"]:
             found = least_product(baseline, candidate, mpmath.mpf(end) + 1, mpmath.mpf(0))
             assert float(found) == pytest.approx(-float(mpmath.log(0.05)), abs=2e-3)
+
+
+def test_nothing_falls_by_more_than_all_of_it() -> None:
+    whole: dict[tuple[str, str], Rewarded] = {}
+    buckets = []
+    for time, pair in enumerate((((300, 200), (60, 1)), ((250, 170), (150, 1)))):
+        for variant, (n, good) in zip(("old", "new"), pair, strict=True):
+            one = Rewarded(RewardSums(n, good, good), RewardSums(n, good, good))
+            whole[variant, "ok"] = whole.get((variant, "ok"), Rewarded()) + one
+            counts = Counts(assigned=n, served=n, expected=float(n))
+            buckets.append(RewardedBucket(10.0 * time, variant, 1 + time, counts, {"ok": one}))
+
+    def lift(**declared: object) -> dict[str, Any]:
+        metric = MetricConfig.model_validate(declared)
+        found = Comparisons(("old", "new"), {"ok": metric}, Observed({}, whole, buckets)).lift("new", "old")[
+            "ok"
+        ]
+        assert found["method"] == "weighted"
+        return found
+
+    assert lift(type="boolean")["relative_interval"][0] == -1
+    assert lift(type="real")["relative_interval"][0] < -1, "amounts may be negative"

@@ -80,6 +80,7 @@ class Comparisons:
         else:
             self.goals |= dict.fromkeys(HEALTH, "minimize")
         self._kinds = kinds
+        self._never_negative = {*HEALTH, *(name for name, metric in declared.items() if metric.lowest >= 0)}
         self._adjusted = adjusted
         self._observed = observed
         self._units = {} if observed.units is None else observed.units.whole()
@@ -224,6 +225,8 @@ class Comparisons:
             self._comparison(metric, baseline, variant, ratio=ratio) for ratio in (False, True)
         )
         absolute, ratio = self._absolute(difference, metric), _ends(quotient, self._alpha(metric))
+        if ratio is not None and ratio[0] is not None and metric in self._never_negative:
+            ratio[0] = max(ratio[0], 0.0)
         method = self._method(metric, baseline, variant)
         known = absolute["absolute"] is not None and difference.baseline > 0
         return {
