@@ -275,14 +275,17 @@ def test_a_refused_configuration_stands_above_the_routes(served: Served, tabs: T
 
 
 def test_a_part_is_loaded_when_it_is_needed_and_said_to_be_missing(served: Served, tabs: Tabs) -> None:
-    tab = tabs.new(served.address, "/-/dashboard/routes/digits")
+    tab = tabs.new(served.address)
     tab.settled()
     loaded = "performance.getEntriesByType('resource').map(x => x.name).filter(x => x.endsWith('.js')).length"
     assert tab.page.evaluate(loaded) == 1, "the page and one script"
+    tab.page.goto(f"{served.address}/-/dashboard/routes/digits")
+    tab.settled()
+    assert tab.page.evaluate(loaded) == 2, "the part, which the page names, is loaded once"
     tab.page.route("**/config.*.js", lambda route: route.abort())
     tab.page.get_by_role("link", name="Over time").click()
     tab.page.locator('[data-chart="chart-shares"]').wait_for()
-    assert tab.page.evaluate(loaded) == 2
+    assert tab.page.evaluate(loaded) == 3
     tab.page.get_by_role("link", name="Configuration").click()
     tab.page.get_by_role("alert").filter(has_text="could not be loaded").wait_for()
     tab.page.unroute("**/config.*.js")
