@@ -18,11 +18,13 @@ def warnings_of(document: Document) -> Iterator[Finding]:
     yield from _open_door(document)
     yield from _traces(document)
     if not document.routes:
-        yield Finding((), "there are no routes: every request gets 404")
+        yield Finding((), "there are no routes: every request gets 404; write one under 'routes'")
     used = {backend for route in document.routes.values() for _, backend in route.named_backends}
     for name in document.backends:
         if name not in used:
-            yield Finding(("backends", name), "no route uses this backend")
+            yield Finding(
+                ("backends", name), "no route uses this backend; name it in a variant, or remove it"
+            )
     yield from _untold(document)
     yield from _unfed(document)
     yield from _unbounded(document)
@@ -50,7 +52,8 @@ def _open_door(document: Document) -> Iterator[Finding]:
         address: str | None = getattr(document, key)
         if document.auth is None and address and not address.startswith(("127.", "localhost:", "[::1]")):
             message = (
-                "without 'auth' everyone who reaches this address may use every route and read the record"
+                "without 'auth' everyone who reaches this address may use every route and read the record; write keys "
+                "under 'auth', or an address on 127.0.0.1"
             )
             yield Finding((key,), message)
 
@@ -61,9 +64,14 @@ def _traces(document: Document) -> Iterator[Finding]:
         return
     here = ("telemetry", "traces", "tls")
     if not traces.endpoint.startswith("https:"):
-        yield Finding(here, "the endpoint is not https, so this has no effect")
+        yield Finding(
+            here, "the endpoint is not https, so this has no effect; write an https endpoint, or remove this"
+        )
     elif not traces.tls.verify:
-        yield Finding(here, "the endpoint is not verified: an attacker on the network can read all spans")
+        yield Finding(
+            here,
+            "the endpoint is not verified: an attacker on the network can read all spans; write 'ca: FILE'",
+        )
 
 
 def _untold(document: Document) -> Iterator[Finding]:
@@ -82,10 +90,13 @@ def _unfed(document: Document) -> Iterator[Finding]:
     for name, metric in document.metrics.items():
         if metric.usage is not None and not reading:
             yield Finding(
-                ("metrics", name, "usage"), "no route has 'usage: true', so this metric gets no values"
+                ("metrics", name, "usage"),
+                "no route has 'usage: true', so this metric gets no values; write it on a route",
             )
         elif metric.usage == "cost" and not priced:
-            message = "no variant of a route with 'usage' has a 'price', so this metric gets no values"
+            message = (
+                "no variant of a route with 'usage' has a 'price', so this metric gets no values; write one"
+            )
             yield Finding(("metrics", name, "usage"), message)
 
 
@@ -140,7 +151,10 @@ def _unused_variants(here: KeyPath, route: RouteConfig, document: Document) -> I
     named |= {entry for entry in route.fallback if isinstance(entry, str)}
     for name in route.variants:
         if name not in named:
-            yield Finding((*here, "variants", name), "neither policy, shadows nor fallback name this variant")
+            yield Finding(
+                (*here, "variants", name),
+                "neither policy, shadows nor fallback name this variant; name it there, or remove it",
+            )
 
 
 def _stages(here: KeyPath, route: RouteConfig, document: Document) -> Iterator[Finding]:
@@ -198,7 +212,10 @@ def _unverified(here: KeyPath, route: RouteConfig, document: Document) -> Iterat
         if backend is None or backend.tls.verify:
             continue
         if any(address.secure for address in backend.addresses):
-            message = f"'{variant.backend}' is not verified: an attacker on the network can read and change requests"
+            message = (
+                f"'{variant.backend}' is not verified: an attacker on the network can read and change requests; write "
+                "its 'ca: FILE' instead of 'verify: false'"
+            )
             yield Finding((*here, "variants", name, "backend"), message)
 
 
