@@ -219,14 +219,10 @@ class Stream:
         self.advance(RECV_END)
         self.on_end(trailers)
 
-    def hold(self) -> None:
-        """Let the peer send no more than its window."""
-        self.held = True
-
-    def release(self) -> None:
-        """End `hold`."""
-        if self.held:
-            self.held = False
+    def hold(self, *, full: bool) -> None:
+        """Let the peer send no more than its window while we are ``full``."""
+        before, self.held = self.held, full
+        if before and not full:
             self._acknowledge()
             self.connection.flush()
 

@@ -178,11 +178,11 @@ class StreamConnection(Connection):
 
     def pause_reading(self) -> None:
         if self._stream is not None:
-            self._stream.hold()
+            self._stream.hold(full=True)
 
     def resume_reading(self) -> None:
         if self._stream is not None:
-            self._stream.release()
+            self._stream.hold(full=False)
 
     def abandon(self) -> None:
         self.handler = None

@@ -68,10 +68,10 @@ def test_a_held_stream_gets_one_window_and_a_released_one_goes_on() -> None:
     server = Server(Limits(stream_window=30_000, connection_window=100_000))
     server.start()
     server.receive(HELLO + headers(GOOD, 1, end=False), 1.0)
-    stream(server, 1).hold()
+    stream(server, 1).hold(full=True)
     server.receive(data(b"x" * 10_000, end=False) * 3, 1.0)
     assert updates(server, 1) == 0
-    stream(server, 1).release()
+    stream(server, 1).hold(full=False)
     assert updates(server, 1) == 30_000
     server.receive(data(b"x" * 10_000, end=False) * 3, 1.0)
     assert server.reader.replies[1].reset == ""
@@ -99,13 +99,13 @@ def updates(server: Server, number: int) -> int:
 def test_more_than_the_windows_permit_ends_the_stream_or_the_connection() -> None:
     server = Server(Limits(stream_window=30_000, connection_window=100_000))
     server.receive(HELLO + headers(GOOD, 1, end=False), 1.0)
-    stream(server, 1).hold()
+    stream(server, 1).hold(full=True)
     server.receive(data(b"x" * 10_000, end=False) * 3, 1.0)
     server.receive(data(b"x", end=False), 1.0)
     assert server.reader.replies[1].reset == "FLOW_CONTROL_ERROR"
     for number in (3, 5, 7):
         server.receive(headers(GOOD, number, end=False), 1.0)
-        stream(server, number).hold()
+        stream(server, number).hold(full=True)
         server.receive(data(b"x" * 10_000, number, end=False) * 3, 1.0)
     assert server.reader.goaway == "FLOW_CONTROL_ERROR"
 
@@ -117,7 +117,7 @@ def test_the_bytes_of_an_ended_stream_are_given_back_to_the_connection(ended: st
     for number in range(1, 41, 2):
         server.receive(headers(GOOD, number, end=False), 1.0)
         opened = stream(server, number)
-        opened.hold()
+        opened.hold(full=True)
         server.receive(data(b"x" * 10_000, number, end=False), 1.0)
         if ended == "by the server":
             opened.reset(8)
@@ -131,7 +131,7 @@ def test_the_bytes_of_an_ended_stream_are_given_back_to_the_connection(ended: st
 def test_padding_counts_in_the_windows() -> None:
     server = Server(Limits(stream_window=1000, connection_window=100_000))
     server.receive(HELLO + headers(GOOD, 1, end=False), 1.0)
-    stream(server, 1).hold()
+    stream(server, 1).hold(full=True)
     for _ in range(4):
         server.receive(frame(DATA, 8, 1, b"\xff" + b"\0" * 255), 1.0)
     assert server.reader.replies[1].reset == "FLOW_CONTROL_ERROR"

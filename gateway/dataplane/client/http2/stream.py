@@ -116,10 +116,10 @@ class StreamClient(ClientConnection):
         self.stream.connection.flush_soon()
 
     def pause_body(self) -> None:
-        self.stream.hold()
+        self.stream.hold(full=True)
 
     def resume_body(self) -> None:
-        self.stream.release()
+        self.stream.hold(full=False)
 
 
 class RequestStream(Stream):
