@@ -174,6 +174,19 @@ def test_a_message_that_lies_reaches_no_backend(rig: FaultRig, sent: bytes, said
     assert (ONE.models, TWO.models) == ([], [])
 
 
+def test_a_compressed_message_is_inflated_outside_the_loop(rig: FaultRig, channel: grpc.Channel) -> None:
+    sent = infer_request("alpha", *(1.0 / number for number in range(1, 2000))).SerializeToString()
+    method = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+    reader = rig.worker.body_reader
+    most, reader._max_pending = reader._max_pending, 0
+    method(sent, timeout=60)
+    with pytest.raises(grpc.RpcError, match="gateway_overloaded"):
+        method(sent, timeout=60, compression=grpc.Compression.Gzip)
+    reader._max_pending = most
+    method(sent, timeout=60, compression=grpc.Compression.Gzip)
+    assert ONE.models == ["alpha", "alpha"]
+
+
 def test_a_stream_is_routed_by_its_first_message(rig: FaultRig, channel: grpc.Channel) -> None:
     answered = iter(range(5))
     responses = stream(channel, (infer_request("beta", float(n)) for n in answered))

@@ -24,7 +24,7 @@ from gateway.dataplane.exchange.tunnel import Tunnel
 from gateway.dataplane.request import body_fields, grpc_body
 from gateway.dataplane.request.assignment import assign, settle_route
 from gateway.dataplane.request.body_wait import BodyWait
-from gateway.dataplane.request.json_body import NO_BODY, JsonBody, read, read_scalars
+from gateway.dataplane.request.json_body import JsonBody, read, read_scalars
 from gateway.dataplane.tracing import RequestTrace
 from gateway.errors import TurnoutError
 from gateway.http.fields import STATUS_LINES
@@ -83,26 +83,25 @@ class Exchange(Failover):
 
     # The decision ------------------------------------------------------------------------------------
     def _continue_reading(self) -> None:
-        """Reads the JSON body if it is here, a large one in another process, and decides."""
+        """Reads the body if it is here, in another process if that takes time, and decides."""
         body, request, wait = self.body, self.request, self._wait
         if wait is None or wait.reading is not None:
             return
+        whole = body.complete or (self.head.grpc and grpc_body.first_message_is_here(body))
+        if not whole and body.size <= request.route.buffer_limit:
+            return
+        data = b"".join(body.chunks) if whole else b""
+        work, more = self.runtime.body_reader, (self._on_json, self._on_unread)
         if self.head.grpc:
-            if body.complete or grpc_body.first_message_is_here(body):
-                self._on_json(grpc_body.read(b"".join(body.chunks)))
-            elif body.size > request.route.buffer_limit:
-                self._on_json(NO_BODY)
-            return
-        if not body.complete and body.size <= request.route.buffer_limit:
-            return
-        data = b"".join(body.chunks) if body.complete else b""
-        if body_fields.quick_to_read(data):
+            if grpc_body.quick_to_read(data):
+                self._on_json(grpc_body.read(data))
+            else:
+                wait.reading = work.submit(grpc_body.read, (data,), *more)
+        elif body_fields.quick_to_read(data):
             self._on_json(read(data))
-            return
-        keys = body_fields.wanted(request.snapshot.candidates(self.head.path))
-        wait.reading = self.runtime.body_reader.submit(
-            read_scalars, (data, keys), self._on_json, self._on_unread
-        )
+        else:
+            keys = body_fields.wanted(request.snapshot.candidates(self.head.path))
+            wait.reading = work.submit(read_scalars, (data, keys), *more)
 
     def _on_json(self, json: JsonBody) -> None:
         if self._wait is not None:

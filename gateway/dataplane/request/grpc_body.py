@@ -18,6 +18,8 @@ from policies.comparison.protobuf import BYTES, PREFIX_BYTES, fields, messages
 MODEL_FIELD: Final = 1
 MAX_FIELDS: Final = 1024
 """Fields that are looked at; tensors are few fields, however large they are."""
+MAX_LOOP_BYTES: Final = 1024
+"""A compressed message of at most this many bytes is read on the event loop: it holds a megabyte at most."""
 
 
 def first_message_is_here(body: Body) -> bool:
@@ -26,6 +28,11 @@ def first_message_is_here(body: Body) -> bool:
         return False
     prefix = b"".join(body.chunks[:PREFIX_BYTES])[:PREFIX_BYTES]
     return body.size >= PREFIX_BYTES + int.from_bytes(prefix[1:], "big")
+
+
+def quick_to_read(data: bytes) -> bool:
+    """Whether the first message in ``data`` may be read on the event loop."""
+    return len(data) <= MAX_LOOP_BYTES or not data[0]
 
 
 def read(data: bytes) -> JsonBody:
