@@ -9,6 +9,7 @@ export const GLOSSARY = [
   ["backend", "one or several addresses that serve the same thing"],
   ["bake", "the time after a promotion during which the guardrails stay active"],
   ["baseline, candidate", "the version in production, and the new one that is compared with it"],
+  ["covariate", "a number that a request brings along and that predicts a metric; comparisons are adjusted by it"],
   ["decision", "the choice of a variant for one request, with its exact probability"],
   ["decision id", "the text in the response header `x-decision-id`, signed by the gateway; a reward is reported with it"],
   ["e-value", "evidence against a claim; if the claim is true, it reaches 20 with a probability of at most 1/20"],
