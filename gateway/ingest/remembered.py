@@ -13,7 +13,7 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 from gateway.ingest.evidence import HOUR_S, RECENT_S
 from gateway.state.base import BUCKET_S, MAX_CLOCK_SKEW_S, Bucket
-from gateway.state.folding import LADDER
+from gateway.state.folding import cell_width
 from gateway.state.store import AggregateStore
 
 T = TypeVar("T")
@@ -115,7 +115,7 @@ class Remembered(Generic[T]):
 def _folded(start: int, now: float) -> tuple[float, float]:
     """The limits of what the bucket at ``start`` is read with, also if it was just folded."""
     age = now - start + MAX_CLOCK_SKEW_S
-    width = max([SPAN_S, *(width for limit, width in LADDER if age >= limit)])
+    width = max(SPAN_S, cell_width(age))
     return start // width * width, (start // width + 1) * width
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import log
 from typing import Final, Literal
 
+from gateway.state.base import BUCKET_S
+
 LADDER: Final = ((2 * 3600, 60), (2 * 86_400, 3600), (90 * 86_400, 86_400))
 """From which age on (seconds) how wide (seconds) the buckets of the aggregates are."""
 LINEAR_LADDER: Final = ((2 * 3600, 3600), (2 * 86_400, 86_400))
@@ -31,6 +33,11 @@ whatever else moved within these."""
 Steps = frozenset[tuple[str, int]]
 """By variant, the step of its share."""
 _NO_STEPS: Final[Mapping[int, Steps]] = {}
+
+
+def cell_width(age: float) -> int:
+    """Return how wide the buckets are (seconds) of what happened ``age`` seconds ago."""
+    return max([int(BUCKET_S), *(width for limit, width in LADDER if age >= limit)])
 
 
 def share_steps(

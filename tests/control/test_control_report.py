@@ -18,7 +18,7 @@ from gateway.control.reports.route import Evidence, report
 from gateway.control.reports.series import series, step_for, steps
 from gateway.ingest.evidence import Rewarded, RewardedBucket
 from gateway.record.histogram import index
-from gateway.state.base import Counts, Published
+from gateway.state.base import Counts, Published, Retention
 from policies.allocation.bucketing import allocation
 from policies.sequential.two_sample import RateMartingale, mean_interval
 from policies.types import RewardSums
@@ -245,6 +245,36 @@ def test_two_epochs_of_one_bucket_are_one_bucket() -> None:
 )
 def test_steps_are_round_multiples_of_the_stores(span: float, wanted: float | None, step: float) -> None:
     assert step_for(span, wanted) == step
+
+
+@pytest.mark.parametrize(
+    ("span", "wanted", "age", "step"),
+    [
+        (3600, None, 7199, 30),
+        (3600, None, 7200, 60),
+        (1800, 10, 86_400, 60),
+        (7200, 90, 86_400, 120),
+        (604_800, 1800, 604_800, 3600),
+        (1000, None, 100 * 86_400, 86_400),
+    ],
+)
+def test_steps_are_multiples_of_what_is_kept_for_so_long(
+    span: float, wanted: float | None, age: float, step: float
+) -> None:
+    assert step_for(span, wanted, age=age) == step
+
+
+async def test_buckets_of_a_folded_time_hold_what_their_length_says(harness: Harness, client: Client) -> None:
+    begin = harness.clock()
+    await live_through(harness, World("digits", {"v1": 0.9, "v2": 0.9}), steps=60, per_step=5, step=10.0)
+    harness.clock.at = begin + 4 * 3600
+    while await harness.store.prune(Retention(), now=harness.clock()):
+        pass
+    query = f"since={begin}&until={begin + 600}&step=10"
+    found = (await client("reader").get(f"/-/routes/digits/series?{query}")).json()
+    assert found["step"] == 60
+    whole = [b for b in found["buckets"] if begin <= b["start"] and b["start"] + 60 <= begin + 600]
+    assert {sum(v["assigned"] for v in b["variants"].values()) for b in whole} == {30}
 
 
 def test_allocations_begin_with_the_one_in_force() -> None:

@@ -74,7 +74,12 @@ function useSeries(route, query, now) {
     async function load() {
       if (!document.hidden && !(known && query.pause === "1")) {
         try {
-          known = joined(known, await get(address(known), controller.signal));
+          const next = await get(address(known), controller.signal);
+          if (known && known.step !== next.step) {
+            known = null; // the oldest of it is kept in longer buckets from now on
+            return load();
+          }
+          known = joined(known, next);
           set({ ...known, key });
         } catch (_error) {
           if (controller.signal.aborted) return;
@@ -284,7 +289,7 @@ function shares(page) {
 
 function requests(page) {
   const value = (k, name) => {
-    const bucket = page.bucketOf(k, name);
+    const bucket = k > page.full ? null : page.bucketOf(k, name); // of one that still fills, the rate would be too low
     return bucket ? bucket.assigned / page.step : null;
   };
   const seen = page.names.filter((name) => page.x.some((_, k) => value(k, name) > 0));

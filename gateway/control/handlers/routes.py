@@ -66,11 +66,12 @@ async def read_series(request: ApiRequest) -> Response:
     """
     name, query = request.route, request.query(SeriesQuery)
     store, document = request.gateway.store, request.gateway.document()
-    until = query.until if query.until is not None else request.gateway.now()
+    now = request.gateway.now()
+    until = query.until if query.until is not None else now
     since = query.since if query.since is not None else until - HOUR_S
     if since >= until:
         raise TurnoutError("invalid", "'since' is not before 'until'; write an earlier 'since'.")
-    step = step_for(until - since, query.step)
+    step = step_for(until - since, query.step, age=now - since)
     if (until - since) / step > MAX_BUCKETS:
         raise TurnoutError(
             "invalid", f"That is more than {MAX_BUCKETS} buckets; write a longer 'step' or a later 'since'."
@@ -81,7 +82,6 @@ async def read_series(request: ApiRequest) -> Response:
         start = max(start, (query.after - window) // step * step)
     buckets = await store.series(name, since=start, until=until, step=step, epochs="together")
     variants, declared = tuple(document.routes[name].variants), reported(document, name)
-    now = request.gateway.now()
     before = await rewarded(store, name, declared, now=now, until=start)
     compared = await store.agreement_series(name, since=start, until=until, step=step)
     history = await store.allocation_history(name) if query.allocations else []

@@ -12,7 +12,8 @@ from gateway.control.reports.estimates import estimate, reward_estimate
 from gateway.control.reports.served import GATEWAY, LATENCIES, error_rate, latencies, latency_intervals
 from gateway.ingest.evidence import Key, Rewarded, RewardedBucket, share_observed
 from gateway.record.histogram import merge
-from gateway.state.base import BUCKET_S, Counts, Published
+from gateway.state.base import Counts, Published
+from gateway.state.folding import cell_width
 from policies.types import RewardSums
 
 Json = dict[str, Any]
@@ -26,12 +27,17 @@ ROLLING_PART: Final = 12
 """The rolling figures cover this part of the period: one twelfth."""
 
 
-def step_for(span: float, wanted: float | None = None) -> float:
-    """Return the seconds of one bucket: a multiple of the store's, and a round number by default."""
-    if wanted is not None:
-        return max(1, ceil(wanted / BUCKET_S)) * BUCKET_S
-    least = span / DEFAULT_BUCKETS
-    return float(next((step for step in ROUND_STEPS_S if step >= least), ceil(least / 86400) * 86400))
+def step_for(span: float, wanted: float | None = None, *, age: float = 0.0) -> float:
+    """Return the seconds of one bucket: a round number by default.
+
+    It is a multiple of what the store keeps for what was decided ``age`` seconds ago: in shorter buckets most would
+    be empty, and the others would hold too much for their length.
+    """
+    if wanted is None:
+        least = span / DEFAULT_BUCKETS
+        wanted = next((step for step in ROUND_STEPS_S if step >= least), ceil(least / 86400) * 86400)
+    width = cell_width(age)
+    return float(max(1, ceil(wanted / width)) * width)
 
 
 def series(

@@ -27,7 +27,11 @@ class SeriesQuery(ApiModel):
         Field(
             gt=0,
             le=MAX_STEP_S,
-            description="Seconds of a bucket, rounded up to a multiple of 10; by default about 120 buckets result.",
+            description=(
+                "Seconds of a bucket, rounded up to a multiple of 10, and of the length at which buckets as old as "
+                "`since` are kept: a minute after two hours, an hour after two days, a day after 90 days. By default "
+                "about 120 buckets result."
+            ),
         ),
     ] = None
     after: Annotated[

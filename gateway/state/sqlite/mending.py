@@ -18,7 +18,7 @@ from gateway.record.page import BadPage
 from gateway.state.base import Counts
 from gateway.state.damage import CELL_FAULTS, Mended
 from gateway.state.exact import ExactSums, Expansion
-from gateway.state.folding import LADDER
+from gateway.state.folding import cell_width
 from gateway.state.linear import ExactLinear
 from gateway.state.sqlite import pages, sums, totals
 from gateway.state.tally import TOTAL_START, add_counts, tally
@@ -118,7 +118,7 @@ def _times(
 ) -> tuple[bytes, bytes] | None:
     """The histograms of a cell: those of the record, less those of all other cells of its time; None if the record
     does not have all of its responses."""
-    width = max([10, *(width for age, width in LADDER if age <= wall() - start)])
+    width = cell_width(wall() - start)
     low = start - start % width
     try:
         whole = _recorded(connection, route, low, low + width, variant)
