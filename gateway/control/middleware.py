@@ -142,7 +142,9 @@ def _told(error: StoreUnavailable, scope: Scope, outage: str) -> str:
             "The store became unavailable: whether the change was made is not known. "
             "Look again before you repeat it."
         )
-    if scope["method"] in SAFE or scope["path"] == FEEDBACK:
+    if scope["path"] == FEEDBACK:
+        return "The gateway can't accept these rewards now; report them again after the time in Retry-After."
+    if scope["method"] in SAFE:
         return outage
     return f"Nothing was changed. {outage or 'The store is unavailable.'}"
 

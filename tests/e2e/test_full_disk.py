@@ -84,6 +84,7 @@ def test_requests_go_on_rewards_are_refused_and_nothing_acknowledged_is_lost(
                 continue
             assert (reported.status_code, reported.json()["error"]["code"]) == (503, "store_unavailable")
             assert "retry-after" in reported.headers
+            assert "report them again" in reported.json()["error"]["message"]
             refused += 1
         wait_for(lambda: "no room left on its disk" in gateway.log, 30)  # a batch of the record says so
         assert gateway.log.count("can't be written either") < refused, "not a line for each refused reward"
