@@ -66,7 +66,8 @@ ORDER: Mapping[str, str] = {
         "policies"
     ),
     "gateway.engines": (
-        "gateway.json_text gateway.clock gateway.config gateway.record gateway.state gateway.compile policies"
+        "gateway.json_text gateway.errors gateway.clock gateway.config gateway.record gateway.state gateway.compile "
+        "policies"
     ),
     "gateway.loops": (
         "gateway.json_text gateway.errors gateway.internal_errors gateway.clock gateway.config gateway.auth "

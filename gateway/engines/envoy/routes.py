@@ -6,7 +6,6 @@ a change bias nothing, since every decision carries its own propensity.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Final
@@ -21,6 +20,7 @@ from gateway.engines.envoy.clusters import (
     seconds,
 )
 from gateway.engines.offers import Assigned, Json, ordered, salt_text
+from gateway.errors import render
 
 DECISION: Final = "x-decision-id"
 ID_FILTER: Final = "turnout.id"
@@ -205,8 +205,7 @@ def _set(name: str, value: str) -> Json:
 
 
 def _unknown_route() -> Json:
-    error = {"error": {"code": "unknown_route", "message": "No route matches this path and method."}}
-    body = {"inline_string": json.dumps(error)}
+    body = {"inline_string": render("unknown_route").decode()}
     fields = [_set("content-type", "application/json")]
     return {
         "name": "none",

@@ -8,7 +8,6 @@ many routes there are, but for those with conditions besides the path.
 from __future__ import annotations
 
 import hashlib
-import json
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
@@ -19,6 +18,7 @@ from gateway.config.route import MatchConfig, RouteConfig
 from gateway.engines.haproxy.backends import backend_lines, cas, milliseconds, resolvers, word
 from gateway.engines.offers import Assigned, ordered, salt_text
 from gateway.engines.rows import ABSENT
+from gateway.errors import render
 from policies.allocation.cells import PARTS
 
 FILES: Final = "TURNOUT_FILES"
@@ -192,11 +192,11 @@ frontend turnout from turnout
     for name in reversed(list(routes)):
         if not _is_plain(routes[name].match):
             yield from _conditional(name, routes, entries)
-    error = {"error": {"code": "unknown_route", "message": "No route matches this path and method."}}
+    unknown = word(render("unknown_route").decode())
     yield f"""\
   http-request set-log-level notice
   http-request set-log-level silent unless routed
-  http-request return status 404 content-type application/json string {word(json.dumps(error))} unless routed
+  http-request return status 404 content-type application/json string {unknown} unless routed
   http-request set-var(txn.route) var(txn.found),field(1,|)"""
     for place, header in enumerate(_headers(routes)):
         field = f"req.fhdr({word(header)})"
