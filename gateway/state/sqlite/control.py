@@ -201,7 +201,10 @@ def remove_damaged(connection: sqlite3.Connection, kind: str, name: str, text: b
         "DELETE FROM documents WHERE kind = ? AND name = ? AND CAST(text AS BLOB) = ?", (kind, name, text)
     )
     if removed.rowcount:
-        message = f"The document {kind} {name!r} of the store was damaged and was removed. See that the disk is sound."
+        message = (
+            f"The document {kind} {name!r} of the store was damaged and was removed. The state of a route is stored "
+            "again by a gateway that runs; without one, its rollout begins again. See that the disk is sound."
+        )
         log.error("%s", message)
         data = json.dumps({"code": "store_lost_data", "message": message})
         add_event(connection, time=now, kind="alarm", route="", data=data)
