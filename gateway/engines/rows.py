@@ -204,7 +204,7 @@ class Reader(ABC):
             none,  # features
             none,  # backend_request_id
         )
-        return Batch(by_column=Outcome._make(by_column))
+        return Batch(Outcome._make(by_column))
 
     def _facts(self, *result: Any) -> _Facts:
         """What rows share; `_REFUSED` if ``server`` cannot name a variant, or no node can have written the rest."""

@@ -80,15 +80,15 @@ class Outcome(NamedTuple):
 class Batch(Sequence[Any]):
     """Outcomes by column, on which work is several times faster than row by row.
 
-    As a sequence it yields rows: plain tuples of an outcome's fields, which is also what the hot path makes.
+    As a sequence it yields rows: plain tuples of an outcome's fields, which is also what the hot path makes. Several
+    threads may read it.
     """
 
-    __slots__ = ("_columns", "_rows")
+    __slots__ = ("_held",)
 
-    def __init__(self, rows: Sequence[tuple[Any, ...]] = (), *, by_column: Any = None) -> None:
-        """Take at least one row, or an `Outcome` whose fields are lists with the values of all rows."""
-        self._rows = rows
-        self._columns = by_column
+    def __init__(self, held: Sequence[tuple[Any, ...]] | Outcome = ()) -> None:
+        """Take rows, or an `Outcome` whose fields are lists with the values of all rows."""
+        self._held: Any = held
 
     @classmethod
     def joined(cls, batches: Sequence[Sequence[Any]]) -> Batch:
@@ -100,18 +100,19 @@ class Batch(Sequence[Any]):
         for batch in others:
             for column, more in zip(by_column, columns(batch), strict=True):
                 column += more
-        return cls(by_column=Outcome._make(by_column))
+        return cls(Outcome._make(by_column))
 
     @property
     def columns(self) -> Any:
-        """An `Outcome` whose fields are sequences with the values of all rows."""
-        if self._columns is None:
-            self._columns = Outcome._make(zip(*self._rows, strict=True))
-            self._rows = ()
-        return self._columns
+        """An `Outcome` whose fields are sequences with the values of all rows, of which there is at least one."""
+        held = self._held
+        if not isinstance(held, Outcome):
+            held = self._held = Outcome._make(zip(*held, strict=True))
+        return held
 
     def __len__(self) -> int:
-        return len(self._rows) if self._columns is None else len(self._columns.decision)
+        held = self._held
+        return len(held.decision if isinstance(held, Outcome) else held)
 
     @overload
     def __getitem__(self, place: int) -> Outcome: ...
@@ -119,10 +120,11 @@ class Batch(Sequence[Any]):
     def __getitem__(self, place: slice) -> Self: ...
     def __getitem__(self, place: int | slice) -> Outcome | Self:
         taken = Outcome._make(column[place] for column in self.columns)
-        return type(self)(by_column=taken) if isinstance(place, slice) else taken
+        return type(self)(taken) if isinstance(place, slice) else taken
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._rows) if self._columns is None else zip(*self._columns, strict=True)
+        held = self._held
+        return zip(*self.columns, strict=True) if isinstance(held, Outcome) else iter(held)
 
 
 def same(values: Sequence[Any]) -> bool:

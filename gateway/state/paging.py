@@ -64,9 +64,9 @@ def _ordered(outcomes: Sequence[Outcome]) -> Batch:
     by_column = columns(outcomes)
     decisions = by_column.decision
     if not any(map(gt, decisions, islice(decisions, 1, None))):
-        return Batch(by_column=by_column)
+        return Batch(by_column)
     order = itemgetter(*sorted(range(len(decisions)), key=decisions.__getitem__))
-    return Batch(by_column=Outcome._make(c if same(c) else order(c) for c in by_column))
+    return Batch(Outcome._make(c if same(c) else order(c) for c in by_column))
 
 
 def just_behind(decision: bytes) -> bytes:

@@ -120,7 +120,7 @@ def by_route(rows: Sequence[Any], place: int) -> Mapping[str, Sequence[Any]]:
     found: defaultdict[str, list[Any]] = defaultdict(list)
     for row in rows:
         found[row[place]].append(row)
-    return found
+    return {route: Batch(own) for route, own in found.items()} if isinstance(rows, Batch) else found
 
 
 # Reading ------------------------------------------------------------------------------------------
