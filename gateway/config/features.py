@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import isfinite
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
@@ -53,6 +54,13 @@ class SegmentConfig(RequestValueConfig):
         return len(self.values) + 1
 
 
+def _check_range(minimum: float, maximum: float) -> None:
+    if not minimum < maximum:
+        raise ValueError("'minimum' is not below 'maximum'; write a range")
+    if not isfinite(2.0 * (maximum - minimum)):  # what a request's place in it is computed from
+        raise ValueError("'minimum' and 'maximum' are too far apart; write a range of at most 8e307")
+
+
 class FeatureConfig(RequestValueConfig):
     """A feature of the request for the contextual bandit."""
 
@@ -64,8 +72,7 @@ class FeatureConfig(RequestValueConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if not self.minimum < self.maximum:
-            raise ValueError("'minimum' is not below 'maximum'; write a range")
+        _check_range(self.minimum, self.maximum)
         if self.values is not None and (self.minimum, self.maximum) != (0.0, 1.0):
             raise ValueError("categories have no range; leave 'minimum' and 'maximum' out, or 'values'")
         return self
@@ -81,8 +88,7 @@ class CovariateConfig(RequestValueConfig):
 
     @model_validator(mode="after")
     def _range(self) -> Self:
-        if not self.minimum < self.maximum:
-            raise ValueError("'minimum' is not below 'maximum'; write a range")
+        _check_range(self.minimum, self.maximum)
         return self
 
 

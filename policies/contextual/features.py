@@ -45,8 +45,8 @@ class Numeric:
     maximum: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (isfinite(self.minimum) and isfinite(self.maximum) and self.minimum < self.maximum):
-            raise ValueError(f"feature {self.name!r}: minimum must be below maximum, and both finite")
+        if not (self.minimum < self.maximum and isfinite(2.0 * (self.maximum - self.minimum))):
+            raise ValueError(f"feature {self.name!r}: minimum must be below maximum, by a finite width")
 
     @property
     def columns(self) -> tuple[str, ...]:
