@@ -41,6 +41,8 @@ class Usual:
     per_day: float
     error_rate: float
     rewards: dict[str, RewardSums] = field(default_factory=dict)
+    adjusted_by: dict[str, str] = field(default_factory=dict)
+    """Of metrics whose ``rewards`` have only the variance that adjusting leaves: past | covariate."""
     days: float = 0.0
     """Of the record that say so; 0: an assumption."""
 
@@ -120,12 +122,14 @@ async def _usual(document: Document, name: str, url: str, rate: float | None) ->
         together[metric] = together.get(metric, Rewarded()) + one
     rewards = {metric: one.observations for metric, one in together.items()}
     whole = {("", metric): one for metric, one in together.items()}
-    for metric, before in known_before(whole, adjustments(document, name), "").items():
-        if metric in rewards:
+    adjusted, adjusted_by = adjustments(document, name), {}
+    for metric, before in known_before(whole, adjusted, "").items():
+        if before.x.count:
             rewards[metric] = without_predicted(rewards[metric], before)
+            adjusted_by[metric] = "covariate" if adjusted[metric] else "past"
     days = min(DAYS, max(now - min(hour.start for hour in hours), _HOUR) / _DAY)  # the route may be new
     per_day = assigned / days if rate is None else rate * _DAY
-    return Usual(per_day, sum(c.errors for c in counts.values()) / assigned, rewards, days)
+    return Usual(per_day, sum(c.errors for c in counts.values()) / assigned, rewards, adjusted_by, days)
 
 
 def _rows(
@@ -148,6 +152,7 @@ def _rows(
                     "metric": rail.metric,
                     "bound": rail.bound,
                     "limit": rail.limit,
+                    "adjusted_by": usual.adjusted_by.get(rail.metric),
                     "fail": None if found is None else _shown(found[0], usual, sticky=sticky),
                     "pass": None if found is None else _shown(found[1], usual, sticky=sticky),
                 }
@@ -219,7 +224,7 @@ def _table(rows: list[dict[str, Any]], usual: Usual, worse: float, *, sticky: bo
     cells = [
         (
             f"{row['share']:.1%}",
-            f"{row['metric']} {written(row['bound'], row['limit'])}",
+            f"{row['metric']} {written(row['bound'], row['limit'])}{', adjusted' if row['adjusted_by'] else ''}",
             _cell(row["fail"]),
             _cell(row["pass"]),
         )
