@@ -98,7 +98,9 @@ def test_variants_are_compared_over_all_requests() -> None:
         lift_over_time, PLAN.variants, DOCUMENT.metrics, buckets, baseline="v1", points=60, by_request=True
     )
     last = drawn(metric="right", now=20.0)["v2"][-1]
-    assert last == {"time": 20.0} | {key: lift[key] for key in ("absolute", "interval", "better")}
+    assert last == {"time": 20.0} | {
+        key: lift[key] for key in ("absolute", "interval", "better", "adjusted_by")
+    }
     assert drawn(metric="error_rate", now=20.0) == {}
     edited = load(TEXT.replace("metric: right", "metric: right\n      floor: 0%"), source="test", env={})
     assert report("r", edited, evidence, LIVE, None, now=1.0)["variants"]["v2"]["lift"] == {}

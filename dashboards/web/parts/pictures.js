@@ -76,9 +76,10 @@ function overTime(report, { metric, variants }, limits, colour, now) {
     return html`${figure(`lift.${name}`, last.absolute, text)} <small>${interval}</small>`;
   };
   const { values, step } = roundTicks(low, high);
+  const more = [all.some((p) => p.adjusted_by) && "; adjusted by what was known before", limits.length > 0 && "; dashed: the limit"];
   return picture({
     id: "lift",
-    title: `${metric}: difference from ${report.compared_with} as it stood, always valid${limits.length ? "; dashed: the limit" : ""}`,
+    title: `${metric}: difference from ${report.compared_with} as it stood, always valid${more.filter(Boolean).join("")}`,
     names,
     colour,
     said,

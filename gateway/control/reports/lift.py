@@ -203,7 +203,8 @@ class Comparisons:
         if variant == baseline or not {variant, baseline} <= set(self._with_data(metric)):
             return None
         found = self._comparison(metric, baseline, variant, ratio=False)
-        return self._absolute(found, metric)
+        method = self._method(metric, baseline, variant)
+        return {**self._absolute(found, metric), "adjusted_by": self._adjusted_by(metric, method)}
 
     def _absolute(self, found: MetricComparison, metric: str) -> Json:
         interval, absolute = _ends(found, self._alpha(metric)), found.candidate - found.baseline

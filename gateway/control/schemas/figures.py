@@ -59,6 +59,15 @@ class RewardEstimate(Estimate):
     ]
 
 
+AdjustedBy = Annotated[
+    Literal["past", "covariate"] | None,
+    Field(
+        description="By `metrics.NAME.adjust`: past: each unit's values from before; covariate: a number of each "
+        "request; null: not adjusted."
+    ),
+]
+
+
 class Difference(ApiModel):
     """One variant against another. The intervals hold at all times, together for all pairs of variants of one metric,
     with probability 0.95."""
@@ -92,13 +101,7 @@ class Difference(ApiModel):
     unit: Annotated[
         Literal["requests", "units"], Field(description="One observation: a request, or a sticky unit.")
     ]
-    adjusted_by: Annotated[
-        Literal["past", "covariate"] | None,
-        Field(
-            description="By `metrics.NAME.adjust`: past: each unit's values from before; covariate: a number of each "
-            "request; null: not adjusted."
-        ),
-    ]
+    adjusted_by: AdjustedBy
 
 
 class Lift(Difference):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from gateway.control.schemas.base import ApiBody, ApiModel, Count, Cursor, DecisionHex
-from gateway.control.schemas.figures import GatewayQuantiles, Lift, RewardEstimate, ServedReport
+from gateway.control.schemas.figures import AdjustedBy, GatewayQuantiles, Lift, RewardEstimate, ServedReport
 from gateway.control.timestamps import Timestamp
 
 
@@ -177,6 +177,7 @@ class LiftPoint(ApiModel):
     absolute: float | None
     interval: tuple[float | None, float | None] | None
     better: bool | None
+    adjusted_by: AdjustedBy
 
 
 class LiftOverTimeResponse(ApiModel):
