@@ -17,6 +17,8 @@ from policies.types import PairSums, RewardSums
 _NO_PAIRS: Final = PairSums()
 _NO_UNITS: Final[Mapping[Key, PairSums]] = {}
 _NO_REQUESTS: Final[Mapping[str, PairSums]] = {}
+UNADJUSTED: Final[Mapping[str, str]] = {}
+"""No metric is adjusted."""
 
 
 def known_before(
@@ -74,7 +76,11 @@ async def units_of_all_time(store: AggregateStore, route: str) -> dict[Key, Pair
 
 
 def periods(
-    buckets: Iterable[RewardedBucket], units: Mapping[Key, PairSums] = _NO_UNITS, *, errors_since: float = 0.0
+    buckets: Iterable[RewardedBucket],
+    units: Mapping[Key, PairSums] = _NO_UNITS,
+    *,
+    errors_since: float = 0.0,
+    adjusted: Mapping[str, str] = UNADJUSTED,
 ) -> Periods:
     """The periods of constant propensities: what one epoch did in one bucket of time.
 
@@ -83,7 +89,8 @@ def periods(
     period of their own decision, with what `UnitSums` says of them.
 
     ``units``: what is known of units that the buckets do not tell: those that came before, and failures by unit
-    (`policies.sequential.unit_outcomes`), which are known of decisions since ``errors_since``.
+    (`policies.sequential.unit_outcomes`), which are known of decisions since ``errors_since``. ``adjusted``: metrics
+    whose covariate is wanted too (`gateway.compile.plans.adjustments`).
     """
     cells: dict[tuple[float, int], list[RewardedBucket]] = defaultdict(list)
     for bucket in buckets:
@@ -101,8 +108,10 @@ def periods(
             sums |= {
                 (v, m + aspect): part
                 for v, m, r in each
-                for name, pairs in r.covariates.items()
-                for aspect, part in zip(of_covariate(name), (pairs.x, pairs.y, pairs.both), strict=True)
+                if (pairs := r.covariates.get(adjusted.get(m, ""))) is not None
+                for aspect, part in zip(
+                    of_covariate(adjusted[m]), (pairs.x, pairs.y, pairs.both), strict=True
+                )
             }
             sums |= {(b.variant, "error_rate"): _errors(b.counts) for b in cell if b.start >= errors_since}
             of_units = {

@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 from gateway.config.service import MetricConfig
 from gateway.control.reports.estimates import LEVEL
 from gateway.control.reports.observed import Observed
-from gateway.ingest.comparable import known_before, periods, values_by_unit
+from gateway.ingest.comparable import UNADJUSTED, known_before, periods, values_by_unit
 from gateway.ingest.evidence import Rewarded, RewardedBucket
 from gateway.record.histogram import edges, merge
 from gateway.state.base import Counts
@@ -53,7 +53,6 @@ MAX_RATIO: Final = 1e6
 _NOTHING: Final = Counts()
 _NO_REWARDS: Final = Rewarded()
 _NO_UNITS: Final = Stratum(units=RewardSums())
-_UNADJUSTED: Final[Mapping[str, str]] = {}
 
 
 class Comparisons:
@@ -65,7 +64,7 @@ class Comparisons:
         declared: Mapping[str, MetricConfig],
         observed: Observed,
         *,
-        adjusted: Mapping[str, str] = _UNADJUSTED,
+        adjusted: Mapping[str, str] = UNADJUSTED,
         parts: int = 1,
     ) -> None:
         """``adjusted``: see `gateway.compile.plans.adjustments`; ``parts``: how many such sets of comparisons are to
@@ -96,9 +95,9 @@ class Comparisons:
         if observed.periods is not None:
             return observed.periods
         if observed.units is None:
-            return periods(observed.buckets, observed.earned)
+            return periods(observed.buckets, observed.earned, adjusted=self._adjusted)
         known = {**observed.earned, **observed.units.failures()}
-        return periods(observed.buckets, known, errors_since=observed.units.since)
+        return periods(observed.buckets, known, errors_since=observed.units.since, adjusted=self._adjusted)
 
     @cached_property
     def _strata(self) -> list[Mapping[str, Stratum]]:

@@ -12,14 +12,13 @@ from typing import Any, Final
 from gateway.config.service import MetricConfig
 from gateway.control.reports.lift import HEALTH, Comparisons
 from gateway.control.reports.observed import Observed
-from gateway.ingest.comparable import periods
+from gateway.ingest.comparable import UNADJUSTED, periods
 from gateway.ingest.evidence import Rewarded, RewardedBucket
 from gateway.record.histogram import merge
 from gateway.state.base import Counts
 
 Json = dict[str, Any]
 
-_UNADJUSTED: Final[Mapping[str, str]] = {}
 MAX_COSTLY_POINTS: Final = 12
 """Where shares moved, latencies are matched from the beginning at each point; values weighted by request are summed."""
 
@@ -36,7 +35,7 @@ def lift_over_time(
     by_request: bool = False,
     sticky: bool = False,
     by_epoch: bool = False,
-    adjusted: Mapping[str, str] = _UNADJUSTED,
+    adjusted: Mapping[str, str] = UNADJUSTED,
 ) -> dict[str, list[Json]]:
     """Return by variant at most ``points`` comparisons with ``baseline``, oldest first; the last is that of ``now``.
 
@@ -48,7 +47,7 @@ def lift_over_time(
     found: dict[str, list[Json]] = {}
     if by_request or metric.startswith("latency_"):
         points = min(points, MAX_COSTLY_POINTS)
-    for time, observed in _moments(buckets, metric, points, now, by_epoch=sticky and by_epoch):
+    for time, observed in _moments(buckets, metric, points, now, adjusted, by_epoch=sticky and by_epoch):
         observed = replace(observed, by_request=by_request, sticky=sticky and (by_request or by_epoch))
         compared = Comparisons(variants, chosen, observed, adjusted=adjusted)
         for variant in variants:
@@ -59,7 +58,13 @@ def lift_over_time(
 
 
 def _moments(
-    buckets: Sequence[RewardedBucket], metric: str, points: int, now: float, *, by_epoch: bool
+    buckets: Sequence[RewardedBucket],
+    metric: str,
+    points: int,
+    now: float,
+    adjusted: Mapping[str, str],
+    *,
+    by_epoch: bool,
 ) -> Iterator[tuple[float, Observed]]:
     """What had been recorded at evenly chosen ends of buckets; ``by_epoch``: in the newest epoch of `newest`."""
     ordered = sorted(buckets, key=lambda bucket: (bucket.start, bucket.epoch))
@@ -69,7 +74,7 @@ def _moments(
     parts: dict[int, list[RewardedBucket]] = defaultdict(list)
     for bucket in ordered:
         parts[bucket.epoch if by_epoch else 0].append(bucket)
-    recorded = {key: _Recorded(part, metric) for key, part in parts.items()}
+    recorded = {key: _Recorded(part, metric, adjusted) for key, part in parts.items()}
     both: int | None = None if by_epoch else 0
     for number, group in enumerate(groups, start=1):
         for epoch, part in groupby(group, key=lambda bucket: bucket.epoch if by_epoch else 0):
@@ -85,10 +90,10 @@ def _moments(
 class _Recorded:
     """What has been recorded of a part of the buckets, as they are added in order."""
 
-    def __init__(self, buckets: Sequence[RewardedBucket], metric: str) -> None:
+    def __init__(self, buckets: Sequence[RewardedBucket], metric: str, adjusted: Mapping[str, str]) -> None:
         self._buckets = buckets
         self._metric = metric
-        self._periods = periods(buckets)
+        self._periods = periods(buckets, adjusted=adjusted)
         self._ended = self._seen = 0
         self._counts: dict[str, Counts] = defaultdict(Counts)
         self._rewards: dict[tuple[str, str], Rewarded] = defaultdict(Rewarded)
