@@ -35,7 +35,7 @@ class Span(NamedTuple):
 
 def spans(since: float, until: float, step: float = BUCKET_S) -> list[Span]:
     """The time from ``since`` to ``until`` in spans with buckets of ``step`` seconds."""
-    length = max(SPAN_S, step)
+    length = -(-SPAN_S // step) * step  # a bucket lies in one span
     return [*_cut(since, until, length, step)]
 
 

@@ -82,7 +82,7 @@ async def test_what_is_remembered_is_what_there_is(store: Store, seed: int) -> N
             ]
             await store.reward(rewarded)
             assert await _remembered(remembered, store, now) == await _all(store, now)
-            for step in (10.0, 240.0):
+            for step in (10.0, 40.0, 50.0, 70.0, 240.0):
                 since = now // step * step - 20 * step
                 parts = await comparisons.setdefault(step, Remembered(_as_is)).read(
                     store, "digits", spans(since, now, step), now=now
