@@ -26,7 +26,7 @@ from policies.rollout.route import RouteState
 from policies.rollout.state import State
 from policies.rollout.table import Status
 from policies.rollout.verdicts import Verdict
-from tests.support.made import T0, published
+from tests.support.made import T0, outcome, published, reward
 
 WRONG_SHAPES = ["null", "5", '"x"', "[]", "[1]", "[null]", "[{}]", '{"a": 1}', "[" * 100_000 + "]" * 100_000]
 
@@ -140,8 +140,15 @@ async def test_damaged_counts_and_leases_in_redis_fail_nothing(redis_url: str, g
     assert await fresh.lease("leader", "b", ttl=5, now=T0) is not None
     await fresh._link.command("HSET", f"{of_all}:lease:leader", "fence", garbled)
     assert await fresh.lease("leader", "b", ttl=5, now=T0 + 1) is not None
-    for one in (store, fresh):
-        await one.close()
+    for number in ("pages", "changed", "cells_version"):
+        await fresh._link.command("SET", f"{fresh._link.of_route('digits')}:{number}", garbled)
+    assert (await fresh.changed_cells("digits", since=7))[1] is None
+    await fresh.append([one := outcome(T0)])
+    known, _ = await fresh.changed_cells("digits", since=-1)
+    assert await fresh.reward([reward(of=one)]) == ["accepted"]
+    assert (await fresh.changed_cells("digits", since=known))[1] == [T0]
+    for each in (store, fresh):
+        await each.close()
 
 
 def test_the_shapes_of_a_route_name_every_field() -> None:

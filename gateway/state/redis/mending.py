@@ -14,7 +14,6 @@ from gateway.state.redis.script import Script
 from gateway.state.redis.sums import ALL, as_fields
 
 _REBUILD_TOTAL: Final = Script.load("rebuild_total")
-_FORGET_CHANGES: Final = Script.load("forget_changes")
 _READERS: Final[tuple[tuple[str, str, Callable[[bytes, bytes], object]], ...]] = (
     ("c", "cells", lambda field, cell: (cell_parts(field), unpack_counts([cell]))),
     ("s", "cells", lambda field, cell: (cell_parts(field), ExactSums.unpack(cell))),
@@ -46,7 +45,8 @@ async def mend(link: Link, route: str) -> Mended:
         for field in sorted(totals):
             await link.run(_REBUILD_TOTAL, base, letter, index, field)
     if found.repaired:
-        await link.run(_FORGET_CHANGES, base)
+        # All readers of the cells read all of them again: the next version is behind all others.
+        await link.command("DEL", f"{base}:cells_version", f"{base}:changed_cells")
     return found
 
 

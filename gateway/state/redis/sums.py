@@ -241,7 +241,8 @@ def _by_bucket(found: Sequence[tuple[int, Fields]], width: int) -> list[tuple[in
 async def changed_cells(link: Link, route: str, *, since: int) -> tuple[int, list[int] | None]:
     """The version of the cells, and which buckets changed after ``since``; None if that is not known."""
     base = link.of_route(route)
-    version = int(await link.command("GET", f"{base}:cells_version") or 0)
+    stored = await link.command("GET", f"{base}:cells_version")
+    version = int(stored) if stored is not None and stored.isdigit() else 0  # the next write mends it
     if not max(version - KEPT_CHANGES, 0) <= since <= version:
         return version, None
     found = await link.command("ZRANGEBYSCORE", f"{base}:changed_cells", f"({since}", "+inf")

@@ -7,8 +7,9 @@
 -- include: counts
 -- include: staged
 -- include: changes
+-- include: number
 local P = KEYS[1]
-local number = tonumber(redis.call('GET', P .. ':pages') or '0')
+local number = tonumber(number_of(P, 'pages', 'page'))
 local sure = ARGV[1] ~= ''
 if sure and tonumber(ARGV[1]) ~= number then return -number - 1 end
 local blocks, slices, at = tonumber(ARGV[5]), tonumber(ARGV[6]), 7

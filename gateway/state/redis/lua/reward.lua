@@ -11,6 +11,7 @@
 -- include: rewards
 -- include: units
 -- include: changes
+-- include: number
 local P = KEYS[1]
 local replay, results, touched = ARGV[1] == '1', {}, false
 
@@ -140,5 +141,8 @@ for _, name in ipairs(row_names) do
   redis.call('HSET', key, field, pack_linear(sums))
 end
 note_changes(P, starts)
-if touched then redis.call('INCR', P .. ':changed') end
+if touched then
+  number_of(P, 'changed', '')
+  redis.call('INCR', P .. ':changed')
+end
 return table.concat(results)
