@@ -196,7 +196,7 @@ class ConnectionBase(StreamOwner):
 
     def acknowledge(self, size: int) -> None:
         self._unacknowledged += size
-        if self._unacknowledged >= self.limits.connection_window // 2:
+        if self._unacknowledged >= self.limits.connection_window // 16:
             self.send(frames.window_update(0, self._unacknowledged))
             self.receive_window += self._unacknowledged
             self._unacknowledged = 0

@@ -28,6 +28,8 @@ from gateway.transport.response import MAX_FIELDS, MAX_HEAD_BYTES, MAX_INTERIM_R
 
 MAX_STREAMS: Final = 100
 """Requests on one connection at the same time, if the backend permits as many."""
+CONNECTION_WINDOW_BYTES: Final = 1 << 30
+"""Only the windows of streams bound what waits: clients that do not read must not hold up others."""
 MIN_SILENCE_S: Final = 1.0
 """Seconds without a byte after which a request that is given up makes its connection suspect."""
 
@@ -267,7 +269,10 @@ class Http2Session(Http2):
     __slots__ = ("heads", "heard_at", "idle_since", "owner", "ready", "served", "transport")
 
     def __init__(self, owner: SessionOwner, transport: asyncio.Transport, scheme: bytes) -> None:
-        super().__init__(Limits(max_list_bytes=MAX_HEAD_BYTES, max_fields=MAX_FIELDS), client=True)
+        limits = Limits(
+            connection_window=CONNECTION_WINDOW_BYTES, max_list_bytes=MAX_HEAD_BYTES, max_fields=MAX_FIELDS
+        )
+        super().__init__(limits, client=True)
         self.max_turn_frames = MAX_TURN_FRAMES
         self.owner = owner
         self.transport = transport

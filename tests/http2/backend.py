@@ -6,13 +6,14 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, RequestReceived, StreamEnded, StreamReset, TrailersReceived, WindowUpdated
-from h2.exceptions import ProtocolError
+from h2.exceptions import ProtocolError, StreamClosedError
 from h2.settings import Settings
 
 Pairs = list[tuple[bytes, bytes]]
@@ -150,7 +151,8 @@ class Connection(asyncio.Protocol):
             self.waiting.pop(event.stream_id, None)
         elif isinstance(event, WindowUpdated):
             for stream in list(self.waiting):
-                self._send(stream)
+                with suppress(StreamClosedError):  # it is reset in the same read
+                    self._send(stream)
 
     def respond(
         self, request: Request, head: Pairs, body: bytes = b"", trailers: Pairs | None = None

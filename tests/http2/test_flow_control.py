@@ -103,7 +103,7 @@ def test_more_than_the_windows_permit_ends_the_stream_or_the_connection() -> Non
     server.receive(data(b"x" * 10_000, end=False) * 3, 1.0)
     server.receive(data(b"x", end=False), 1.0)
     assert server.reader.replies[1].reset == "FLOW_CONTROL_ERROR"
-    for number in (3, 5, 7):
+    for number in (3, 5, 7, 9):
         server.receive(headers(GOOD, number, end=False), 1.0)
         stream(server, number).hold(full=True)
         server.receive(data(b"x" * 10_000, number, end=False) * 3, 1.0)
@@ -126,6 +126,25 @@ def test_the_bytes_of_an_ended_stream_are_given_back_to_the_connection(ended: st
             server.receive(frame(3, 0, number, word(8)), 1.0)
     assert not server.ended
     assert not server.streams
+
+
+def test_streams_that_are_held_leave_others_the_rest_of_the_connections_window() -> None:
+    server = Server(Limits())
+    server.start()
+    server.receive(HELLO, 1.0)
+    for number in (1, 3, 5):
+        server.receive(headers(GOOD, number, end=False), 1.0)
+        stream(server, number).hold(full=True)
+        server.receive(data(b"x" * 16_384, number, end=False) * 16, 1.0)
+    sent = 3 * 262_144
+    for number in range(7, 207, 2):
+        server.receive(headers(GOOD, number, end=False), 1.0)
+        for _ in range(4):
+            sent += 16_384
+            assert sent <= 65_535 + updates(server, 0)
+            server.receive(data(b"x" * 16_384, number, end=False), 1.0)
+        server.receive(frame(3, 0, number, word(8)), 1.0)
+    assert server.fault is None
 
 
 def test_padding_counts_in_the_windows() -> None:
