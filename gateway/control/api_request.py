@@ -139,7 +139,7 @@ def _fault_text(fault: Mapping[str, Any], known: Sequence[str]) -> str:
     kind = str(fault["type"])
     if kind == "extra_forbidden":
         names = ", ".join(known) if len(fault["loc"]) == 1 and "root" not in known else ""
-        return f"{where!r} is not known here" + (f"; known are {names}" if names else "")
+        return f"{where!r} is not known here" + (f"; expected one of {names}" if names else "")
     if kind == "missing":
         return f"{where!r} is missing"
     text = str(fault["msg"]).removeprefix("Value error, ").rstrip(".")

@@ -51,11 +51,19 @@ def judged_head(lines: Iterable[bytes], status: int) -> tuple[int, bool]:
 
     A response that is not gRPC is UNKNOWN to the client (https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md).
     """
+    if status >= 400:
+        return status, False
     types = [line[14:].strip() for line in lines if line[:14].lower() == b"content-type: "]
-    if status != 200 or (types and is_grpc(types[0])):
-        follows = not any(line.startswith(b"grpc-status: ") for line in lines)
-        return status, follows and status == 200
+    if status == 200 and types and is_grpc(types[0]):
+        return status, not any(line.startswith(b"grpc-status: ") for line in lines)
     return 500, False
+
+
+def judged_end(trailers: bytes, status: int, *, due: bool) -> int:
+    """``status``, or what the gRPC status in ``trailers`` stands for: UNKNOWN if it is ``due`` and absent."""
+    if not trailers and not due:
+        return status
+    return judged_status(trailers.split(b"\r\n"), 500 if due else status)
 
 
 def error_fields(status: int, body: bytes) -> list[tuple[bytes, bytes]]:

@@ -21,7 +21,9 @@ from typing import Protocol
 class ResponseHead:
     """Status and fields of a response, checked."""
 
-    __slots__ = ("bodiless", "chunked", "judged", "length", "lines", "request_id", "status", "until_close")
+    __slots__ = (
+        "bodiless", "chunked", "judged", "length", "lines", "request_id", "status", "status_due", "until_close"
+    )  # fmt: skip
 
     def __init__(
         self, status: int, lines: list[bytes], length: int, chunked: bool, bodiless: bool, until_close: bool
@@ -29,6 +31,8 @@ class ResponseHead:
         self.status = status
         self.judged = status
         """The status by which the response is judged: 503 for a gRPC response that is UNAVAILABLE, for example."""
+        self.status_due = False
+        """Whether the status of a gRPC call is to follow the body: without one, clients take it for UNKNOWN."""
         self.lines = lines
         """Whole field lines, ready to be written, without framing, hop-by-hop and gateway fields."""
         self.length = length

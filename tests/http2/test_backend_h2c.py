@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import grpc
 import httpx
@@ -68,6 +68,12 @@ RIG = {
     policy: {type: single, variant: v1}
     retry: {attempts: 1}
     timeouts: {first_byte: 1500ms}
+  excused:
+    match: {path: /excused}
+    variants: {v1: {backend: multi}}
+    policy: {type: single, variant: v1}
+    retry: {attempts: 1}
+    errors: {client: [{status: 500, body: bad shape}]}
   replayed:
     match: {path: /replayed}
     variants: {v1: {backend: multi}}
@@ -227,6 +233,35 @@ def test_a_reset_is_an_error_and_falls_back(rig: Rig, backend: Http2Backend, beg
         assert (reply.status, json.loads(reply.body)["error"]["code"]) == (502, "backend_reset")
         assert client.request(headers(to(b"/mf"), 3), 3).body.startswith(b"B")
     assert len(backend.connections) == 1
+
+
+def test_clients_that_do_not_read_hold_up_no_others(rig: Rig, backend: Http2Backend) -> None:
+    """The responses of all clients share the connection to the backend."""
+
+    def large(request: Request) -> None:
+        request.connection.respond(request, [(b":status", b"200")], bytes(1 << 20))
+
+    backend.plans.extend([large] * 6)
+    with Client(rig.port) as slow, Client(rig.port) as quick:
+        slow.send(b"".join(headers(to(b"/m"), number) for number in range(1, 13, 2)))
+        rig.until(lambda: len(backend.requests) == 6 and len(backend.connections[0].waiting) == 6)
+        assert quick.request(headers(to(b"/m"), end=False) + data(b"x" * 16_000)).body == b"x" * 16_000
+        assert len(backend.connections) == 1
+
+
+def test_a_response_that_is_reset_in_one_packet_is_seen_to_break_off(rig: Rig, backend: Http2Backend) -> None:
+    def fail(request: Request) -> None:
+        h2 = request.connection.h2
+        h2.send_headers(request.stream, [(b":status", b"200"), (b"content-length", b"9")])
+        h2.send_data(request.stream, b"half")
+        h2.reset_stream(request.stream, 2)
+
+    backend.plans.append(fail)
+    with rig.client() as client:
+        client.send(b"GET /m HTTP/1.1\r\nhost: a\r\n\r\n")
+        received = client.until(b"half")
+        assert received.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert client.at_end()
 
 
 def test_a_goaway_moves_requests_to_a_new_connection(rig: Rig, backend: Http2Backend) -> None:
@@ -467,21 +502,64 @@ def test_a_grpc_response_without_a_status_is_a_failure(
             assert list(call) == [b"ok"]
         asked = dict(call.initial_metadata())["x-request-id"]
 
+    found = outcome(rig, asked)
+    assert (found["status"], found["error"]) == (status, "backend_status" if status == 500 else "")
+
+
+def outcome(rig: Rig, request_id: str) -> dict[str, Any]:
+    """What the record has of a request."""
+    return kept(rig, f"outcomes?request_id={request_id}", "outcomes")
+
+
+def kept(rig: Rig, path: str, key: str) -> dict[str, Any]:
+    """The only entry of a list of the API, as soon as there is one."""
     end = time.monotonic() + PATIENCE
-    found: list[dict[str, object]] = []
+    found: list[dict[str, Any]] = []
     while not found and time.monotonic() < end:
-        found = httpx.get(f"http://127.0.0.1:{rig.port}/-/outcomes?request_id={asked}").json()["outcomes"]
-    kept = [(row["status"], row["error"]) for row in found]
-    assert kept == [(status, "backend_status" if status == 500 else "")]
+        found = httpx.get(f"http://127.0.0.1:{rig.port}/-/{path}").json().get(key) or []
+    (one,) = found
+    return one
 
 
-def test_a_response_that_is_not_grpc_falls_back(rig: Rig, backend: Http2Backend) -> None:
-    """An error page with status 200."""
+def test_a_shadows_grpc_response_without_a_status_is_a_failure(rig: Rig, backend: Http2Backend) -> None:
+    """Copies are dropped while the machine is busy, so it is tried until one goes out."""
 
+    def respond(request: Request) -> None:
+        head = [(b":status", b"200"), (b"content-type", b"application/grpc")]
+        request.connection.respond(request, head, b"\0\0\0\0\2ok")
+
+    fields = to(b"/ms/Unary", (b"content-type", b"application/grpc"))
+    backend.plans.append(respond)
+    with Client(rig.port) as client:
+        deadline = time.monotonic() + PATIENCE
+        stream = -1
+        while not backend.requests:
+            assert time.monotonic() < deadline
+            stream += 2
+            reply = client.request(headers(fields, stream, end=False) + data(b"", stream), stream)
+            rig.settle()
+    copy = kept(rig, f"decisions/{dict(reply.heads[0])[b'x-decision-id'].decode()}", "shadows")
+    assert (copy["status"], copy["error"]) == (500, "backend_status")
+
+
+def test_trailers_do_not_turn_an_error_of_the_client_into_one_of_the_backend(
+    rig: Rig, backend: Http2Backend
+) -> None:
+    def respond(request: Request) -> None:
+        request.connection.respond(request, [(b":status", b"500")], b"bad shape", [(b"x-a", b"b")])
+
+    backend.plans.append(respond)
+    with Client(rig.port) as client:
+        reply = client.request(headers(to(b"/excused")))
+    found = outcome(rig, dict(reply.heads[0])[b"x-request-id"].decode())
+    assert (found["status"], found["error"]) == (500, "")
+
+
+@pytest.mark.parametrize("status", [b"200", b"204"])
+def test_a_response_that_is_not_grpc_falls_back(rig: Rig, backend: Http2Backend, status: bytes) -> None:
     def page(request: Request) -> None:
-        request.connection.respond(
-            request, [(b":status", b"200"), (b"content-type", b"text/html")], b"<html>"
-        )
+        body = b"<html>" if status == b"200" else b""
+        request.connection.respond(request, [(b":status", status), (b"content-type", b"text/html")], body)
 
     def respond(request: Request) -> None:
         h2 = request.connection.h2

@@ -191,8 +191,9 @@ class ExchangeBase(PipelinedRequest, AttemptOwner):
 
     def _offer_copies(self, shadows: list[VariantPlan]) -> None:
         request, body, relay, shadow = self.request, self.body, self.relay, self.runtime.shadow
-        if not body.complete:
-            shadow.drop(request.route.name, shadows, "request_incomplete")
+        too_large = body.size > request.route.buffer_limit
+        if too_large or not body.complete:
+            shadow.drop(request.route.name, shadows, "body_too_large" if too_large else "request_incomplete")
             return
         result = PrimaryResult(
             decision=request.decision,

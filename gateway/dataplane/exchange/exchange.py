@@ -192,12 +192,8 @@ class Exchange(Failover):
     def _forget_sent(self) -> None:
         """Keeps pieces only where another attempt or a shadow may need them, and up to a limit."""
         route, body = self.request.route, self.body
-        if route.retains and body.size <= route.buffer_limit:
-            return
-        body.drop_sent()
-        if self._shadows:
-            self.runtime.shadow.drop(route.name, self._shadows, "body_too_large")
-            self._shadows = self.relay.captured = None
+        if not route.retains or body.size > route.buffer_limit:
+            body.drop_sent()
 
     def on_backpressure(self, attempt: Attempt, *, full: bool) -> None:
         if attempt is self.attempt and full != self.body.paused:
@@ -233,8 +229,8 @@ class Exchange(Failover):
             self._promote("hedged")
         elif self._hedge is not None:
             self._end_hedge("hedge_lost")
-        if self.head.grpc and response.judged == 200:
-            response.judged, self.relay.status_due = judged_head(response.lines, response.status)
+        if self.head.grpc and response.judged < 400:
+            response.judged, response.status_due = judged_head(response.lines, response.status)
         if response.judged == 504:
             response.judged = self.request.judge(504, now)
         self.relay.backend_ms = backend_ms = (now - attempt.since) * 1e3
@@ -299,8 +295,9 @@ class Exchange(Failover):
         return True
 
     def on_end(self, attempt: Attempt, trailers: bytes) -> None:
+        before = self.relay.status
         self.relay.end(trailers)
-        if trailers or self.relay.status_due:
+        if self.relay.status != before:
             self._judge_end(attempt)
         attempt.release()
         self._finish()

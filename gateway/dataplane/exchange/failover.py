@@ -196,5 +196,6 @@ class Failover(ExchangeBase):
             self._finish()
             self.client.responded(self)
         else:
+            self.relay.flush()
             self._finish()
             self.client.abort()

@@ -7,7 +7,7 @@ from typing import Final
 from gateway.dataplane.base import ClientConnection, PipelinedRequest
 from gateway.dataplane.exchange.attempt import ResponseSink
 from gateway.dataplane.exchange.stream_end import TAIL_BYTES, is_whole
-from gateway.http.grpc import judged_status
+from gateway.http.grpc import judged_end
 from gateway.record.usage import UsageReader
 from gateway.transport.base import ResponseHead
 
@@ -19,15 +19,13 @@ class Relay(ResponseSink):
     """One response, on its way."""
 
     __slots__ = (
-        "_limit", "_out", "_tail", "backend_ms", "backend_request_id", "captured", "client", "head_ms", "lines",
-        "served", "size", "status", "status_due", "usage", "whole",
+        "_limit", "_out", "_status_due", "_tail", "backend_ms", "backend_request_id", "captured", "client", "head_ms",
+        "lines", "served", "size", "status", "usage", "whole",
     )  # fmt: skip
 
     lines: list[bytes]
     """The backend's field lines; set with ``captured``."""
     status: int
-    status_due: bool
-    """Whether the status of a gRPC call is to follow the body: without one, clients take it for UNKNOWN."""
     size: int
     """Bytes of the body."""
     served: str
@@ -50,7 +48,7 @@ class Relay(ResponseSink):
     def __init__(self, client: ClientConnection) -> None:
         self.client = client
         self.status = 0
-        self.status_due = False
+        self._status_due = False
         self.size = 0
         self.served = ""
         self.head_ms = 0.0
@@ -70,7 +68,7 @@ class Relay(ResponseSink):
 
     def begin(self, request: PipelinedRequest, response: ResponseHead, lines: bytes) -> None:
         """Passes on the head of a backend's response, with the gateway's own ``lines``."""
-        self.status = response.judged
+        self.status, self._status_due = response.judged, response.status_due
         self.backend_request_id = response.request_id
         if self.captured is not None:
             self.lines = response.lines.copy()
@@ -104,8 +102,7 @@ class Relay(ResponseSink):
             self.client.send_trailers(self._out, trailers)
         else:
             self.client.send(self._out, True)
-        if trailers or self.status_due:
-            self.status = judged_status(trailers.split(b"\r\n"), 500 if self.status_due else self.status)
+        self.status = judged_end(trailers, self.status, due=self._status_due)
         self.whole = True
 
     @property

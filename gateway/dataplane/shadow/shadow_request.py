@@ -16,7 +16,7 @@ from gateway.dataplane.shadow.sink import PrimaryResult
 from gateway.dataplane.snapshot import Timeouts
 from gateway.dataplane.timed import NEVER
 from gateway.dataplane.variant import VariantPlan
-from gateway.http.grpc import judged_status
+from gateway.http.grpc import judged_end, judged_head
 from gateway.transport.address import Address
 from gateway.transport.base import Connection, ResponseHead
 
@@ -30,8 +30,8 @@ class ShadowRequest(ResponseSink, AttemptOwner):
     """One request for one shadow, over a connection of the shadow's own pool."""
 
     __slots__ = (
-        "_begun", "_ended", "_head_at", "_limit", "_out", "_started", "_written", "address", "attempt", "listener",
-        "parts", "plan", "primary", "response", "size",
+        "_begun", "_ended", "_grpc", "_head_at", "_limit", "_out", "_started", "_written", "address", "attempt",
+        "listener", "parts", "plan", "primary", "response", "size",
     )  # fmt: skip
 
     attempt: Attempt
@@ -58,6 +58,7 @@ class ShadowRequest(ResponseSink, AttemptOwner):
         self.size = len(head) + (size if chunks is not primary.body else 0)
         """Bytes of its own, besides those of ``primary``."""
         self.response: ResponseHead | None = None
+        self._grpc = request.head.grpc
         self._head_at = 0.0
         self._out: list[bytes] = []
         self._written = False
@@ -93,6 +94,8 @@ class ShadowRequest(ResponseSink, AttemptOwner):
     def on_head(self, attempt: Attempt, response: ResponseHead) -> None:
         self._head_at = perf_counter()
         self.response = response
+        if self._grpc and response.judged < 400:
+            response.judged, response.status_due = judged_head(response.lines, response.status)
         if response.length > self._limit and not response.bodiless:
             self._cut("shadow_answer_too_large")  # before it fills our buffers
         else:
@@ -112,8 +115,7 @@ class ShadowRequest(ResponseSink, AttemptOwner):
         response = self.response
         assert response is not None
         attempt.release()
-        if trailers:
-            response.judged = judged_status(trailers.split(b"\r\n"), response.judged)
+        response.judged = judged_end(trailers, response.judged, due=response.status_due)
         status, body = response.judged, b"".join(self._out)
         bad = status >= 500 and not is_client_fault(body, self.primary.route.client_errors.get(status, ()))
         self._ended(self, "backend_status" if bad else "", body)
