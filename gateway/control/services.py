@@ -368,14 +368,14 @@ class _Cache:
         if len(self._kept) >= MAX_CACHED:
             del self._kept[next(iter(self._kept))]  # the oldest
         kept = self._kept[key] = _Kept(revision, changed, perf_counter(), asyncio.ensure_future(make()))
-        kept.made.add_done_callback(kept.end)
-        try:
-            return await asyncio.shield(kept.made)
-        except Exception:
-            # A failure is not cached.
-            if self._kept.get(key) is kept:
-                del self._kept[key]
-            raise
+        kept.made.add_done_callback(partial(self._end, key, kept))
+        return await asyncio.shield(kept.made)
+
+    def _end(self, key: tuple[Any, ...], kept: _Kept, made: asyncio.Future[Json]) -> None:
+        kept.ended = perf_counter()
+        # A failure is not cached, whether or not a client still waits.
+        if (made.cancelled() or made.exception() is not None) and self._kept.get(key) is kept:
+            del self._kept[key]
 
 
 @dataclass(slots=True, eq=False)
@@ -387,9 +387,6 @@ class _Kept:
     began: float
     made: asyncio.Future[Json]
     ended: float = math.inf
-
-    def end(self, _: object) -> None:
-        self.ended = perf_counter()
 
     def serves(self, revision: int, changed: int, *, heavy: bool) -> bool:
         """Whether it is new enough; ``heavy``: for its cost."""

@@ -229,3 +229,31 @@ async def test_what_takes_long_is_computed_once_whatever_comes_meanwhile(
     await harness.store.save("looks", "more", "{}", expected=0)
     await services.shared(("segments",), make)
     assert len(made) == 2, "what takes little is as new as the store"
+
+
+async def test_a_failure_is_not_kept_when_its_reader_has_gone(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = ControlServices(harness)
+    computing, enough, failed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def fail() -> dict[str, Any]:
+        computing.set()
+        await enough.wait()
+        failed.set()
+        raise StoreUnavailable("gone")
+
+    async def make() -> dict[str, Any]:
+        return {"made": True}
+
+    monkeypatch.setattr(services_module, "MIN_HEAVY_S", 0.0)
+    monkeypatch.setattr(services_module, "MAX_STANDING_SHARE", 1e-9)
+    reader = asyncio.create_task(services.shared(("segments",), fail))
+    await computing.wait()
+    reader.cancel()
+    enough.set()
+    with pytest.raises(asyncio.CancelledError):
+        await reader
+    await failed.wait()
+    await asyncio.sleep(0)
+    assert await services.shared(("segments",), make) == {"made": True}
