@@ -17,6 +17,7 @@ import os
 import zlib
 from asyncio import Future
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -42,6 +43,8 @@ class Spool:
         self._directory = Path(directory)
         self._store = store
         self._file: _File | None = None
+        self._adopted: list[_File] = []
+        """Files of dead processes, locked here until they are replayed."""
         self._queue: list[tuple[bytes, Future[None]]] = []
         self._lock = asyncio.Lock()
         """Held while the file is written or cleared."""
@@ -75,8 +78,9 @@ class Spool:
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes in the file of this process that are not replayed yet."""
-        return self._file.waiting if self._file is not None else 0
+        """Bytes that are not replayed yet, in the file of this process and those of dead ones that it took over."""
+        own = self._file.waiting if self._file is not None else 0
+        return own + sum(file.waiting for file in self._adopted)
 
     async def add(self, rewards: Sequence[Reward]) -> None:
         """Write rewards to the disk; concurrent callers share one fdatasync.
@@ -140,12 +144,16 @@ class Spool:
         """
         before = self.replayed
         for path in await asyncio.to_thread(self._orphans):
-            try:
-                await self._take_over(path)
-            except OSError as error:  # one file must not hold up the others
-                if path not in self._unreadable:
-                    self._unreadable.add(path)
-                    log.error("%s in the spool can't be replayed: %s", path, error)
+            with self._reported(path):
+                claimed = await asyncio.to_thread(_File.claimed, path)
+                if claimed is not None:
+                    self._adopted.append(claimed)
+        for file in tuple(self._adopted):
+            with self._reported(file.path):
+                await self._drain(file)
+                await asyncio.to_thread(file.remove)
+                self._adopted.remove(file)
+                file.close()
         if self._file is not None and self._file.waiting:
             await self._drain(self._file)
             async with self._lock:
@@ -154,16 +162,15 @@ class Spool:
                 await asyncio.to_thread(self._file.clear)
         return self.replayed - before
 
-    async def _take_over(self, path: Path) -> None:
-        """Replay the file of a dead process. Raises StoreUnavailable, OSError."""
-        orphan = await asyncio.to_thread(_File.claimed, path)
-        if orphan is None:
-            return
+    @contextmanager
+    def _reported(self, path: Path) -> Iterator[None]:
+        """Log an OSError of the file at ``path`` once: one file must not hold up the others."""
         try:
-            await self._drain(orphan)
-            await asyncio.to_thread(orphan.remove)
-        finally:
-            orphan.close()
+            yield
+        except OSError as error:
+            if path not in self._unreadable:
+                self._unreadable.add(path)
+                log.error("%s in the spool can't be replayed: %s", path, error)
 
     async def _drain(self, file: _File) -> None:
         while file.waiting:
@@ -189,8 +196,8 @@ class Spool:
                     aside.write(line + b"\n")
 
     def _orphans(self) -> list[Path]:
-        mine = self._file.path if self._file is not None else None
-        return sorted(path for path in self._directory.glob(f"*{_SUFFIX}") if path != mine)
+        mine = {file.path for file in (self._file, *self._adopted) if file is not None}
+        return sorted(path for path in self._directory.glob(f"*{_SUFFIX}") if path not in mine)
 
     async def close(self) -> None:
         """Close the file; rewards that still wait stay on the disk for the next process."""
@@ -199,6 +206,8 @@ class Spool:
                 await asyncio.to_thread(self._file.remove)
             self._file.close()
             self._file = None
+        while self._adopted:
+            self._adopted.pop().close()
         await asyncio.to_thread(remove_if_empty, self._directory)
 
 

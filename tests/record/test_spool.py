@@ -149,11 +149,19 @@ async def test_files_that_wait_for_the_store_are_not_kept_from_later_replays(
         dead = Spool(tmp_path / "spool", store)
         await dead.add([reward(1.0)])
         await dead.close()
-    spool = Spool(tmp_path / "spool", store)
+    bytes_left = sum(file.stat().st_size for file in (tmp_path / "spool").iterdir())
+    spool, other = Spool(tmp_path / "spool", store), Spool(tmp_path / "spool", store)
     with pytest.raises(StoreUnavailable):
         await spool.replay()
+    assert await other.replay() == 0, "the first has taken them over"
+    assert (spool.waiting_bytes, other.waiting_bytes) == (bytes_left, 0)
+    await spool.close()
+    with pytest.raises(StoreUnavailable):
+        await other.replay()
+    assert other.waiting_bytes == bytes_left
     store.away = False
-    assert await spool.replay() == 2
+    assert await other.replay() == 2
+    assert other.waiting_bytes == 0
 
 
 async def test_a_file_that_cannot_be_replayed_does_not_hold_up_the_others(
