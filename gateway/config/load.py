@@ -11,6 +11,7 @@ from pathlib import Path
 from gateway.config.advice import warnings_of
 from gateway.config.document import Document
 from gateway.config.faults import MAX_FAULTS, ConfigError, Fault, render_faults
+from gateway.config.otel import protocol_warnings
 from gateway.config.pending import pending_options
 from gateway.config.permitted import refused_places
 from gateway.config.references import Finding
@@ -94,7 +95,8 @@ def examine(text: str, *, env: Mapping[str, str], allowed: Collection[str] | Non
     if faults or document is None:
         return Examined(None, _reported(sorted(faults, key=lambda fault: (fault.line, fault.column))))
     found = Examined(document, (), tree=tree)
-    warnings = islice(chain(warnings_of(document), pending_options(document)), MAX_FAULTS)
+    of_environment = protocol_warnings(document.telemetry.traces, env)
+    warnings = islice(chain(warnings_of(document), of_environment, pending_options(document)), MAX_FAULTS)
     return replace(found, warnings=found.placed(warnings))
 
 

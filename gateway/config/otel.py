@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import unquote
 
 from pydantic import ValidationError
 
+from gateway.config.references import Finding
 from gateway.config.service import TracesConfig
 
 _SAMPLERS: Final[Mapping[str, tuple[str, float | None]]] = {
@@ -21,13 +22,27 @@ _SAMPLERS: Final[Mapping[str, tuple[str, float | None]]] = {
 """Name of a sampler → `parent` and `sample`; None: the ratio of OTEL_TRACES_SAMPLER_ARG."""
 
 
+_PROTOCOL: Final = "http/protobuf"
+
+
+def protocol_warnings(section: TracesConfig | None, env: Mapping[str, str]) -> Iterator[Finding]:
+    """A warning if ``env`` names a collector and a protocol that the gateway does not speak."""
+    options = {} if section is not None or _disabled(env) else _exporter(env)
+    if "endpoint" in options and options.get("protocol", _PROTOCOL) != _PROTOCOL:
+        message = (
+            f"the protocol of the OTEL_* variables is {options['protocol']!r}, but traces are sent as {_PROTOCOL}; "
+            f"write OTEL_EXPORTER_OTLP_PROTOCOL={_PROTOCOL} and an endpoint that takes it, by default on port 4318"
+        )
+        yield Finding(("telemetry", "traces"), message)
+
+
 def with_environment(section: TracesConfig | None, env: Mapping[str, str]) -> TracesConfig | None:
     """Return ``section`` with the options that it leaves out taken from ``env``.
 
     Without a section, the variables for the endpoint switch tracing on. Raises ValueError for a variable that can't be
     used.
     """
-    if env.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+    if _disabled(env):
         return section
     options = dict(_options(env))
     if section is None:
@@ -37,17 +52,27 @@ def with_environment(section: TracesConfig | None, env: Mapping[str, str]) -> Tr
     return section.model_copy(update=_used(missing)) if missing else section
 
 
-def _options(env: Mapping[str, str]) -> Mapping[str, Any]:
-    def variable(name: str) -> str:
-        """The specific variable of traces, else the general one; both are empty if not set."""
-        return env.get(f"OTEL_EXPORTER_OTLP_TRACES_{name}") or env.get(f"OTEL_EXPORTER_OTLP_{name}") or ""
+def _disabled(env: Mapping[str, str]) -> bool:
+    return env.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
 
+
+def _exporter(env: Mapping[str, str]) -> dict[str, str]:
+    """Variables of the exporter by name, if set: the specific one of traces, else the general one."""
+    found = {
+        name: env.get(f"OTEL_EXPORTER_OTLP_TRACES_{name.upper()}")
+        or env.get(f"OTEL_EXPORTER_OTLP_{name.upper()}")
+        for name in ("endpoint", "headers", "protocol")
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _options(env: Mapping[str, str]) -> Mapping[str, Any]:
+    exporter = _exporter(env)
     options: dict[str, Any] = {}
-    if specific := env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
-        options["endpoint"] = specific
-    elif base := env.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
-        options["endpoint"] = f"{base.rstrip('/')}/v1/traces"
-    if headers := variable("HEADERS"):
+    if endpoint := exporter.get("endpoint"):
+        specific = env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+        options["endpoint"] = specific or f"{endpoint.rstrip('/')}/v1/traces"
+    if headers := exporter.get("headers"):
         options["headers"] = _pairs(headers)
     if service := env.get("OTEL_SERVICE_NAME"):
         options["service"] = service

@@ -45,6 +45,14 @@ def test_variables_for_traces_are_checked_as_a_start_does(
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "sometimes")
     assert run(str(EXAMPLE)) == 1
     assert "telemetry.traces: the gateway can't be built" in capsys.readouterr().out
+    monkeypatch.delenv("OTEL_TRACES_SAMPLER")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    assert run(str(EXAMPLE)) == 0
+    assert "warning: " in (said := capsys.readouterr().out)
+    assert "write OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf" in said
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")
+    assert run(str(EXAMPLE)) == 0
+    assert "warning" not in capsys.readouterr().out
 
 
 def test_json_is_one_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
