@@ -49,6 +49,7 @@ def override_of(state: State, plan: rollout.Plan) -> RolloutOverride:
     place = {
         "phase": state.phase,
         "stage": state.stage,
+        "state": state.status,
         "baseline": state.baseline,
         "candidate": state.candidate,
     }

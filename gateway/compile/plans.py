@@ -137,7 +137,7 @@ class RolloutOverride:
     promoted: bool = False
     """The bandit is over; what is left of the baseline's share is the holdback."""
     place: Mapping[str, Any] = field(default_factory=dict, compare=False)
-    """Where the rollout stands, for the evidence of an allocation: phase, stage, baseline and candidate."""
+    """Where the rollout stands, for the evidence of an allocation: phase, stage, state, baseline and candidate."""
 
 
 def overridden(found: Plan, override: RolloutOverride | None) -> Plan:

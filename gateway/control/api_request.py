@@ -24,6 +24,13 @@ Model = TypeVar("Model", bound=BaseModel)
 
 MIN_GZIP_BYTES: Final = 4096
 MAX_NAMED_FAULTS: Final = 5
+_TYPES: Final = {
+    "string_type": ("str", "a string"),
+    "int_type": ("int", "an integer"),
+    "float_type": ("float", "a number"),
+    "bool_type": ("bool", "a boolean"),
+}
+"""By the type of a fault: pydantic's name for the member of a union, and ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +132,25 @@ def checked(model: type[Model], value: Any) -> Model:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        faults = error.errors()[:MAX_NAMED_FAULTS]
         known = [field.alias or name for name, field in model.model_fields.items()]
-        raise TurnoutError(
-            "invalid", "; ".join(_fault_text(fault, known) for fault in faults) + "."
-        ) from None
+        texts = _fault_texts(error.errors(), known)
+        raise TurnoutError("invalid", "; ".join(texts[:MAX_NAMED_FAULTS]) + ".") from None
+
+
+def _fault_texts(faults: Sequence[Mapping[str, Any]], known: Sequence[str]) -> list[str]:
+    """A text for each wrong field: a union has a fault for each of its types. ``known``: the fields of the model."""
+    texts: list[str] = []
+    types: dict[tuple[int | str, ...], list[str]] = {}
+    for fault in faults:
+        field, last = fault["loc"][:-1], fault["loc"][-1:]
+        if field and last == (_TYPES.get(fault["type"], ("", ""))[0],):
+            types.setdefault(field, []).append(_TYPES[fault["type"]][1])
+        else:
+            texts.append(_fault_text(fault, known))
+    for field, (*others, final) in types.items():
+        expected = f"{', '.join(others)} or {final}" if others else final
+        texts.append(f"{'.'.join(map(str, field))!r}: write {expected}")
+    return texts
 
 
 def _fault_text(fault: Mapping[str, Any], known: Sequence[str]) -> str:

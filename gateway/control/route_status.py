@@ -43,6 +43,7 @@ def _health(backend: Backend, address: Address, wall: Clock) -> dict[str, Any]:
         "address": address.name,
         "state": backend.health.state(address, now),
         "failing": failing,
+        "responded": backend.health.responded(address),
         "in_flight": address.in_flight,
         "waiting": len(backend.limiter.waiting),
     }

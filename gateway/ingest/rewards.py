@@ -225,7 +225,8 @@ class RewardIngest:
             else:  # the same for another key's request: whether it exists is not the caller's business
                 found[place] = RejectedItem(
                     "unknown_request",
-                    "No request of yours with this request_id is known on this route within its metric's window.",
+                    "No request of yours with this request_id is known on this route within its metric's window. "
+                    "If it was made a moment ago, report again: a request is known once its outcome is written.",
                 )
         return found
 

@@ -48,6 +48,7 @@ class Health:
         "_ejected",
         "_failing",
         "_group",
+        "_probed",
         "_records",
         "_usable",
         "_usable_records",
@@ -66,6 +67,8 @@ class Health:
         self._failing: dict[Address, Failing] = {}
         self._ejected: set[Address] = set()
         """Addresses whose ejection was reported and whose return was not."""
+        self._probed: set[Address] = set()
+        """Addresses that a probe found healthy."""
         self._usable_records: tuple[ejection.Address, ...] | None = None
         self._usable: tuple[Address, ...] = ()
         self.degraded = False
@@ -79,6 +82,7 @@ class Health:
         self._group.update(self._by_name, settings)
         self._records = {a: self._group.addresses[a.name] for a in addresses}
         self._ejected &= self._records.keys()
+        self._probed &= self._records.keys()
         self._failing = {a: run for a, run in self._failing.items() if a in self._records}
         self._usable_records = None
         self.tick(perf_counter())
@@ -128,6 +132,8 @@ class Health:
     def probed(self, address: Address, *, healthy: bool, reason: str, now: float) -> None:
         """Record what active probes have found out about ``address``."""
         record = self._records.get(address)
+        if record is not None and healthy:
+            self._probed.add(address)
         if record is None or record.healthy == healthy:
             return
         self._group.mark(record, healthy=healthy)
@@ -186,6 +192,10 @@ class Health:
         if barred in ("healthy", "stalled") and self.failing(address) is not None:
             return "failing"
         return barred
+
+    def responded(self, address: Address) -> bool:
+        """Whether a request has had a response from ``address``, or a probe a good one."""
+        return address.last_byte_at > 0.0 or address in self._probed
 
     def barred(self, address: Address, now: float) -> State:
         """Why ``address`` may not be used; ``healthy`` if it may."""

@@ -323,6 +323,28 @@ def test_a_key_leads_to_the_terms_unless_it_is_typed(lived: Served, tabs: Tabs) 
     assert page.locator("#terms dt").all_inner_texts() == [term for term, _ in glossary.terms()]
 
 
+def test_terms_say_what_they_mean(lived: Served, tabs: Tabs) -> None:
+    page = tabs.new(lived.address, "/-/dashboard/routes/shop").page
+    page.locator("#rollout h2 abbr", has_text="Rollout").wait_for()
+    meanings = dict(glossary.terms())
+    assert page.locator("#rollout h2 abbr").get_attribute("title") == meanings["rollout"]
+    assert page.locator("#variants th abbr").first.get_attribute("title") == meanings["variant"]
+
+
+def test_an_address_without_a_page_says_so_on_a_page(lived: Served, tabs: Tabs) -> None:
+    tab = tabs.new(lived.address, "/-/dashboard/routes/digits/nothing")
+    tab.refused = {404}
+    tab.page.get_by_role("heading", name="No such page").wait_for()
+    tab.page.goto(f"{lived.address}/-/dashboard/routes/%zz")
+    tab.page.get_by_role("heading", name="No such route").wait_for()
+    url = f"{lived.address}/-/dashboard/nothing"
+    assert httpx.get(url).json()["error"]["code"] == "not_found"
+    assert (
+        httpx.get(f"{url}{'/x' * 9}", headers={"accept": "text/html"}).json()["error"]["code"] == "not_found"
+    )
+    assert httpx.get(url, headers={"accept": "text/html"}).status_code == 404
+
+
 def test_thin_data_are_called_thin(served: Served, tabs: Tabs) -> None:
     served.clock.at += 1700
     served.live(DIGITS, steps=1, per_step=16)

@@ -62,8 +62,11 @@ def gateway(tmp_path: Path) -> Iterator[GatewayProcess]:
 
 def test_a_backend_that_refuses_every_request_is_told_everywhere(gateway: GatewayProcess, tabs: Tabs) -> None:
     """T2, whole: state of the address, metric, alarm, and both pages."""
+    health = tabs.new(gateway.url, "/-/dashboard/routes/legacy/health").page
+    health.locator("#health", has_text="No response yet").wait_for()
     for _ in range(40):
         assert httpx.get(f"{gateway.url}/legacy").status_code == 502
+    health.locator("#health", has_text="attempts failed").wait_for()
     (address,) = httpx.get(f"{gateway.url}/-/routes/legacy").json()["health"]["new"]
     assert address["state"] == "failing"
     assert address["failing"]["attempts"] >= 40
@@ -120,5 +123,9 @@ def test_a_canary_is_rolled_back_from_the_page(gateway: GatewayProcess, tabs: Ta
     overview.locator('[data-route="shop"]', has_text="Rolled back by anonymous.").wait_for()
     shares = httpx.get(f"{gateway.url}/-/routes/shop").json()["allocation"]
     assert shares == {"v1": 1.0, "v2": 0.0}
+    response = httpx.get(f"{gateway.url}/shop", headers={"x-user": "late"})
+    wait_for(lambda: story()["outcome"])
+    overview.goto(f"{gateway.url}/-/dashboard/decisions/{story()['decision']}")
+    overview.locator("#why", has_text="Canary, rolled back, epoch").wait_for()
     tab.page.get_by_role("link", name="History").click()
     tab.page.locator("[data-step=rollout]", has_text="half of Europe").wait_for()

@@ -134,9 +134,10 @@ def test_a_restart_says_where_it_leads_and_what_it_forgets(keyed: Served, tabs: 
     page.get_by_role("button", name="Restart").click()
     dialog = page.get_by_role("dialog", name="Restart the rollout?")
     says = dialog.get_by_role("listitem").all_inner_texts()
-    assert says[0] == "new gets 5% of the traffic (now 10%), old 95%, immediately: stage 1."
-    assert says[1] == "5% of the users change variant."
-    assert says[2].startswith("Guardrails count only requests and rewards from then on")
+    assert says[0] == "new gets 5% of the traffic (now 10%), old 95%, immediately."
+    assert says[1] == "That is stage 1."
+    assert says[2] == "5% of the users change variant."
+    assert says[3].startswith("Guardrails count only requests and rewards from then on")
     assert keyed.harness.rollouts["shop"]["state"] == "running"
     dialog.get_by_label("Reason").fill("a new build")
     dialog.get_by_role("button", name="Restart").click()
@@ -169,9 +170,9 @@ def test_a_resumed_bandit_and_a_promotion_with_a_holdback_are_told_as_they_are(
     assert "The bandit decides again what new and old get." in dialog.inner_text()
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Promote").click()
-    assert "new gets 95% of the traffic (now 10%), old 5%, immediately: until its bake is over." in (
-        dialog.inner_text()
-    )
+    said = dialog.get_by_role("listitem").all_inner_texts()
+    assert said[0] == "new gets 95% of the traffic (now 10%), old 5%, immediately."
+    assert said[1] == "When its bake is over, new gets 100%."
 
 
 def test_the_share_is_set_by_a_slider_that_says_its_consequence(keyed: Served, tabs: Tabs) -> None:

@@ -174,7 +174,7 @@ class Harness:
         document = self.document()
         health: Mapping[str, Sequence[Mapping[str, Any]]] = self.health.get(route) or {
             name: [
-                {"address": str(a), "state": "healthy", "in_flight": 0, "waiting": 0}
+                {"address": str(a), "state": "healthy", "responded": True, "in_flight": 0, "waiting": 0}
                 for a in document.backends[variant.backend].addresses
             ]
             for name, variant in document.routes[route].variants.items()

@@ -18,10 +18,18 @@ export function here(pathname = location.pathname, search = location.search) {
   for (const [name, pattern, names] of PAGES) {
     const found = path.match(pattern);
     if (!found) continue;
-    const parts = names.map((key, k) => [key, found[k + 1] === undefined ? null : decodeURIComponent(found[k + 1])]);
+    const parts = names.map((key, k) => [key, found[k + 1] === undefined ? null : unescaped(found[k + 1])]);
     return { name, path, query: Object.fromEntries(new URLSearchParams(search)), ...Object.fromEntries(parts) };
   }
   return { name: "nowhere", path, query: {} };
+}
+
+function unescaped(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch (_error) {
+    return text; // not as a browser writes it: there is no route of this name
+  }
 }
 
 // The address of a page: href("routes", name, "time") with its parts escaped; a last object is the query.

@@ -3,8 +3,8 @@
 import { useGet } from "../core/data.js";
 import { milliseconds, moment, seconds, share, time } from "../core/format.js";
 import { href } from "../core/router.js";
-import { outcome, sentence } from "../core/words.js";
-import { badge, figure, section, swatch } from "../parts/basics.js";
+import { outcome, STATES, sentence } from "../core/words.js";
+import { badge, explained, figure, section, swatch } from "../parts/basics.js";
 import { forest } from "../parts/forest.js";
 import { html } from "../vendor/preact.js";
 
@@ -34,7 +34,7 @@ function why(made, draw, now) {
   const place = [draw?.phase && stageOf(draw), `epoch ${made.epoch}`, `revision ${made.revision}`].filter(Boolean).join(", ");
   const how = made.forced
     ? `The client chose ${made.assigned} itself (x-variant): it does not count in any statistic.`
-    : html`${sentence(made.policy)}, ${place}: ${made.assigned} was drawn with probability ${figure("propensity", made.propensity, share(made.propensity))}.`;
+    : html`${sentence(made.policy)}, ${explained(place)}: ${made.assigned} was drawn with probability ${figure("propensity", made.propensity, share(made.propensity))}.`;
   const unit = made.sticky
     ? html`The unit <a class="mono" href=${href("outcomes", { route: made.route, unit: made.unit })}>${made.unit}</a> keeps its variant while the shares stay.`
     : `The request named no unit${made.propensity < 1 ? ": chance decided" : ""}.`;
@@ -49,7 +49,10 @@ function why(made, draw, now) {
   );
 }
 
-const stageOf = ({ phase, stage }) => (phase === "shadow" ? "in its gate" : phase === "bandit" ? "as a bandit" : `stage ${stage + 1}`);
+function stageOf({ phase, stage, state }) {
+  if (["promoted", "rolled_back"].includes(state)) return STATES[state].toLowerCase();
+  return phase === "shadow" ? "in its gate" : phase === "bandit" ? "as a bandit" : `stage ${stage + 1}`;
+}
 
 const REASONS = { config: "by the configuration", posterior: "by what was learned" };
 

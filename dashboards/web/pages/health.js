@@ -72,11 +72,17 @@ function addresses(report, colour, now) {
       rows,
       ([variant, one]) => html`<tr key=${`${variant} ${one.address}`}>
       <td>${variantName(variant, colour(variant))}</td>
-      <td>${badge(sentence(one.state), TONES[one.state] ?? "")}${one.failing && html` <small class="why">the last ${count(one.failing.attempts)} attempts failed, the last with ${one.failing.error}, since ${ago(one.failing.since, now)}</small>`}</td>
+      <td>${used(one)}${one.failing && html` <small class="why">the last ${count(one.failing.attempts)} attempts failed, the last with ${one.failing.error}, since ${ago(one.failing.since, now)}</small>`}</td>
       <td class="mono">${one.address}</td>
       <td class="number">${count(one.in_flight)}</td><td class="number">${count(one.waiting)}</td></tr>`
     )
   );
+}
+
+// An address is healthy until it fails: that says nothing before its first response.
+function used({ state, responded }) {
+  if (state === "healthy" && responded === false) return badge("No response yet", "", "No request or probe of this process has had a response from it");
+  return badge(sentence(state), TONES[state] ?? "");
 }
 
 // From the route of an engine to that which compares copies of its requests, and back.

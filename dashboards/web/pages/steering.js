@@ -105,11 +105,10 @@ function question(report, action, act) {
 function consequences(report, { state, phase, stage, weight }, name, base, now) {
   if (weight === null) return [`The bandit decides again what ${name} and ${base} get.`];
   const then =
-    state !== "promoted" ? { shadow: "a shadow, until it agrees enough", canary: `stage ${stage + 1}` }[phase] : weight < 1 && "until its bake is over";
-  return [
-    `${name} gets ${share(weight)} of the traffic (now ${share(now)}), ${base} ${share(1 - weight)}, immediately${then ? `: ${then}` : ""}.`,
-    moving(report, weight, now)
-  ];
+    state !== "promoted"
+      ? { shadow: "It is a shadow until it agrees enough.", canary: `That is stage ${stage + 1}.` }[phase]
+      : weight < 1 && `When its bake is over, ${name} gets 100%.`;
+  return [`${name} gets ${share(weight)} of the traffic (now ${share(now)}), ${base} ${share(1 - weight)}, immediately.`, then, moving(report, weight, now)];
 }
 
 // Without a unit each request is drawn, and no user has a variant.

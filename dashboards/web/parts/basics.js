@@ -1,8 +1,19 @@
 // Small pieces that several pages use.
 
 import { ago, clockTime, moment, share, time } from "../core/format.js";
+import { GLOSSARY } from "../core/glossary.js";
 import { POLICIES } from "../core/words.js";
 import { html } from "../vendor/preact.js";
+
+const MEANINGS = new Map(GLOSSARY.flatMap(([terms, meaning]) => terms.split(", ").map((term) => [term, meaning.replaceAll("`", "")])));
+const TERM = new RegExp(`\\b((?:${[...MEANINGS.keys()].sort((a, b) => b.length - a.length).join("|")})s?)\\b`, "i");
+const meaningOf = (word) => MEANINGS.get(word.toLowerCase()) ?? MEANINGS.get(word.toLowerCase().slice(0, -1));
+
+// A text whose terms tell what they mean to the pointer.
+export function explained(text) {
+  if (typeof text !== "string") return text;
+  return text.split(TERM).map((part, k) => (k % 2 ? html`<abbr title=${meaningOf(part)}>${part}</abbr>` : part));
+}
 
 export function badge(text, tone = "", title = null) {
   return html`<span class=${`badge ${tone}`} title=${title}>${text}</span>`;
@@ -43,7 +54,7 @@ export function choices(label, options, chosen, onChoose) {
 
 export function section(id, title, note, ...body) {
   return html`<section class="card" key=${id} id=${id} aria-labelledby=${`${id}-h`}>
-    <div class="card-head"><h2 id=${`${id}-h`}>${title}</h2>${note && html`<p class="note">${note}</p>`}</div>
+    <div class="card-head"><h2 id=${`${id}-h`}>${explained(title)}</h2>${note && html`<p class="note">${explained(note)}</p>`}</div>
     ${body}
   </section>`;
 }

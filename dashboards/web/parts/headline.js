@@ -3,12 +3,12 @@
 import { count, estimate, milliseconds, share } from "../core/format.js";
 import { standing } from "../core/words.js";
 import { html } from "../vendor/preact.js";
-import { figure, inOrder, shareBar, swatch } from "./basics.js";
+import { explained, figure, inOrder, shareBar, swatch } from "./basics.js";
 
 export function headline(report, colour) {
   const said = standing(report);
   return html`<section class=${`card verdict tone-${said.tone}`} key="verdict" aria-label="Summary">
-    <div class="verdict-words"><p class="verdict-title" id="verdict">${said.title}</p><p class="note">${said.detail}</p></div>
+    <div class="verdict-words"><p class="verdict-title" id="verdict">${said.title}</p><p class="note">${explained(said.detail)}</p></div>
     <div class="verdict-traffic">${shareBar(report.allocation, colour, true)}
       <ul class="legend">
         ${inOrder(report.allocation, colour)

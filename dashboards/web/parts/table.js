@@ -3,7 +3,7 @@
 
 import { choose, here } from "../core/router.js";
 import { html } from "../vendor/preact.js";
-import { scroller } from "./basics.js";
+import { explained, scroller } from "./basics.js";
 
 // columns: [{title, by(row): what to sort by, if it may be, number: whether these are figures, tip}]; line(row): its <tr>.
 export function table(id, label, columns, rows, line) {
@@ -12,11 +12,11 @@ export function table(id, label, columns, rows, line) {
   const down = chosen.startsWith("-");
   const place = names.indexOf(down ? chosen.slice(1) : chosen);
   const head = ({ title, by, tip, number }, k) => {
-    if (!by) return html`<th scope="col" key=${title} title=${tip}>${title}</th>`;
+    if (!by) return html`<th scope="col" key=${title} title=${tip}>${tip ? title : explained(title)}</th>`;
     const [first, second] = number ? [`-${names[k]}`, names[k]] : [names[k], `-${names[k]}`];
     const next = chosen === first ? second : chosen === second ? null : first;
     return html`<th scope="col" key=${title} class=${number ? "number" : null} title=${tip} aria-sort=${k === place ? (down ? "descending" : "ascending") : null}>
-      <button type="button" class="sort" onClick=${() => choose({ sort: next })}>${title}<span aria-hidden="true">${k === place ? (down ? "▾" : "▴") : ""}</span></button></th>`;
+      <button type="button" class="sort" onClick=${() => choose({ sort: next })}>${tip ? title : explained(title)}<span aria-hidden="true">${k === place ? (down ? "▾" : "▴") : ""}</span></button></th>`;
   };
   const sorted = place < 0 ? rows : [...rows].sort((a, b) => compare(columns[place].by(a), columns[place].by(b), down ? -1 : 1));
   return scroller(label, html`<table class="plain"><thead><tr>${columns.map(head)}</tr></thead><tbody>${sorted.map(line)}</tbody></table>`);

@@ -22,6 +22,8 @@ log = logging.getLogger("turnout.control")
 endpoints: Final = Endpoints()
 
 MAX_FORM_FIELDS: Final = 8
+MAX_DEPTH: Final = 8
+"""Slashes in the path of a page that does not exist: `Site` keeps a page for each depth."""
 HOME: Final = "/-/dashboard/"
 SITE: Final = Site()
 
@@ -204,9 +206,12 @@ async def asset(request: ApiRequest) -> Response:
     found = SITE.find(name)
     if found is not None:
         return _file(request, found)
-    if not PAGES.fullmatch(name):
+    if PAGES.fullmatch(name):
+        return await home(request)
+    if "text/html" not in request.http.headers.get("accept", "") or name.count("/") > MAX_DEPTH:
         raise TurnoutError("not_found", f"The dashboard has no page or file {name!r}.")
-    return await home(request)
+    page = await home(request)  # which says that there is none
+    return page if page.status_code != 200 else Response(page.body, 404, page.headers)
 
 
 def _file(request: ApiRequest, found: Asset) -> Response:

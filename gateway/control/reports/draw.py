@@ -35,6 +35,7 @@ def draw(outcome: Outcome, published: Published | None, *, hashed_here: bool) ->
         "reason": published.reason,
         "phase": place.get("phase"),
         "stage": place.get("stage"),
+        "state": place.get("state"),
         **_point(outcome, published, place, hashed_here=hashed_here),
     }
 

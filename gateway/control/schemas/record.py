@@ -102,6 +102,7 @@ class DrawModel(ApiModel):
     reason: Annotated[str, Field(description="Why the shares changed then.")]
     phase: Annotated[str | None, Field(description="Of a rollout, as in the report of the route.")]
     stage: Annotated[int | None, Field(description="Of a rollout, from 0; -1 in the gate.")]
+    state: Annotated[str | None, Field(description="Of a rollout when the epoch began, as in the report.")]
     point: Annotated[
         float | None,
         Field(ge=0, lt=1, description="Where the unit lies in [0, 1); null if that is not known."),

@@ -68,6 +68,10 @@ class AddressHealth(BaseModel):
         Field(description="failing: the last five or more attempts failed, though it may still be used."),
     ]
     failing: Failing | None = None
+    responded: Annotated[
+        bool,
+        Field(description="Whether a request has had a response from it, or a probe a good one."),
+    ]
 
 
 class RecentFigures(ApiModel):
