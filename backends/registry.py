@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from types import MappingProxyType
 from typing import Final
 
@@ -25,6 +26,8 @@ log = logging.getLogger("turnout.backend")
 
 _NAME = re.compile(NAME)
 WATCH_INTERVAL_S: Final = 0.1
+MAX_FAULT_CHARS: Final = 500
+"""On one line: a reason may be a trace of C++."""
 SLOW_LOAD_S: Final = 10.0
 """Models are loaded one after the other; after this long, the next one begins next to one that is not done."""
 
@@ -323,7 +326,9 @@ class Registry:
                 title = served.title()
                 text = fault.removeprefix(f"{title}: ")
                 log.error("model %s: %s", title, text, exc_info=not expected and error)
-                update.faults[served.version] = fault
+                update.faults[served.version] = shorten(
+                    fault, MAX_FAULT_CHARS, placeholder=" … (the log has the rest)"
+                )
             else:
                 log.info("model %s is ready", served.title())
                 update.add(served)

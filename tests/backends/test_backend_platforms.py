@@ -15,6 +15,7 @@ import torch
 from onnx import TensorProto, helper
 
 from backends.config import PLATFORMS
+from backends.registry import MAX_FAULT_CHARS
 from backends.runtime.loading import _LOADERS
 from tests.backends.repositories import write_model
 from tests.support.processes import ModelServerProcess
@@ -174,6 +175,8 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     for platform, file in files.items():
         assert f"{file} is missing; platform {platform} needs it" in rows[f"{platform}-absent"]
         assert "can't be loaded" in rows[f"{platform}-broken"], rows
+        assert len(rows[f"{platform}-broken"]) <= MAX_FAULT_CHARS
+        assert "\n" not in rows[f"{platform}-broken"]
     assert "has no output 'z'; it has y" in rows["renamed"]
     assert "types that skops does not trust" in rows["untrusted"]
     assert "Untrusted" in rows["untrusted"]
