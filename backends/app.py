@@ -7,7 +7,7 @@ from typing import Final
 
 from backends.errors import Forbidden, InvalidInput, MethodNotAllowed, NotFound, ServerError
 from backends.http.message import Request, Response
-from backends.inference import MAX_PAGE_BODY, BodyLimits, infer
+from backends.inference import MAX_PAGE_BODY, BodyLimits, InferenceApi
 from backends.metrics import CONTENT_TYPE, Metrics
 from backends.pages import NO_SETTINGS, NO_SHARED_MEMORY, Pages
 from backends.registry import Registry
@@ -29,6 +29,7 @@ class App(BodyLimits):
         self.pages = Pages(registry, control)
         self._metrics = Metrics(registry)
         self._texts = TextApi(registry)
+        self._inferences = InferenceApi(registry.find, max_body)
 
     def handle(self, request: Request) -> None:
         """See `backends.http.host.Application`."""
@@ -36,7 +37,7 @@ class App(BodyLimits):
         if head.model is not None:
             if head.method != b"POST":
                 _allow(request, "POST")
-            infer(self.registry.find(*head.model), request, self._max_body)
+            self._inferences.handle(request)
             return
         response = self._page(request, head.path.split("/")[1:])
         if response is not None:

@@ -9,19 +9,22 @@ from functools import lru_cache, partial
 from typing import Final
 
 from backends.batching.entry import Entry, Outcome
-from backends.errors import InvalidInput, ServerError, TooLarge
+from backends.errors import InvalidInput, ServerError, TooLarge, Unavailable
 from backends.http.message import BINARY, JSON, Fields, Request, Response, error_response
 from backends.http.request_head import RequestHead
+from backends.json_process import JsonProcess
 from backends.served import Served
 from backends.wire.answer import Answer
 from backends.wire.compression import pack, unpack
-from backends.wire.request import MAX_JSON_BYTES, InferRequest, too_much_json
+from backends.wire.request import MAX_JSON_BYTES, InferRequest, json_size, too_much_json
 
 MAX_PAGE_BODY: Final = 1024 * 1024
 """Of requests that are not inferences."""
 MAX_REMEMBERED_TARGETS: Final = 256
 OFFLOAD_BYTES: Final = 256 * 1024
 """Bodies from this size are (de)compressed in a thread; zlib lets the event loop run meanwhile."""
+LARGE_JSON_BYTES: Final = 64 * 1024
+"""Beyond it, JSON is parsed in a process; here it would hold all other requests for 5 to 20 ms."""
 
 
 class InferenceCall(Entry):
@@ -83,9 +86,53 @@ def _fields(header_length: int | None, encoding: str, vary: bool) -> Fields:
     return tuple(fields)
 
 
-def infer(served: Served, request: Request, max_body: int) -> None:
-    """Queues an inference request. Raises ServerError."""
-    unpacked(request, max_body, partial(_submit, served, request))
+class InferenceApi:
+    """Takes inference requests for the models that ``find`` gives."""
+
+    def __init__(self, find: Callable[[str, str], Served], max_body: int) -> None:
+        self._find = find
+        self._max_body = max_body
+        self._json = JsonProcess()
+
+    def handle(self, request: Request) -> None:
+        """Queues ``request``. Raises ServerError."""
+        unpacked(request, self._max_body, partial(self._submit, self._served(request), request))
+
+    def _served(self, request: Request) -> Served:
+        assert request.head.model is not None
+        return self._find(*request.head.model)
+
+    def _submit(self, served: Served, request: Request, body: bytes) -> None:
+        length = request.head.header_length
+        try:
+            if len(body) > LARGE_JSON_BYTES and (size := json_size(length, len(body))) > LARGE_JSON_BYTES:
+                request.spawn(self._submit_large(served, request, body, size))
+                return
+            parsed = served.plans.parse(body, length)
+        except (InvalidInput, TooLarge):
+            served.stats.invalid += 1
+            raise
+        _queue(served, request, parsed)
+
+    async def _submit_large(self, served: Served, request: Request, body: bytes, size: int) -> None:
+        whole, left = memoryview(body), asyncio.Event()
+        served.pending.add(len(body))
+        request.abandon = left.set
+        try:
+            plan = await self._json.plan_of(whole[:size], len(body) - size, served.signature)
+            parsed = InferRequest(plan, plan.inputs(whole[size:]))
+        except InvalidInput:
+            served.stats.invalid += 1
+            raise
+        finally:
+            served.pending.used -= len(body)
+            request.abandon = None
+        if left.is_set():
+            return
+        current = self._served(request)  # the model may have been loaded again meanwhile
+        if current.signature != served.signature:
+            raise Unavailable(f"model {served.name!r} was changed meanwhile; send the request again")
+        _queue(current, request, parsed)
 
 
 def unpacked(request: Request, limit: int, then: Callable[[bytes], None]) -> None:
@@ -104,12 +151,7 @@ def unpacked(request: Request, limit: int, then: Callable[[bytes], None]) -> Non
     request.spawn(unpack_in_thread())
 
 
-def _submit(served: Served, request: Request, body: bytes) -> None:
-    try:
-        parsed = served.plans.parse(body, request.head.header_length)
-    except (InvalidInput, TooLarge):
-        served.stats.invalid += 1
-        raise
+def _queue(served: Served, request: Request, parsed: InferRequest) -> None:
     request.body = b""  # tensors in binary form are views of it, those out of JSON need it no longer
     call = InferenceCall(served.identity, request, parsed)
     request.abandon = partial(served.abandon, call)

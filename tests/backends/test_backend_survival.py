@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import os
+import signal
 import time
 import weakref
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from backends.registry import Registry
 from backends.runtime.executable import TorchExecutable
 from backends.runtime.loaded import Loaded
 from tests.backends.repositories import ECHO, write_model
-from tests.support.processes import ModelServerProcess
+from tests.support.processes import ModelServerProcess, children
 
 X, Y = {"x": ("FP32", [1])}, {"y": ("FP32", [1])}
 MISCHIEF = """
@@ -268,6 +269,42 @@ async def test_thirty_megabytes_of_json_hold_nobody_up(mischief: httpx.Client) -
         assert small.status_code == 200, small.text
         assert (large.status_code, "binary" in large.text) == (413, True)
         assert beside_large < 5 * max(beside_small, 0.05)
+
+
+async def test_large_json_is_parsed_elsewhere(tmp_path: Path) -> None:
+    """It held all other requests for up to a second, as its own process does here while it is stopped."""
+    write_model(tmp_path, "wide", ECHO, {"x": ("FP32", [-1])}, {"y": ("FP32", [-1])})
+    with ModelServerProcess(tmp_path) as server:
+        server.wait_ready()
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+
+            async def ask_for(count: int, **more: Any) -> httpx.Response:
+                values = list(range(count))
+                tensor = {"name": "x", "datatype": "FP32", "shape": [1, count], "data": values}
+                return await client.post("/v2/models/wide/infer", json={"inputs": [tensor], **more})
+
+            def parsers() -> list[int]:
+                return children(server.process.pid, "backends.json_process")
+
+            assert (await ask_for(10)).json()["outputs"][0]["data"] == list(range(10))
+            assert parsers() == []
+            large = (await ask_for(100_000, id="mine")).json()
+            assert (large["id"], large["outputs"][0]["data"]) == ("mine", list(range(100_000)))
+            (parser,) = parsers()
+
+            wrong = await ask_for(100_000, more=1)
+            assert (wrong.status_code, "unknown key 'more'" in wrong.text) == (400, True)
+
+            os.kill(parser, signal.SIGSTOP)
+            waiting = asyncio.create_task(ask_for(100_000))
+            for _ in range(20):
+                assert (await ask_for(10)).status_code == 200
+            assert not waiting.done()
+            os.kill(parser, signal.SIGKILL)
+            assert (await waiting).status_code == 503
+            assert "retry-after" in (await waiting).headers
+            assert (await ask_for(100_000)).status_code == 200
+            assert parsers() not in ([], [parser])
 
 
 FAT = """

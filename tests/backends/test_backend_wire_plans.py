@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.datatypes import DATATYPES
-from backends.errors import InvalidInput
-from backends.wire.request import MAX_REMEMBERED_PLANS, Plans
+from backends.errors import InvalidInput, TooLarge
+from backends.wire.request import MAX_JSON_BYTES, MAX_REMEMBERED_PLANS, Plans
 from tests.backends.wire_requests import array, parse, parsed, signature, tensor, with_binary
 
 
@@ -193,3 +193,11 @@ def test_every_array_survives_both_forms(data: st.DataObject) -> None:
         answer = json.loads(request.plan.answer(IDENTITY, [array(request)] * 2).body)
         again = parsed({"inputs": [tensor(answer["outputs"][0]["data"], (2, 3), datatype.name)]}, sign)
         np.testing.assert_array_equal(array(again), values)
+
+
+def test_a_remembered_head_does_not_lift_the_limit_on_json() -> None:
+    """A body that gzip unfolds to 60 MiB was parsed if what stood around its values was known."""
+    plans = Plans(signature())
+    plans.parse(FORMS[0] % b"[1,2,3]", None)
+    with pytest.raises(TooLarge):
+        plans.parse(FORMS[0] % (b"[1,2,3" + b" " * MAX_JSON_BYTES + b"]"), None)

@@ -22,12 +22,12 @@ from tests.support.forked import Forked
 ROOT = Path(__file__).parent.parent.parent
 
 
-def children(pid: int) -> list[int]:
-    """The workers of a supervisor."""
+def children(pid: int, command: str = "spawn_main") -> list[int]:
+    """The processes started by ``pid`` whose command line has ``command``; by default a supervisor's workers."""
     found = subprocess.run(
         ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True, check=False
     )
-    return [int(line.split()[0]) for line in found.stdout.splitlines() if "spawn_main" in line]
+    return [int(line.split()[0]) for line in found.stdout.splitlines() if command in line]
 
 
 class ServerProcess:
