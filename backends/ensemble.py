@@ -74,6 +74,8 @@ class EnsembleServed(Served):
             task.cancel()
 
     def _local(self, config: EnsembleStep) -> LocalStep:
+        if config.model_name == self.name:
+            raise LoadError(f"{self.title()}: a step is the ensemble itself; name another model")
         try:
             step = LocalStep(config, self.find, self.name)
         except (NotFound, Unavailable) as error:

@@ -77,9 +77,15 @@ class HttpStep:
             response.raise_for_status()
             document = response.json()
             inputs, outputs = _specs(document["inputs"]), _specs(document["outputs"])
-        except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
+        except httpx.HTTPStatusError as error:
+            raise LoadError(f"{_title(config)}: {_message(error.response)}") from None
+        except httpx.HTTPError as error:
             raise LoadError(
-                f"step {config.model_name!r} at {config.url}: {type(error).__name__}: {error}"
+                f"{_title(config)} is not reached ({type(error).__name__}); start it, then load the ensemble again"
+            ) from None
+        except (ValueError, LookupError, TypeError) as error:
+            raise LoadError(
+                f"{_title(config)} gave metadata that is not understood: {type(error).__name__}: {error}"
             ) from None
         return cls(config, client, Signature(inputs, outputs, 0, ((), ())))
 
@@ -97,7 +103,7 @@ class HttpStep:
                 timeout=min(timeout or STEP_TIMEOUT_S, STEP_TIMEOUT_S),
             )
         except httpx.HTTPError as error:
-            raise Unavailable(f"{self._title()}: {type(error).__name__}") from None
+            raise Unavailable(f"{_title(self.config)}: {type(error).__name__}") from None
         if response.status_code != 200:
             raise self._error(response)
         try:
@@ -105,7 +111,9 @@ class HttpStep:
             mapped = self.config.output_map
             return [given[name] if name in mapped else _NONE for name in self.signature.outputs]
         except (InvalidInput, ValueError, LookupError, TypeError) as error:
-            raise ModelFailed(f"{self._title()} gave a response that is not understood: {error}") from None
+            raise ModelFailed(
+                f"{_title(self.config)} gave a response that is not understood: {error}"
+            ) from None
 
     def _request(self, tensors: Mapping[str, Tensor]) -> tuple[bytes, int]:
         inputs, raw = [], []
@@ -124,16 +132,8 @@ class HttpStep:
         return b"".join((head, *raw)), len(head)
 
     def _error(self, response: httpx.Response) -> ServerError:
-        try:
-            message = str(response.json()["error"])
-        except (ValueError, LookupError, TypeError):
-            message = f"status {response.status_code}"
-        if response.status_code == 400:
-            return InvalidInput(f"{self._title()}: {message}")
-        return Unavailable(f"{self._title()}: {message}")
-
-    def _title(self) -> str:
-        return f"step {self.config.model_name!r} at {self.config.url}"
+        text = f"{_title(self.config)}: {_message(response)}"
+        return InvalidInput(text) if response.status_code == 400 else Unavailable(text)
 
 
 Step = LocalStep | HttpStep
@@ -156,6 +156,18 @@ async def open_steps(
             clients[config.url] = await stack.enter_async_context(client)
         steps.append(await HttpStep.of(config, clients[config.url]))
     return steps
+
+
+def _title(config: EnsembleStep) -> str:
+    return f"step {config.model_name!r} at {config.url}"
+
+
+def _message(response: httpx.Response) -> str:
+    """What an error response says."""
+    try:
+        return str(response.json()["error"])
+    except (ValueError, LookupError, TypeError):
+        return f"status {response.status_code}"
 
 
 def _path(config: EnsembleStep) -> str:
