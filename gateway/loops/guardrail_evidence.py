@@ -179,7 +179,9 @@ class GuardrailEvidence:
                 watched.matched = _joined([watched.matched, await asyncio.to_thread(make, buckets, step)])
                 watched.rewarded[metric] = since = edge
             fresh = watched.fresh.get(metric)
-            if m.missing == "ignore" and (moved or fresh is None or now >= fresh.due):
+            if m.missing != "ignore":
+                watched.fresh.pop(metric, None)  # it counted as it came before an edit
+            elif moved or fresh is None or now >= fresh.due:
                 fresh = watched.fresh.setdefault(metric, _Fresh(Remembered(make)))
                 parts = await fresh.parts.read(self._store, name, spans(since, until, step), now=now)
                 fresh.matched = await asyncio.to_thread(_joined, parts)

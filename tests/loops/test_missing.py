@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -113,6 +114,21 @@ async def test_a_guardrail_counts_what_is_missing_once_its_window_is_over(scene:
         scene.time += 10
         await scene.step()
     assert scene.events == [("guardrail", "v2")]
+
+
+async def test_an_edit_of_missing_counts_no_reward_twice(scene: Scene) -> None:
+    scene.load(CONFIG.replace(", missing: zero", ""))
+    await scene.start()
+    for _ in range(3):
+        await scene.serve({"v1": 4, "v2": 4})
+        await scene.step()
+    put_in_force(load(CONFIG, source="test", env={}), scene.allocations, scene.controller)
+    for _ in range(70):
+        scene.time += 10
+        await scene.step()
+    stored = await scene.store.load("guardrails", "r")
+    assert stored is not None
+    assert [verdict["samples"] for verdict in json.loads(stored[1])] == [600]
 
 
 async def test_one_busy_unit_moves_no_bandit(scene: Scene) -> None:
