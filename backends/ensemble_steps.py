@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -24,6 +25,8 @@ Tensor = tuple[Part, tuple[int, ...]]
 METADATA_TIMEOUT_S: Final = 10.0
 STEP_TIMEOUT_S: Final = 60.0
 """Of a request to another server, unless the client's own timeout is shorter."""
+MAX_RESPONSE_BYTES: Final = 64 * 1024 * 1024
+"""Of another server; as large as a request to this one may be."""
 
 
 class LocalStep:
@@ -73,13 +76,13 @@ class HttpStep:
     async def of(cls, config: EnsembleStep, client: httpx.AsyncClient) -> HttpStep:
         """Asks the other server for the model's signature. Raises LoadError."""
         try:
-            response = await client.get(_path(config), timeout=METADATA_TIMEOUT_S)
+            response = await _exchanged(client, "GET", _path(config), METADATA_TIMEOUT_S)
             response.raise_for_status()
             document = response.json()
             inputs, outputs = _specs(document["inputs"]), _specs(document["outputs"])
         except httpx.HTTPStatusError as error:
             raise LoadError(f"{_title(config)}: {_message(error.response)}") from None
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, TimeoutError) as error:
             raise LoadError(
                 f"{_title(config)} is not reached ({type(error).__name__}); start it, then load the ensemble again"
             ) from None
@@ -92,18 +95,17 @@ class HttpStep:
     async def run(self, tensors: Mapping[str, Tensor], rows: int, timeout: float) -> list[np.ndarray]:
         """See `LocalStep`."""
         content, head = self._request(tensors)
+        fields = {
+            "inference-header-content-length": str(head),
+            "content-type": "application/octet-stream",
+        }
+        path, seconds = f"{_path(self.config)}/infer", min(timeout or STEP_TIMEOUT_S, STEP_TIMEOUT_S)
         try:
-            response = await self._client.post(
-                f"{_path(self.config)}/infer",
-                content=content,
-                headers={
-                    "inference-header-content-length": str(head),
-                    "content-type": "application/octet-stream",
-                },
-                timeout=min(timeout or STEP_TIMEOUT_S, STEP_TIMEOUT_S),
-            )
-        except httpx.HTTPError as error:
+            response = await _exchanged(self._client, "POST", path, seconds, content=content, headers=fields)
+        except (httpx.HTTPError, TimeoutError) as error:
             raise Unavailable(f"{_title(self.config)}: {type(error).__name__}") from None
+        except ValueError as error:
+            raise self._misunderstood(error) from None
         if response.status_code != 200:
             raise self._error(response)
         try:
@@ -111,9 +113,7 @@ class HttpStep:
             mapped = self.config.output_map
             return [given[name] if name in mapped else _NONE for name in self.signature.outputs]
         except (InvalidInput, ValueError, LookupError, TypeError) as error:
-            raise ModelFailed(
-                f"{_title(self.config)} gave a response that is not understood: {error}"
-            ) from None
+            raise self._misunderstood(error) from None
 
     def _request(self, tensors: Mapping[str, Tensor]) -> tuple[bytes, int]:
         inputs, raw = [], []
@@ -130,6 +130,9 @@ class HttpStep:
             )
         head = orjson.dumps({"inputs": inputs, "outputs": self._outputs})
         return b"".join((head, *raw)), len(head)
+
+    def _misunderstood(self, error: Exception) -> ModelFailed:
+        return ModelFailed(f"{_title(self.config)} gave a response that is not understood: {error}")
 
     def _error(self, response: httpx.Response) -> ServerError:
         text = f"{_title(self.config)}: {_message(response)}"
@@ -168,6 +171,23 @@ def _message(response: httpx.Response) -> str:
         return str(response.json()["error"])
     except (ValueError, LookupError, TypeError):
         return f"status {response.status_code}"
+
+
+async def _exchanged(
+    client: httpx.AsyncClient, method: str, path: str, seconds: float, **given: Any
+) -> httpx.Response:
+    """A whole response, after at most ``seconds``. Raises httpx.HTTPError, TimeoutError, ValueError (too large)."""
+    body = bytearray()
+    async with (
+        asyncio.timeout(seconds),  # httpx limits only the time between two pieces
+        client.stream(method, path, timeout=seconds, **given) as response,
+    ):
+        async for piece in response.aiter_bytes():
+            body += piece
+            if len(body) > MAX_RESPONSE_BYTES:
+                raise ValueError(f"it has more than {MAX_RESPONSE_BYTES} bytes")
+    fields = [(name, value) for name, value in response.headers.items() if name != "content-encoding"]
+    return httpx.Response(response.status_code, headers=fields, content=bytes(body), request=response.request)
 
 
 def _path(config: EnsembleStep) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
+import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,6 +16,7 @@ import httpx
 import numpy as np
 import pytest
 
+from backends import ensemble_steps
 from backends.batching.entry import FutureEntry
 from backends.errors import InvalidInput, LoadError, ModelFailed, Unavailable
 from backends.registry import Registry
@@ -202,10 +205,13 @@ async def test_errors_and_leaving_reach_the_steps(tmp_path: Path) -> None:
 
 
 class Liar(BaseHTTPRequestHandler):
-    """Announces an output ``y`` FP32 [-1, 1], and gives ``outputs``, with ``data`` behind them."""
+    """Announces an output ``y`` FP32 [-1, 1], and gives ``outputs``, with ``data`` behind them.
+
+    Without ``data``, a byte comes each tenth of a second, without end.
+    """
 
     outputs: Any = None
-    data = b""
+    data: bytes | None = b""
 
     def do_GET(self) -> None:
         tensor = {"datatype": "FP32", "shape": [-1, 1]}
@@ -214,14 +220,20 @@ class Liar(BaseHTTPRequestHandler):
         )
 
     def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
         self._send(json.dumps({"outputs": self.outputs}).encode(), self.data)
 
-    def _send(self, head: bytes, data: bytes = b"") -> None:
+    def _send(self, head: bytes, data: bytes | None = b"") -> None:
         self.send_response(200)
-        self.send_header("content-length", str(len(head + data)))
+        if data is not None:
+            self.send_header("content-length", str(len(head + data)))
         self.send_header("inference-header-content-length", str(len(head)))
         self.end_headers()
-        self.wfile.write(head + data)
+        with contextlib.suppress(ConnectionError):
+            self.wfile.write(head + (data or b""))
+            while data is None:
+                self.wfile.write(b"x")
+                time.sleep(0.1)
 
     def log_message(self, *_: object) -> None: ...
 
@@ -230,7 +242,9 @@ def output(name: str = "y", datatype: str = "FP32", shape: Any = (1, 1), size: A
     return {"name": name, "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": size}}
 
 
-async def test_another_server_that_lies_fails_the_request_and_no_step_behind_it(tmp_path: Path) -> None:
+async def test_another_server_that_lies_fails_the_request_and_no_step_behind_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = {"x": ("FP32", [1])}, {"y": ("FP32", [1])}
     with ThreadingHTTPServer(("127.0.0.1", 0), Liar) as liar:
         threading.Thread(target=liar.serve_forever, daemon=True).start()
@@ -257,7 +271,19 @@ async def test_another_server_that_lies_fails_the_request_and_no_step_behind_it(
             registry.find("chain").submit(entry)
             with pytest.raises(ModelFailed, match=message):
                 await asyncio.wait_for(entry.future, 60)
+        monkeypatch.setattr(ensemble_steps, "MAX_RESPONSE_BYTES", 1 << 20)
+        monkeypatch.setattr(ensemble_steps, "STEP_TIMEOUT_S", 1.0)
+        Liar.outputs = [output()]
+        for given, error, message in (
+            (bytes(2 << 20), ModelFailed, "more than 1048576 bytes"),
+            (None, Unavailable, "Timeout"),
+        ):
+            Liar.data = given
+            entry = FutureEntry((np.zeros((1, 1), "<f4"),), 1, ((1,),), 0)
+            registry.find("chain").submit(entry)
+            with pytest.raises(error, match=message):
+                await asyncio.wait_for(entry.future, 60)
         assert registry.find("plus").stats.executions == 0
-        assert registry.find("chain").stats.fail.count == 9
+        assert registry.find("chain").stats.fail.count == 11
         await registry.close()
         liar.shutdown()
