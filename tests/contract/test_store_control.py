@@ -36,10 +36,10 @@ async def test_allocations_follow_one_another(store: Store) -> None:
     assert await store.published() == {"b": other, "digits": second}
     assert await store.allocation_history("digits") == [first, second]
     assert await store.allocation_history("digits", limit=1) == [second]
-    assert await store.allocation_history("nobody") == []
+    assert await store.allocation_history("other") == []
     assert await store.allocation("digits", 7) == first
     assert await store.allocation("digits", 6) is None
-    assert await store.allocation("nobody", 7) is None
+    assert await store.allocation("other", 7) is None
 
 
 async def test_only_the_newest_allocations_of_each_route_are_kept(store: Store) -> None:

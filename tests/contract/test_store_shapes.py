@@ -7,6 +7,8 @@ import math
 import sqlite3
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import gateway.control.session
 import gateway.engines.nodes
@@ -24,6 +26,7 @@ from policies.rollout.ejections import Ejections
 from policies.rollout.guardrails import Judgement
 from policies.rollout.route import RouteState
 from policies.rollout.state import State
+from policies.rollout.stop_rule import StopState
 from policies.rollout.table import Status
 from policies.rollout.verdicts import Verdict
 from tests.support.made import T0, outcome, published, reward
@@ -155,10 +158,31 @@ def test_the_shapes_of_a_route_name_every_field() -> None:
     verdict = Verdict("error_rate", "fail", "max_increase", 0.02, 0.05, interval=(0.1, math.inf))
     rollout = State(Status.RUNNING, 0, 0.1, "v1", "v2", 1.0, 1.0, 1.0, 1.0, evidence=(verdict.as_dict(),))
     state = RouteState(rollout, Ejections(judgement=Judgement((verdict,)))).as_dict()
-    for given, shape in (
+    for whole, shape in (
         (verdict.as_dict(), VERDICT),
         (state["rollout"], STATE["rollout"][1]),
         (state["stop"], STATE["stop"]),
     ):
-        assert set(given) == {name.removesuffix("?") for name in shape}
+        assert set(whole) == {name.removesuffix("?") for name in shape}
     shapes.check_document("route", json.dumps(state))
+
+
+VERDICTS = st.from_type(Verdict)
+EVIDENCE = st.lists(VERDICTS.map(Verdict.as_dict), max_size=2).map(tuple)
+LEADS = st.none() | st.dictionaries(st.text(), st.none() | st.floats() | st.text(), max_size=2)
+STATES = st.builds(
+    RouteState,
+    st.none() | st.builds(State, carried=st.dictionaries(st.text(), st.floats()), evidence=EVIDENCE),
+    st.builds(
+        Ejections,
+        ejected=st.dictionaries(st.text(), st.text()),
+        judgement=st.none() | st.builds(Judgement, st.lists(VERDICTS, max_size=2).map(tuple)),
+    ),
+    st.builds(StopState, lead=LEADS),
+)
+
+
+@given(STATES)
+def test_no_state_of_a_route_is_taken_for_damage(state: RouteState) -> None:
+    """What is taken for damage is removed, and the rollout begins again."""
+    shapes.check_document("route", json.dumps(state.as_dict()))

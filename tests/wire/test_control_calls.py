@@ -36,37 +36,27 @@ def body(data: bytes, *, more: bool = False) -> dict[str, Any]:
     return {"type": "http.response.body", "body": data, "more_body": more}
 
 
-def test_a_fault_of_the_application_is_a_500(rig: Rig, serve: Serve) -> None:
-    async def broken(scope: Any, receive: Any, send: Any) -> None:
-        raise LookupError("secret")
+async def broken(scope: Any, receive: Any, send: Any) -> None:
+    raise LookupError("secret")
 
-    serve(broken)
+
+async def silent(scope: Any, receive: Any, send: Any) -> None:
+    return
+
+
+async def cancelled(scope: Any, receive: Any, send: Any) -> None:
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("application", [broken, silent, cancelled])
+def test_a_call_without_a_response_is_a_500(rig: Rig, serve: Serve, application: Application) -> None:
+    serve(application)
     with rig.client() as client:
         for _ in range(2):
             client.send(GET)
             answer = client.answer()
             assert (answer.status, answer.code) == (500, "internal")
             assert b"secret" not in answer.body
-
-
-def test_an_application_that_says_nothing_is_a_500(rig: Rig, serve: Serve) -> None:
-    async def silent(scope: Any, receive: Any, send: Any) -> None:
-        return
-
-    serve(silent)
-    with rig.client() as client:
-        client.send(GET)
-        assert client.answer().code == "internal"
-
-
-def test_a_call_that_is_cancelled_is_a_500(rig: Rig, serve: Serve) -> None:
-    async def cancelled(scope: Any, receive: Any, send: Any) -> None:
-        raise asyncio.CancelledError
-
-    serve(cancelled)
-    with rig.client() as client:
-        client.send(GET)
-        assert client.answer().code == "internal"
 
 
 def test_a_response_that_breaks_off_ends_the_connection(rig: Rig, serve: Serve) -> None:
