@@ -232,13 +232,13 @@ class Recorder:
     async def _write(self) -> None:
         while self._outcomes.older or self._shadowed.older:
             batches, others = self._outcomes.older[:WRITE_BATCHES], self._shadowed.older[:1]
-            outcomes, shadowed = Batch.joined(batches) if batches else (), others[0] if others else ()
-            unwritable = 0, 0
+            shadowed, unwritable = others[0] if others else (), (0, 0)
             try:
-                await self._append(outcomes, shadowed)
+                await self._append(Batch.joined(batches) if batches else (), shadowed)
             except StoreUnavailable:
                 raise
             except Exception:
+                outcomes = [row for batch in batches for row in batch]
                 unwritable = await self._append_each(outcomes, shadowed)
                 log.exception("%d rows of the record can't be written and are dropped", sum(unwritable))
             self._outcomes.wrote(len(batches), unwritable[0])

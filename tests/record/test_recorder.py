@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from gateway.ingest.recorder import Recorder
+from gateway.ingest.recorder import BATCH_ROWS, Recorder
 from gateway.record.events import Batch, Outcome, Shadowed
 from gateway.state.base import OutcomeFilter, StoreUnavailable
 from gateway.state.sqlite import SqliteStore
@@ -205,3 +206,14 @@ async def test_a_row_that_cannot_be_written_holds_up_no_other(
     assert balanced(recorder)
     assert "1 rows of the record can't be written" in caplog.text
     assert (await store.counts("digits"))["v1"].assigned == 1
+
+
+async def test_a_row_with_too_few_fields_holds_up_no_other(store: Away) -> None:
+    recorder = Recorder(store)
+    recorder.offer(cast("Outcome", outcome()[:-3]))
+    for number in range(BATCH_ROWS):  # the batch after it is whole
+        recorder.offer(outcome(T0 + number))
+    assert await asyncio.wait_for(recorder.flush(), 60)
+    assert (recorder.written, recorder.dropped["unwritable"]) == (BATCH_ROWS, 1)
+    assert balanced(recorder)
+    assert (await store.counts("digits"))["v1"].assigned == BATCH_ROWS
