@@ -212,6 +212,9 @@ def test_the_nodes_of_a_routes_engine_stand_on_its_page(fleet: Served, tabs: Tab
         shown = tab.page.locator(f'[data-field="engines.edge.{name}.state"]')
         assert shown.get_attribute("data-value") == state
     assert "no such cluster" in tab.page.locator('[data-node="e2"]').inner_text()
+    tab.page.get_by_text(
+        "requests come from the nodes below, which judge the addresses themselves"
+    ).wait_for()
 
 
 def test_the_route_of_an_engine_leads_to_the_route_of_its_copies_and_back(fleet: Served, tabs: Tabs) -> None:

@@ -29,7 +29,7 @@ export function HealthTab({ report, colour, events, now }) {
   return [
     all.map((engine) => copies(engine, report.route)),
     checks(report, now),
-    addresses(report, colour, now),
+    addresses(report, colour, now, engines),
     engines.map((engine) => nodes(engine, report.route, now)),
     html`<div class="two" key="log">
       ${section("failures", "Latest errors", "Of the assigned variant, also where a fallback hid them.", failureList(failures, now))}
@@ -52,7 +52,7 @@ function checks(report, now) {
   );
 }
 
-function addresses(report, colour, now) {
+function addresses(report, colour, now, engines) {
   const rows = Object.entries(report.health).flatMap(([variant, found]) => found.map((one) => [variant, one]));
   const columns = [
     { title: "Variant", by: ([variant]) => variant },
@@ -64,7 +64,9 @@ function addresses(report, colour, now) {
   return section(
     "health",
     "Addresses",
-    "As this process sees them.",
+    engines.length
+      ? "As the probes of this process see them, if it has any: requests come from the nodes below, which judge the addresses themselves."
+      : "As this process sees them.",
     table(
       "addresses",
       "Addresses",
