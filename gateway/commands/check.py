@@ -54,7 +54,7 @@ def _examined(file: str) -> Examined:
         return Examined(None, error.faults)
     finally:
         loop.close()
-    return replace(found, warnings=(*found.warnings, *found.placed(prepared.unusable)))
+    return replace(found, warnings=(*found.warnings, *found.placed(prepared.missing)))
 
 
 def _as_json(name: str, found: Examined) -> dict[str, object]:

@@ -24,7 +24,7 @@ from gateway.compile.steering import Steering, steering
 from gateway.config.backend import BackendTlsConfig
 from gateway.config.document import Document
 from gateway.config.faults import ConfigError
-from gateway.config.files import client_context, listener_context, named_files, unusable_files
+from gateway.config.files import client_context, listener_context, missing_files, named_files, unusable_files
 from gateway.config.load import Examined
 from gateway.config.otel import with_environment
 from gateway.config.references import Finding
@@ -75,8 +75,8 @@ class Prepared:
     """Those that it names, as they were."""
     listener: ssl.SSLContext | None = None
     """How clients speak TLS to the gateway."""
-    unusable: tuple[Finding, ...] = ()
-    """What is wrong with files that the document names, where the view does without them."""
+    missing: tuple[Finding, ...] = ()
+    """Files that the document names and that are not here, where the view does without them."""
 
 
 class _Build:
@@ -120,11 +120,12 @@ def prepare(found: Examined, view: View, *, source: str) -> Prepared:
         raise ConfigError(source, found.faults)
     build = _Build(found, source)
     files = signatures(named_files(document) | found.secret_files)
-    unusable: list[Finding] = []
+    missing: list[Finding] = []
     with build.at():
-        unusable += unusable_files(document)
+        missing += missing_files(document)
+        build.refuse(unusable_files(document))
     if view.context is not None:
-        build.refuse(unusable)
+        build.refuse(missing)
     build.check()
     draft = Draft(view.registry, view.context or _without_files)
     plans: dict[str, Plan] = {}
@@ -143,7 +144,7 @@ def prepare(found: Examined, view: View, *, source: str) -> Prepared:
             published = view.published.get(name, (None, b""))
             held[name] = arranged(plans[name], steered[name].override, *published)
     build.check()
-    return _assembled(document, view, build, draft, steered, held, files, tuple(unusable))
+    return _assembled(document, view, build, draft, steered, held, files, tuple(missing))
 
 
 def _assembled(
@@ -154,7 +155,7 @@ def _assembled(
     steered: Mapping[str, Steering],
     held: Mapping[str, RouteAllocation],
     files: Signatures,
-    unusable: tuple[Finding, ...],
+    missing: tuple[Finding, ...],
 ) -> Prepared:
     routes = {}
     for name in document.routes:
@@ -174,7 +175,7 @@ def _assembled(
         verify = tokens.verify if tokens is not None else None
         made = snapshot(document, routes, bucket=draft.bucket, verify=verify, tracing=tracing)
     build.check()
-    return Prepared(document, made, draft, steered, held, tokens, exporter, files, listener, unusable)
+    return Prepared(document, made, draft, steered, held, tokens, exporter, files, listener, missing)
 
 
 def _tokens(document: Document, known: Tokens | None) -> Tokens | None:

@@ -6,11 +6,12 @@ import re
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from gateway.config.backend import BackendTlsConfig
 from gateway.config.document import Document
 from gateway.config.faults import KeyPath
+from gateway.config.kubernetes import KubernetesConfig
 from gateway.config.references import Finding
 from gateway.config.service import TlsConfig
 
@@ -18,35 +19,56 @@ _CERTIFICATE: Final = re.compile(r"-----BEGIN ([A-Z0-9 ]*CERTIFICATE|X509 CRL)--
 _CLIENT_AUTH: Final = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
 
-def unusable_files(document: Document) -> Iterator[Finding]:
-    """What is wrong with named file that isn't here, or isn't what it should be."""
-    if document.tls is not None:
-        tls = document.tls
-        yield from _certificates(("tls",), "client_ca", tls.client_ca, tls.cert, tls.key)
-    for name, backend in document.backends.items():
-        own = backend.tls
-        yield from _certificates(("backends", name, "tls"), "ca", own.ca, own.cert, own.key)
-    traces = document.telemetry.traces
-    if traces is not None:
-        yield from _certificates(
-            ("telemetry", "traces", "tls"), "ca", traces.tls.ca, traces.tls.cert, traces.tls.key
-        )
+class _Named(NamedTuple):
+    """Certificates and keys that a section names, and the key path of the section."""
+
+    here: KeyPath
+    ca_key: str
+    ca: str | None
+    cert: str | None
+    key: str | None
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Those that are named, by key."""
+        named = {self.ca_key: self.ca, "cert": self.cert, "key": self.key}
+        return {key: file for key, file in named.items() if file is not None}
+
+
+def missing_files(document: Document) -> Iterator[Finding]:
+    """Named files that are not here; where the gateway runs they may be."""
+    for named in _named(document):
+        for key, file in named.files.items():
+            yield from _missing((*named.here, key), file)
     jwt = document.auth.jwt if document.auth else None
     if jwt is not None and "://" not in jwt.jwks:
         yield from _missing(("auth", "jwt", "jwks"), jwt.jwks)
 
 
-def _certificates(
-    here: KeyPath, ca_key: str, ca: str | None, cert: str | None, key: str | None
-) -> Iterator[Finding]:
-    named = {ca_key: ca, "cert": cert, "key": key}
-    missing = [
-        found for name, file in named.items() if file is not None for found in _missing((*here, name), file)
-    ]
-    yield from missing
-    if missing:
-        return
+def unusable_files(document: Document) -> Iterator[Finding]:
+    """Named files that are here, and are not what they should be."""
+    for named in _named(document):
+        if all(Path(file).is_file() for file in named.files.values()):
+            yield from _certificates(named)
+
+
+def _named(document: Document) -> Iterator[_Named]:
+    if document.tls is not None:
+        tls = document.tls
+        yield _Named(("tls",), "client_ca", tls.client_ca, tls.cert, tls.key)
+    traces = document.telemetry.traces
+    sections = {("backends", name, "tls"): backend.tls for name, backend in document.backends.items()}
+    sections |= {("telemetry", "traces", "tls"): traces.tls} if traces is not None else {}
+    for here, own in sections.items():
+        yield _Named(here, "ca", own.ca, own.cert, own.key)
+    for name, engine in document.engines.items():
+        if isinstance(engine, KubernetesConfig):
+            yield _Named(("engines", name), "ca", engine.ca, None, None)
+
+
+def _certificates(named: _Named) -> Iterator[Finding]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    here, ca_key, ca, cert, key = named
     if ca is not None:
         try:
             context.load_verify_locations(ca)
@@ -103,10 +125,4 @@ def listener_context(tls: TlsConfig) -> ssl.SSLContext:
 
 def named_files(document: Document) -> frozenset[str]:
     """The certificates and keys that ``document`` names."""
-    traces = document.telemetry.traces
-    sections = [backend.tls for backend in document.backends.values()]
-    sections += [traces.tls] if traces is not None else []
-    files = [file for tls in sections for file in (tls.ca, tls.cert, tls.key)]
-    if document.tls is not None:
-        files += [document.tls.client_ca, document.tls.cert, document.tls.key]
-    return frozenset(file for file in files if file is not None)
+    return frozenset(file for named in _named(document) for file in named.files.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.config.document import Document
 from gateway.config.faults import render_path
-from gateway.config.files import unusable_files
+from gateway.config.files import missing_files, unusable_files
 from gateway.config.load import examine, load
+from gateway.config.references import Finding
 
 TEXT = """\
 backends:
@@ -85,7 +87,15 @@ def pems(tmp_path: Path) -> Path:
 
 
 def unusable(document: Document) -> dict[str, str]:
-    return {render_path(found.path): found.message for found in unusable_files(document)}
+    return by_path(unusable_files(document))
+
+
+def missing(document: Document) -> dict[str, str]:
+    return by_path(missing_files(document))
+
+
+def by_path(findings: Iterable[Finding]) -> dict[str, str]:
+    return {render_path(found.path): found.message for found in findings}
 
 
 def with_tls(pems: Path, tls: str) -> Document:
@@ -96,12 +106,14 @@ def with_tls(pems: Path, tls: str) -> Document:
 
 
 def test_good_files(pems: Path) -> None:
-    assert unusable(with_tls(pems, "{cert: cert.pem, key: key.pem}")) == {}
+    document = with_tls(pems, "{cert: cert.pem, key: key.pem}")
+    assert unusable(document) == missing(document) == {}
 
 
 def test_missing_files(pems: Path) -> None:
-    found = unusable(with_tls(pems, "{cert: none.pem, key: key.pem}"))
-    assert found == dict.fromkeys(
+    document = with_tls(pems, "{cert: none.pem, key: key.pem}")
+    assert unusable(document) == {}
+    assert missing(document) == dict.fromkeys(
         ("tls.cert", "backends.a.tls.cert"),
         f"there is no file '{pems}/none.pem' here; the gateway needs it to start",
     )
@@ -118,10 +130,13 @@ def test_authorities(pems: Path) -> None:
     text = f"backends: {{a: {{url: 'https://x', tls: {{ca: '{pems}/CA'}}}}}}"
     assert unusable(load(text.replace("CA", "cert.pem"), source="x", env={})) == {}
     assert set(unusable(load(text.replace("CA", "text.pem"), source="x", env={}))) == {"backends.a.tls.ca"}
+    text = f"engines: {{k: {{type: kubernetes, token: a-token-of-the-cluster, ca: '{pems}/CA'}}}}"
+    assert unusable(load(text.replace("CA", "cert.pem"), source="x", env={})) == {}
+    assert set(unusable(load(text.replace("CA", "text.pem"), source="x", env={}))) == {"engines.k.ca"}
 
 
 def test_public_keys_of_a_provider(pems: Path) -> None:
     text = "auth: {jwt: {issuer: i, audience: a, jwks: 'WHERE'}}"
-    assert unusable(load(text.replace("WHERE", "https://x/jwks"), source="x", env={})) == {}
-    assert unusable(load(text.replace("WHERE", str(pems / "key.pem")), source="x", env={})) == {}
-    assert set(unusable(load(text.replace("WHERE", "nowhere"), source="x", env={}))) == {"auth.jwt.jwks"}
+    assert missing(load(text.replace("WHERE", "https://x/jwks"), source="x", env={})) == {}
+    assert missing(load(text.replace("WHERE", str(pems / "key.pem")), source="x", env={})) == {}
+    assert set(missing(load(text.replace("WHERE", "nowhere"), source="x", env={}))) == {"auth.jwt.jwks"}
