@@ -7,12 +7,17 @@ import asyncio
 import os
 import sys
 from dataclasses import asdict, replace
+from typing import Final
 
 from gateway.commands.output import add_json, print_json, say
 from gateway.compile.prepare import prepare, standalone
 from gateway.config.document import Document
 from gateway.config.faults import Fault
+from gateway.config.given_up import GivenUp, given_up
 from gateway.config.load import ConfigError, Examined, examine, read_text, render_faults
+
+_MAX_NAMED: Final = 5
+"""Routes of an engine that are named."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +68,7 @@ def _as_json(name: str, found: Examined) -> dict[str, object]:
         "valid": found.document is not None,
         "faults": [asdict(fault) for fault in found.faults],
         "warnings": [asdict(warning) for warning in found.warnings],
+        "given_up": [each._asdict() for each in given_up(found.document)] if found.document else [],
     }
 
 
@@ -72,8 +78,16 @@ def _as_text(name: str, found: Examined) -> str:
     if found.document is None:
         lines.append(f"{name}: refused, {_count(len(found.faults), 'fault')}")
     else:
+        lines += map(_given_up, given_up(found.document))
         lines.append(f"{name}: valid, {_summary(found.document)}")
     return "\n".join(lines)
+
+
+def _given_up(given: GivenUp) -> str:
+    named, more = ", ".join(given.routes[:_MAX_NAMED]), len(given.routes) - _MAX_NAMED
+    routes = f"{named} and {more} more" if more > 0 else named
+    head = f"given up on the engine {given.engine} ({given.type}) by {routes}:"
+    return "\n".join([head, *(f"  {difference}" for difference in given.differences)])
 
 
 def _summary(document: Document) -> str:

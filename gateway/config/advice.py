@@ -148,7 +148,7 @@ def _unused_variants(here: KeyPath, route: RouteConfig, document: Document) -> I
     if isinstance(route.policy, BanditConfig):
         return
     named = {name for _, name in named_variants(route.policy)} | set(route.shadows)
-    named |= {entry for entry in route.fallback if isinstance(entry, str)}
+    named |= set(route.rescuers)
     for name in route.variants:
         if name not in named:
             yield Finding(

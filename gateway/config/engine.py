@@ -135,7 +135,7 @@ def _backends(
 
 
 def _of_envoy(route: RouteConfig, backends: Mapping[str, BackendConfig]) -> Iterator[Refusal]:
-    rescuers = [entry for entry in route.fallback if isinstance(entry, str)]
+    rescuers = route.rescuers
     hosts = {backends[v.backend].host for v in route.variants.values() if v.backend in backends}
     if len(hosts) > 1:
         yield (

@@ -310,6 +310,11 @@ class RouteConfig(ConfigModel):
         return bool(self.match.path)
 
     @property
+    def rescuers(self) -> list[str]:
+        """The variants of ``fallback``."""
+        return [entry for entry in self.fallback if isinstance(entry, str)]
+
+    @property
     def named_backends(self) -> Iterator[tuple[KeyPath, str]]:
         """Where the route names a backend, and its name."""
         for name, variant in self.variants.items():

@@ -11,6 +11,7 @@ import pytest
 
 from gateway import cli
 from gateway.commands import check
+from gateway.config.given_up import TABLES
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
 
@@ -74,7 +75,59 @@ def test_json_is_one_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]
             }
         ],
         "warnings": [],
+        "given_up": [],
     }
+
+
+ENGINES = """
+backends: {a: {url: "http://127.0.0.1:9001"}, b: {url: "http://127.0.0.1:9002"}}
+engines:
+  edge: {type: envoy, token: a-token-of-the-envoys}
+  cheap: {type: haproxy, token: a-token-of-the-haproxies, ids: sealed}
+  cluster: {type: kubernetes, token: a-token-of-the-cluster}
+  idle: {type: envoy, token: a-token-without-a-route}
+routes:
+  one: &route
+    engine: edge
+    match: {path: /one}
+    variants: {v1: {backend: a}, v2: {backend: b}}
+    policy: {type: split, weights: {v1: 95, v2: 5}}
+  two: {<<: *route, match: {path: /two}}
+  three: {<<: *route, match: {path: /three}, engine: cheap, timeouts: {total: null}}
+  four: {engine: cluster, variants: {v1: {}, v2: {}}, policy: {type: split, weights: {v1: 95, v2: 5}}}
+"""
+
+
+def test_a_valid_file_is_told_what_its_engines_give_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(ENGINES)
+    assert run(str(file)) == 0
+    envoy, haproxy, weights = capsys.readouterr().out.split("given up on the engine ")[1:]
+    assert envoy.startswith("edge (envoy) by one, two:\n")
+    assert "  units from a cookie, query, JSON body or key: no, a header only\n" in envoy
+    assert "  shadows and their comparison: by a gateway, which asks every version again\n" in envoy
+    assert "  reward of a request that never happened: " in envoy
+    assert "fallback to other variants" not in envoy
+    assert haproxy.startswith("cheap (haproxy) by three:\n")
+    assert "  fallback to other variants: no, a request stays with its variant\n" in haproxy
+    assert "never happened" not in haproxy
+    assert "  units: a client stays on its variant: no, each request is assigned on its own\n" in weights
+    assert weights.endswith(f"\n{file}: valid, 4 routes, 2 backends, 0 metrics\n")
+    assert run(str(file), "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(each["engine"], each["routes"]) for each in found["given_up"]] == [
+        ("edge", ["one", "two"]),
+        ("cheap", ["three"]),
+        ("cluster", ["four"]),
+    ]
+    assert found["warnings"] == []
+
+
+@pytest.mark.parametrize(("page", "table"), [*zip(["engines", "kubernetes"], TABLES, strict=True)])
+def test_the_docs_have_the_same_tables(page: str, table: str) -> None:
+    assert f"\n{table}\n" in (EXAMPLE.parent / f"docs/{page}.md").read_text()
 
 
 def test_warnings_exit_with_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,6 +145,15 @@ def test_warnings_exit_with_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         "tls.cert",
         "tls.key",
     ]
+
+
+def test_files_that_are_here_must_be_good(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A start would refuse them; missing ones may be where the gateway runs."""
+    file, ca = tmp_path / "c.yaml", tmp_path / "ca.pem"
+    ca.write_text("no certificate")
+    file.write_text(f"backends: {{a: {{url: 'https://x', tls: {{ca: '{ca}'}}}}}}")
+    assert run(str(file)) == 1
+    assert f"backends.a.tls.ca: '{ca}' holds no certificates in PEM form" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

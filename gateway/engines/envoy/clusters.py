@@ -54,7 +54,7 @@ def clusters(document: Document, engine: str) -> Iterator[Json]:
 
 
 def _of_variant(name: str, route: RouteConfig, variant: str, backends: Mapping[str, BackendConfig]) -> Json:
-    tried = [variant, *(entry for entry in route.fallback if isinstance(entry, str) and entry != variant)]
+    tried = [variant, *(other for other in route.rescuers if other != variant)]
     levels = [(other, backends[route.variants[other].backend]) for other in tried]
     base = levels[0][1].addresses[0].path
     filters = _path(route.match.path, route.variants[variant].rewrite.path, base)
@@ -82,7 +82,7 @@ def _cluster(
             ],
         },
         "common_lb_config": {"healthy_panic_threshold": {"value": _panic(backend)}},
-        "circuit_breakers": {"thresholds": [_limits(backend)]},
+        "circuit_breakers": {"thresholds": [_limits(route, backend)]},
         "typed_extension_protocol_options": {_OPTIONS: _protocol(backend, filters)},
     }
     if any(at.secure for _, its in levels for at in its.addresses):
@@ -108,14 +108,16 @@ def _panic(backend: BackendConfig) -> float:
     return 100.0 * (backend.ejection.panic if backend.ejection is not None else 0.5)
 
 
-def _limits(backend: BackendConfig) -> Json:
-    # Envoy allows three concurrent retries by default, and a fallback is a retry to it.
-    return {
+def _limits(route: RouteConfig, backend: BackendConfig) -> Json:
+    made: Json = {
         "max_connections": _UNLIMITED,
         "max_requests": backend.limit.in_flight,
         "max_pending_requests": max(1, backend.limit.waiting),
-        "max_retries": _UNLIMITED,
     }
+    if route.rescuers:  # a fallback is a retry to Envoy, and is never withheld
+        return made | {"max_retries": _UNLIMITED}
+    share = {"value": 100.0 * route.retry.budget}
+    return made | {"retry_budget": {"budget_percent": share, "min_retry_concurrency": route.retry.min}}
 
 
 def _protocol(backend: BackendConfig, filters: list[Json]) -> Json:

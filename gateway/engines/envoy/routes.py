@@ -174,7 +174,7 @@ def _sealed(identity: Json, key: bytes) -> Json:
 
 def _retries(route: RouteConfig) -> Json:
     """Envoy's retries: to the next variant where there is a fallback, else at the same one."""
-    rescuers = [entry for entry in route.fallback if isinstance(entry, str)]
+    rescuers, backoff = route.rescuers, route.retry.backoff
     on = route.fallback_on if rescuers else route.retry.on
     repeated = rescuers or route.retry.replayable
     statuses = sorted(on.status) if repeated else []
@@ -186,6 +186,7 @@ def _retries(route: RouteConfig) -> Json:
         "retry_on": ",".join([*kinds, *(["retriable-status-codes"] if statuses else [])]),
         "retriable_status_codes": statuses,
         "num_retries": len(rescuers) if rescuers else route.retry.attempts - 1,
+        "retry_back_off": _back_off(0.0, 0.0) if rescuers else _back_off(backoff.base, backoff.max),
         "per_try_timeout": seconds(route.timeouts.first_byte),
     }
     if rescuers:
@@ -198,6 +199,12 @@ def _retries(route: RouteConfig) -> Json:
             },
         }
     return made
+
+
+def _back_off(base: float, most: float) -> Json:
+    """Envoy's least interval is a millisecond, and its default one of 25 ms."""
+    base = max(0.001, base)
+    return {"base_interval": seconds(base), "max_interval": seconds(max(base, most))}
 
 
 def _set(name: str, value: str) -> Json:
