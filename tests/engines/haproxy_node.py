@@ -56,6 +56,11 @@ class HaproxyNode(EnvoyNode):
         info = asyncio.run(command(self.files / "admin.sock", "show info"))
         return next(line for line in info.splitlines() if line.startswith("Pid:"))
 
+    def old_workers(self) -> int:
+        """Processes that serve the rest of their connections after a reload."""
+        text = asyncio.run(command(self.files / "master.sock", "show proc"))
+        return text.partition("# old workers")[2].partition("#")[0].count("worker")
+
     def kill(self) -> None:
         # SIGTERM: a master that is killed leaves its worker behind.
         for process in (self.process, self.agent):

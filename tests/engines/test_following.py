@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from gateway.engines.following import Follower
 from gateway.engines.haproxy.agent import HaproxyFollower, Refused
 from gateway.engines.haproxy.bootstrap import Node
+from gateway.engines.haproxy.rings import Rings
 
 
 class FullDisk(Follower):
@@ -45,10 +47,10 @@ class Torn(HaproxyFollower):
 
 
 async def test_ranges_of_a_refused_version_are_forgotten_though_the_disk_is_full(tmp_path: Path) -> None:
-    follower = Torn(
-        Node("edge", "h1", "t", "http://127.0.0.1:1", str(tmp_path), None),
-        httpx.AsyncClient(),
-    )
+    node = Node("edge", "h1", "t", "http://127.0.0.1:1", str(tmp_path), None)
+    async with asyncio.TaskGroup() as group:
+        rings = Rings(tmp_path, lambda *_: None, asyncio.Event(), group)
+    follower = Torn(node, httpx.AsyncClient(), rings)
     follower._live = {"digits": "0 v1"}
     body = {"resources": [{"ranges": {}, "files": {}, "config": "", "config_version": "2"}]}
     with pytest.raises(OSError, match="No space"):

@@ -301,13 +301,39 @@ def test_without_a_gateway_nothing_is_lost_and_haproxy_starts_again(
     assert setup.shown()["lost"] == 0
 
 
-def test_rows_wait_in_haproxy_while_no_agent_runs(setup: HaproxySetup, client: httpx.Client) -> None:
+def test_rows_outlast_an_agent_that_is_killed(setup: HaproxySetup, client: httpx.Client) -> None:
+    """Both those that it held, as no gateway took them, and those that were logged without it."""
+    setup.gateway.crash()
+    responses = [client.post(PATH) for _ in range(20)]
     setup.node.agent.kill()
     setup.node.agent.wait(60)
-    responses = [client.post(PATH) for _ in range(20)]
+    responses += [client.post(PATH) for _ in range(20)]
     setup.node.start_agent()
+    setup.gateway.start()
     for response in responses:
         assert setup.outcome(response)["status"] == 200
+
+
+def test_a_reload_by_hand_loses_no_row_even_while_the_agent_stands_still(setup: HaproxySetup) -> None:
+    """An old worker empties its table of row numbers, and its last rows must wait for the agent."""
+    node, worker = setup.node, setup.node.worker()
+    with httpx.Client(base_url=node.url, timeout=60) as idle, httpx.Client(base_url=node.url) as busy:
+        responses = [idle.post(PATH), busy.post(PATH)]
+        for response in responses:
+            setup.outcome(response)
+        node.agent.send_signal(signal.SIGSTOP)
+        try:
+            node.process.send_signal(signal.SIGUSR2)
+            wait_for(lambda: node.worker() != worker, "another worker accepts connections")
+            wait_for(
+                lambda: busy.post(PATH).headers.get("connection") != "close", "the old one leaves a client"
+            )
+            responses.append(idle.post(PATH))
+        finally:
+            node.agent.send_signal(signal.SIGCONT)
+    assert responses[-1].headers["connection"] == "close", "the old worker served it"
+    assert [setup.outcome(response)["status"] for response in responses] == [200] * 3
+    wait_for(lambda: node.old_workers() == 0, "the agent lets the old worker end")
 
 
 def test_a_node_that_refuses_keeps_its_last_configuration(setup: HaproxySetup, client: httpx.Client) -> None:

@@ -11,7 +11,6 @@ import asyncio
 import json
 import re
 import ssl
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -20,11 +19,10 @@ import httpx
 from gateway.engines.counters import NODE
 from gateway.engines.following import LOOK_S, POLL_TIMEOUT_S, TAKEN_S, Follower, write
 from gateway.engines.haproxy.bootstrap import ADMIN_SOCKET, MASTER_SOCKET, ROUTES, Node
-from gateway.engines.haproxy.config import NUMBERS, RANGES, VERSION
+from gateway.engines.haproxy.config import RANGES, VERSION
 from gateway.engines.haproxy.deliver import Delivery
+from gateway.engines.haproxy.rings import Rings
 
-_ENDING_S: Final = 0.25
-"""How long a worker knows that it will be replaced: rows of earlier responses leave its ring meanwhile."""
 _FAILED: Final = re.compile(r" master .*\[failed: (\d+)\]")
 
 
@@ -43,16 +41,19 @@ async def run(node: Node) -> None:
         ) as control,
         asyncio.TaskGroup() as group,
     ):
-        group.create_task(HaproxyFollower(node, control).run())
-        group.create_task(Delivery(node, control).run())
+        delivery = Delivery(node, control)
+        rings = Rings(node.folder / ADMIN_SOCKET, delivery.take, delivery.room, group)
+        for task in (HaproxyFollower(node, control, rings), delivery, rings):
+            group.create_task(task.run())
 
 
 class HaproxyFollower(Follower):
     """Follows the configuration and the ranges of a node."""
 
-    def __init__(self, node: Node, control: httpx.AsyncClient) -> None:
+    def __init__(self, node: Node, control: httpx.AsyncClient, rings: Rings) -> None:
         super().__init__("routes", {"id": node.name, "cluster": node.engine}, control)
         self._folder = node.folder
+        self._rings = rings
         self._live: dict[str, str] = {}
         """Ranges by route that the running HAProxy has, as far as this agent knows."""
 
@@ -69,8 +70,6 @@ class HaproxyFollower(Follower):
         except Refused as refused:
             self._live = {}  # first: a full disk ends the next line
             self._write({name: text for name, text in good.items() if text is not None})
-            with suppress(OSError):  # it does not run
-                await self._announce_end(0)
             return str(refused)
         self._live = ranges
         for path in self._folder.glob("*.pem"):
@@ -87,8 +86,7 @@ class HaproxyFollower(Follower):
         while True:
             try:
                 if await self._version_of_worker() != version:
-                    await self._announce_end(1)
-                    await asyncio.sleep(_ENDING_S)
+                    await self._rings.attach()  # its rows could not be read once it is replaced
                     await self._reload()
                     await self._reloaded(version)
                     return
@@ -104,10 +102,6 @@ class HaproxyFollower(Follower):
         """Of the configuration that accepts connections now. Raises OSError if HAProxy does not run."""
         reply = await command(self._folder / ADMIN_SOCKET, f"show env {VERSION}")
         return reply.strip().removeprefix(f"{VERSION}=")
-
-    async def _announce_end(self, ending: int) -> None:
-        """Tell the worker whether it will be replaced: then it sends each row as a datagram, too. Raises OSError."""
-        await command(self._folder / ADMIN_SOCKET, f"set table {NUMBERS} key 1 data.gpt0 {ending}")
 
     async def _reload(self) -> None:
         try:

@@ -31,10 +31,9 @@ RANGES: Final = "ranges.map"
 """The ranges of each route; its entries change while a node runs."""
 PATHS: Final = "paths.map"
 """The route of each prefix, with the place of its unit's header, and its salt."""
-ROWS_SOCKET: Final = "rows.sock"
-DATAGRAM_SOCKET: Final = "rows.dgram"
+RING: Final = "turnout"
+"""Where a worker keeps its rows until the agent has read them."""
 ROW: Final = (
-    "%pid",
     "%[sc0_inc_gpc0]",
     "%[var(txn.decision)]",
     "%[var(txn.route)]",
@@ -54,14 +53,12 @@ ROW: Final = (
     "%[var(txn.unit),hex]",
 )
 """HAProxy's names of the fields of a row, in the order in which `gateway.engines.haproxy.rows` reads them. The first
-two number the rows of a worker, so a gap tells how many were lost."""
+numbers the rows of a worker, so a gap tells how many were lost."""
 MAX_ROW_BYTES: Final = 65_535
 RING_BYTES: Final = 16 * 1024 * 1024
 """Rows that wait in a node while its agent does not read."""
-NUMBERS: Final = "turnout-rows"
-"""The table with the last row's number, and whether a worker is about to be replaced."""
-_QUICK_BYTES: Final = 65_536
-"""A response of a declared length below this ends together with its head, as far as rows are concerned."""
+_NUMBERS: Final = "turnout-rows"
+"""The table with the last row's number."""
 _DOTS: Final = r"(^|[/\\;]|%2f|%5c)(\.|%2e){1,2}([/\\;]|%2f|%5c|$)"
 """Dot segments, as any server may read them: they would climb out of the route's prefix."""
 
@@ -91,7 +88,7 @@ def config(document: Document, engine: str, most: int) -> Config:
     )
     body = "\n".join(_sections(document, routes, entries, most, files))
     version = hashlib.sha256(f"{body}\n{paths}".encode()).hexdigest()[:16]
-    text = f"global\n  setenv {VERSION} {version}\n{body}\n"
+    text = f"global\n  setenv {VERSION} {version}\n  stats timeout 1d\n  stats maxconn 100\n{body}\n"
     return Config(text, version, {**dict(files.values()), PATHS: paths})
 
 
@@ -151,15 +148,12 @@ defaults turnout
   timeout http-request 30s
   option abortonclose
   option idle-close-on-response
-ring turnout
+ring {RING}
   format raw
   maxlen {MAX_ROW_BYTES}
   size {RING_BYTES}
-  timeout connect 1s
-  timeout server 10s
-  server agent "unix@${{{FILES}}}/{ROWS_SOCKET}" log-proto octet-count
-backend {NUMBERS} from turnout
-  stick-table type integer size 1 store gpc0,gpt0"""
+backend {_NUMBERS} from turnout
+  stick-table type integer size 1 store gpc0"""
     yield from resolvers(document, routes)
     yield from _frontend(routes, entries, most)
     for name, route in routes.items():
@@ -168,33 +162,27 @@ backend {NUMBERS} from turnout
 
 
 def _frontend(routes: Mapping[str, RouteConfig], entries: Mapping[str, str], most: int) -> Iterator[str]:
-    """The listener. All rows go through the ring, which ends with the first signal to reload or stop.
+    """The listener.
 
-    So rows that may come later are sent as a datagram, too (level ``notice``). A datagram for each request costs an
-    eighth of HAProxy's CPU.
+    A worker that is being replaced empties its table, so the requests that it still accepts have no number.
     """
     yield f"""\
 frontend turnout from turnout
   bind "${{{BIND}[*]}}"
-  log ring@turnout len {MAX_ROW_BYTES} format raw local0
-  log "unix@${{{FILES}}}/{DATAGRAM_SOCKET}" len {MAX_ROW_BYTES} format raw local0 notice
+  log ring@{RING} len {MAX_ROW_BYTES} format raw local0
   log-format "{" ".join(ROW)}"
   acl routed var(txn.found) -m found
   acl sticky var(txn.unit) -m found
   acl inside var(txn.pick),field(1,|),sub(txn.part) gt 0
   acl sealed var(txn.key) -m len gt 0
-  acl quick res.hdr_val(content-length) lt {_QUICK_BYTES}
-  acl ending stopping
-  acl ending sc0_get_gpt0 gt 0
   acl dots path -m reg -i {word(_DOTS)}
-  http-request track-sc0 int(1) table {NUMBERS}
+  http-request track-sc0 int(1) table {_NUMBERS} unless {{ stopping }}
   http-request set-var(txn.found) "path,concat(/),map_beg(${{{FILES}}}/{PATHS})" if !dots"""
     for name in reversed(list(routes)):
         if not _is_plain(routes[name].match):
             yield from _conditional(name, routes, entries)
     unknown = word(render("unknown_route").decode())
     yield f"""\
-  http-request set-log-level notice
   http-request set-log-level silent unless routed
   http-request return status 404 content-type application/json string {unknown} unless routed
   http-request set-var(txn.route) var(txn.found),field(1,|)"""
@@ -221,7 +209,6 @@ frontend turnout from turnout
   http-request set-var(txn.request_id) req.fhdr(x-request-id)
   http-request set-header x-decision-id %[var(txn.decision)]
   http-request del-header x-variant
-  http-response set-log-level info if quick !ending
   http-after-response set-header x-decision-id %[var(txn.decision)].%[var(txn.served)] if routed
   http-after-response set-header x-variant %[var(txn.served)] if routed
   http-after-response set-header x-request-id %[var(txn.request_id)] if routed

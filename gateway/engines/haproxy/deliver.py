@@ -1,8 +1,6 @@
 """Takes the rows that HAProxy logs, and delivers each until a gateway accepts it.
 
-HAProxy's ring holds rows while this agent does not read, but ends with the first signal to stop or reload; datagrams
-bring those of the requests that an old worker still serves, and of all that may outlast a signal. While no gateway can
-be reached, rows wait here, then in the ring. What does not fit is lost, and counted.
+While no gateway can be reached, rows wait here, then in HAProxy's ring. What does not fit is lost, and counted.
 """
 
 from __future__ import annotations
@@ -10,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import socket
 from typing import Final
 
 import httpx
@@ -19,7 +16,6 @@ from gateway.engines.counters import COUNTERS_PATH
 from gateway.engines.counters import export as export_counters
 from gateway.engines.following import RETRY_S, reason, write
 from gateway.engines.haproxy.bootstrap import Node
-from gateway.engines.haproxy.config import DATAGRAM_SOCKET, ROWS_SOCKET
 from gateway.engines.haproxy.rows import Ledger, Row, parsed
 from gateway.engines.otlp import export
 from gateway.engines.rows import ROWS_PATH
@@ -50,49 +46,31 @@ class Delivery:
         self._ledger = Ledger.restored(self._state)
         self._waiting: list[Row] = []
         self._held = 0
-        self._readers: set[_Reader] = set()
         self._reached = True
         self._kept = True
+        self.room = asyncio.Event()
+        """Set while rows may be taken."""
+        self.room.set()
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        ring, datagrams = self._node.folder / ROWS_SOCKET, self._node.folder / DATAGRAM_SOCKET
-        ring.unlink(missing_ok=True)
-        datagrams.unlink(missing_ok=True)
-        loop = asyncio.get_running_loop()
-        await loop.create_datagram_endpoint(
-            lambda: _Datagrams(self), local_addr=str(datagrams), family=socket.AF_UNIX
-        )
-        server = await loop.create_unix_server(lambda: _Reader(self), ring)
-        for path in (ring, datagrams):
-            path.chmod(0o600)
-        async with server, asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as group:
             group.create_task(self._report())
             while True:
                 await self._send()
 
-    def take(self, line: str) -> None:
-        """Take a line that HAProxy logged, unless it came before."""
-        worker, _, rest = line.partition(" ")
-        number, _, _ = rest.partition(" ")
-        if number.isdigit() and self._ledger.take(worker, int(number)):
-            row = parsed(line)
-            if row is not None:
-                self._waiting.append(row)
-                self._held += len(row.text)
-
-    def opened(self, reader: _Reader) -> None:
-        """Note a connection of the node."""
-        self._readers.add(reader)
-
-    def closed(self, reader: _Reader) -> None:
-        """Note that a connection has ended."""
-        self._readers.discard(reader)
-
-    @property
-    def full(self) -> bool:
-        """Whether no more rows are to be read."""
-        return self._held >= MAX_HELD
+    def take(self, worker: str, line: str) -> None:
+        """Take a line that a worker logged, unless it came before."""
+        text, _, _ = line.partition(" ")
+        number = int(text) if text.isdecimal() else None
+        if number is not None and not self._ledger.take(worker, number):
+            return
+        row = parsed(worker, number, line)
+        if row is not None:
+            self._waiting.append(row)
+            self._held += len(row.text)
+            if self._held >= MAX_HELD:
+                self.room.clear()
 
     async def _send(self) -> None:
         rows = self._batch()
@@ -121,8 +99,8 @@ class Delivery:
             self._ledger.lose(rows)
             log.warning("the gateway refuses %d rows, they are lost: %s", len(rows), response.text[:200])
         self._keep()
-        for reader in self._readers:
-            reader.resume()
+        if self._held < MAX_HELD:
+            self.room.set()
 
     def _keep(self) -> None:
         """Note on the disk what was delivered, for the next start's count of lost rows."""
@@ -150,48 +128,3 @@ class Delivery:
                 await self._control.post(COUNTERS_PATH, content=body)
             except httpx.HTTPError:
                 continue  # the next report says the same and more
-
-
-class _Reader(asyncio.Protocol):
-    """A connection of the ring: each row after its length in digits and a space."""
-
-    def __init__(self, delivery: Delivery) -> None:
-        self._delivery = delivery
-        self._rest = b""
-        self._transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._delivery.opened(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._delivery.closed(self)
-
-    def data_received(self, data: bytes) -> None:
-        rest, place = self._rest + data, 0
-        while (space := rest.find(b" ", place, place + 8)) >= 0:
-            end = space + 1 + int(rest[place:space])
-            if end > len(rest):
-                break
-            self._delivery.take(rest[space + 1 : end].decode("latin-1"))
-            place = end
-        self._rest = rest[place:]
-        if self._delivery.full and self._transport is not None:
-            self._transport.pause_reading()
-
-    def resume(self) -> None:
-        """Read on if there is place."""
-        if not self._delivery.full and self._transport is not None:
-            self._transport.resume_reading()
-
-
-class _Datagrams(asyncio.DatagramProtocol):
-    """Each a row; those that come while there is no place wait in the ring."""
-
-    def __init__(self, delivery: Delivery) -> None:
-        self._delivery = delivery
-
-    def datagram_received(self, data: bytes, addr: object) -> None:
-        if not self._delivery.full:
-            self._delivery.take(data.decode("latin-1").rstrip("\n"))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from pydantic import NonNegativeInt, TypeAdapter
 
+from gateway.engines.haproxy.config import ROW
 from gateway.engines.rows import ABSENT, SEPARATOR
 
 _BY_STATE: Final = {
@@ -33,11 +34,7 @@ _BY_STATE: Final = {
     "c": "client_left",
 }
 """HAProxy's state at the end of a request: both letters, or the first alone → the gateway's error."""
-_START: Final = 64
-"""A worker that has logged more rows than this does not log its first one."""
-_FORGOTTEN: Final = 100_000
-"""A row that is further behind than a ring can hold is another worker's, with the same process id."""
-_STATE: Final = TypeAdapter(dict[str, tuple[NonNegativeInt, NonNegativeInt]])
+_STATE: Final = TypeAdapter(dict[str, tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt]])
 _MAX_WORKERS: Final = 32
 """Workers that are counted one by one; each reload starts one."""
 
@@ -46,19 +43,19 @@ class Row(NamedTuple):
     """One request."""
 
     worker: str
-    number: int
-    """Of the worker's rows, from 1."""
+    number: int | None
+    """Of the worker's rows, from 1; None for the last ones of a worker that is being replaced."""
     text: str
     """As `gateway.engines.rows` reads it."""
 
 
-def parsed(line: str) -> Row | None:
+def parsed(worker: str, number: int | None, line: str) -> Row | None:
     """A row of `gateway.engines.haproxy.config.ROW`; None for a line that says nothing of a request."""
     fields = line.split(" ")
-    if len(fields) != 18 or not fields[1].isdigit() or fields[2] == ABSENT:
+    if len(fields) != len(ROW) or fields[1] == ABSENT:
         return None
     (
-        worker, number, decision, route, served, status, state, retries, received, queued, connected, responded, total,
+        _, decision, route, served, status, state, retries, received, queued, connected, responded, total,
         bytes_in, bytes_out, address, request_id, unit,
     ) = fields  # fmt: skip
     error = _BY_STATE.get(state, _BY_STATE.get(state[0], ""))
@@ -81,7 +78,7 @@ def parsed(line: str) -> Row | None:
         _text(request_id),
         _text(unit),
     )
-    return Row(worker, int(number), SEPARATOR.join(row))
+    return Row(worker, number, SEPARATOR.join(row))
 
 
 def _microseconds(milliseconds: int) -> str:
@@ -95,7 +92,7 @@ def _text(hexadecimal: str) -> str:
 
 @dataclass(slots=True)
 class Worker:
-    """The rows of one process of a node. Some come twice, by the ring and by a datagram."""
+    """The rows of one process of a node. They come in order but for those of different threads."""
 
     delivered: int = 0
     """Rows that a gateway has accepted."""
@@ -104,31 +101,31 @@ class Worker:
     settled: int = 0
     """Rows up to this number came in time, or not at all."""
     mark: int = 0
-    """The last number when rows were settled before."""
-    last: int = 0
+    """What ``done`` was when rows were settled before."""
+    done: int = 0
+    """The last number that was delivered, or that no gateway accepts."""
     numbers: set[int] = field(default_factory=set)
     """Of the rows after ``settled`` that came."""
 
-    @property
-    def missing(self) -> int:
-        """Rows after ``settled`` that did not come yet."""
-        return self.last - self.settled - len(self.numbers)
+    def missing(self, until: int) -> int:
+        """Rows after ``settled``, up to ``until``, that did not come yet."""
+        return until - self.settled - sum(number <= until for number in self.numbers)
 
     def settle(self) -> None:
         """Count what is missing of the rows that have had time to come since the last call."""
-        later = {number for number in self.numbers if number > self.mark}
-        self.lost += self.mark - self.settled - (len(self.numbers) - len(later))
-        self.settled, self.mark, self.numbers = self.mark, self.last, later
+        self.lost += self.missing(self.mark)
+        self.numbers = {number for number in self.numbers if number > self.mark}
+        self.settled, self.mark = self.mark, self.done
 
 
 class Ledger:
     """What a node has delivered and lost, over all its workers."""
 
-    def __init__(self, state: Mapping[str, tuple[int, int]] | None = None) -> None:
-        """``state``: what `state` returned before the agent ended; what was not delivered by then is lost."""
+    def __init__(self, state: Mapping[str, tuple[int, int, int]] | None = None) -> None:
+        """``state``: what `state` returned before the agent ended. Rows that it held then are taken again."""
         self.workers = {
-            name: Worker(delivered, last - delivered, last, last, last)
-            for name, (delivered, last) in (state or {}).items()
+            name: Worker(delivered, lost, done, done, done)
+            for name, (delivered, lost, done) in (state or {}).items()
         }
 
     @classmethod
@@ -142,11 +139,6 @@ class Ledger:
     def take(self, name: str, number: int) -> bool:
         """Note a row that came; False if it came before."""
         worker = self.workers.get(name)
-        if worker is not None and (
-            number + _FORGOTTEN < worker.settled or (number == 1 and worker.settled > _START)
-        ):
-            self._retire(name)
-            worker = None
         if worker is None:
             if len(self.workers) > _MAX_WORKERS:
                 self._retire(next(name for name in self.workers if name))
@@ -154,24 +146,30 @@ class Ledger:
         if number <= worker.settled or number in worker.numbers:
             return False
         worker.numbers.add(number)
-        worker.last = max(worker.last, number)
         return True
 
-    def deliver(self, rows: list[Row]) -> None:
+    def deliver(self, rows: Iterable[Row]) -> None:
         """Note that a gateway has accepted ``rows``."""
-        for row in rows:
-            self.workers[row.worker if row.worker in self.workers else ""].delivered += 1
+        for worker in self._done(rows):
+            worker.delivered += 1
 
-    def lose(self, rows: list[Row]) -> None:
+    def lose(self, rows: Iterable[Row]) -> None:
         """Note that no gateway will accept ``rows``."""
+        for worker in self._done(rows):
+            worker.lost += 1
+
+    def _done(self, rows: Iterable[Row]) -> Iterator[Worker]:
+        """The worker of each, or what stands for those that are gone."""
         for row in rows:
-            self.workers[row.worker if row.worker in self.workers else ""].lost += 1
+            worker = self.workers.get(row.worker) or self.workers.setdefault("", Worker())
+            if row.number is not None:
+                worker.done = max(worker.done, row.number)
+            yield worker
 
     def _retire(self, name: str) -> None:
         worker, gone = self.workers.pop(name), self.workers.setdefault("", Worker())
         gone.delivered += worker.delivered
-        gone.lost += worker.lost + worker.missing
-        gone.last = gone.settled = gone.mark = gone.last + worker.last
+        gone.lost += worker.lost + worker.missing(worker.done)
 
     def settle(self) -> tuple[int, int]:
         """Rows delivered and lost in all, without those of the last seconds."""
@@ -180,6 +178,9 @@ class Ledger:
         workers = self.workers.values()
         return sum(worker.delivered for worker in workers), sum(worker.lost for worker in workers)
 
-    def state(self) -> dict[str, tuple[int, int]]:
-        """By worker: rows delivered, and the last number."""
-        return {name: (worker.delivered, worker.last) for name, worker in self.workers.items()}
+    def state(self) -> dict[str, tuple[int, int, int]]:
+        """By worker: rows delivered, rows lost, and the last number of these."""
+        return {
+            name: (worker.delivered, worker.lost + worker.missing(worker.done), worker.done)
+            for name, worker in self.workers.items()
+        }
