@@ -38,6 +38,7 @@ class Events:
         self._store = store
         self._clock = clock
         self._news = asyncio.Event()
+        """Set when something comes; then another takes its place."""
         self._ending = False
         self._late: deque[_Step] = deque(maxlen=MAX_LATE_STEPS)
         """Steps of routes that the store has not taken, oldest first."""
@@ -86,17 +87,18 @@ class Events:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         while True:
-            self._news.clear()
+            news = self._news
             found = await self._store.events(after=after)
             left = deadline - loop.time()
             if found or left <= 0 or self._ending:
                 return found
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), left)
+                await asyncio.wait_for(news.wait(), left)
 
     def wake(self) -> None:
         """Makes all that wait look again: another process may have added some."""
-        self._news.set()
+        news, self._news = self._news, asyncio.Event()
+        news.set()
 
     def end(self) -> None:
         """Nothing is waited for any more."""

@@ -85,3 +85,29 @@ async def test_steps_are_added_in_order_and_once(store: Store, monkeypatch: pyte
     added = [json.loads(event.data)["text"] for event in await store.events(after=0)]
     assert added == texts[-len(added) :]
     assert len(added) >= MAX_LATE_STEPS
+
+
+async def test_each_of_two_that_wait_hears_of_what_comes_while_they_look(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events, read = Events(store, Clock()), store.events
+    looked, go = asyncio.Event(), asyncio.Event()
+
+    async def slow(*, after: int) -> list[Event]:
+        found = await read(after=after)
+        looked.set()
+        await go.wait()
+        return found
+
+    monkeypatch.setattr(store, "events", slow)
+    first = asyncio.create_task(events.wait(0, 60))
+    await looked.wait()
+    monkeypatch.undo()
+    await events.emit("note", "shop", {})
+    second = asyncio.create_task(events.wait(1, 60))
+    await asyncio.sleep(0)  # it looks
+    go.set()
+    async with asyncio.timeout(30):
+        assert [event.kind for event in await first] == ["note"]
+        await events.emit("note", "shop", {})
+        assert len(await second) == 1
