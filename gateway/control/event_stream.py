@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from time import perf_counter
@@ -40,7 +39,7 @@ class EventStream:
         self._lock = asyncio.Lock()
         self._tail: deque[tuple[Event, bytes]] = deque(maxlen=MAX_RECENT_EVENTS)
         """What the task has read, each with its text."""
-        self._tail_after = sys.maxsize
+        self._tail_after = 0
         """All later events are in ``_tail``."""
         self._task: asyncio.Task[None] | None = None
         self._readers = 0
@@ -74,9 +73,10 @@ class EventStream:
 
         A gateway that is no longer ready, for example while it drains, ends its streams: another one will serve them.
         """
-        last = await self.newest() if after is None else after
-        yield f"retry: {RETRY_MS}\n: connected\n\n".encode()
-        with self._following() as task:
+        newest = await self.newest()
+        last = newest if after is None else after
+        with self._following(newest) as task:
+            yield f"retry: {RETRY_MS}\n: connected\n\n".encode()
             sent_at = perf_counter()
             while not closing.is_set() and self._gateway.ready()[0] and await admitted():
                 news = self._news
@@ -97,12 +97,12 @@ class EventStream:
                         await asyncio.wait_for(news.wait(), min(CHECK_S, HEARTBEAT_S - silent))
 
     @contextlib.contextmanager
-    def _following(self) -> Iterator[asyncio.Task[None]]:
-        """The task that reads events, while there are readers."""
+    def _following(self, newest: int) -> Iterator[asyncio.Task[None]]:
+        """The task that reads events after ``newest``, while there are readers."""
         if self._task is None:
             self._tail.clear()
-            self._tail_after = sys.maxsize
-            self._task = asyncio.create_task(self._follow())
+            self._tail_after = newest
+            self._task = asyncio.create_task(self._follow(newest))
         self._readers += 1
         try:
             yield self._task
@@ -112,11 +112,13 @@ class EventStream:
                 self._task.cancel()
                 self._task = None
 
-    async def _follow(self) -> None:
+    async def _follow(self, last: int) -> None:
         try:
-            last = self._tail_after = await self.newest()
             while True:
-                for event in await self._gateway.events.wait(last, HEARTBEAT_S):
+                found = await self._gateway.events.wait(last, HEARTBEAT_S)
+                if self._task is not asyncio.current_task():  # redis-py may swallow that it was cancelled
+                    return
+                for event in found:
                     last = event.id
                     self._on_event(event)
                     if len(self._tail) == MAX_RECENT_EVENTS:

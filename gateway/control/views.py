@@ -76,7 +76,7 @@ class View:
                 self._task, self.version = None, 0
 
     async def _run(self) -> None:
-        while True:
+        while self._task is asyncio.current_task():  # redis-py may swallow that it was cancelled
             self._due.clear()
             began = perf_counter()
             await self._step()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import asynccontextmanager, suppress
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -14,6 +14,7 @@ import uvicorn
 
 from gateway.control import event_stream as news
 from gateway.control.app import ControlApp
+from gateway.state.base import Event
 from tests.control.conftest import Client
 from tests.support.harness import Harness
 
@@ -181,6 +182,41 @@ async def test_a_client_that_leaves_ends_its_stream(
     async with stream(server[1]):
         await until(lambda: len(waiting) == 1)
     await until(lambda: not waiting)  # or the stream goes on for nobody
+
+
+async def test_nothing_reads_on_when_all_have_left_though_the_store_swallows_that(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As redis-py does at times: the gateway could never end."""
+    read = harness.store.events
+    reading = asyncio.Event()
+
+    async def swallows(**query: Any) -> list[Event]:
+        if reading.is_set():
+            return await read(**query)
+        reading.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return []
+
+    async def admitted() -> bool:
+        return True
+
+    events = news.EventStream(harness)
+    await events.newest()
+    before = asyncio.all_tasks()
+    found = cast("AsyncGenerator[bytes]", events.stream(None, lambda _: True, asyncio.Event(), admitted))
+    await anext(found)
+    monkeypatch.setattr(harness.store, "events", swallows)
+    following = asyncio.all_tasks() - before
+    await asyncio.wait_for(reading.wait(), 60)
+    await found.aclose()
+    harness.events.end()  # from then on, none waits for events
+    assert following
+    _, going_on = await asyncio.wait(following, timeout=60)
+    for task in going_on:
+        task.cancel()
+    assert not going_on
 
 
 async def test_shutdown_ends_streams_at_once(app: ControlApp) -> None:

@@ -64,7 +64,7 @@ class ServerProcess:
         self.process.kill()
         self.process.wait()
 
-    def stop(self, limit: float = 40.0) -> int:
+    def stop(self, limit: float = 90.0) -> int:
         """SIGTERM; the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -74,11 +74,11 @@ class ServerProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            try:
-                self.stop()
-            except subprocess.TimeoutExpired:
-                self.kill()
+        try:
+            self.stop()
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
 
 
 class GatewayProcess(ServerProcess):
