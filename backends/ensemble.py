@@ -12,7 +12,7 @@ import numpy as np
 
 from backends.batching.entry import Entry
 from backends.config import EnsembleStep, ModelConfig
-from backends.ensemble_steps import LocalStep, Step, Tensor, open_steps
+from backends.ensemble_steps import HttpStep, LocalStep, Step, StepChanged, Tensor, open_steps
 from backends.errors import LoadError, ModelFailed, NotFound, ServerError, Unavailable
 from backends.repository import FoundVersion
 from backends.served import Served
@@ -77,7 +77,7 @@ class EnsembleServed(Served):
         if config.model_name == self.name:
             raise LoadError(f"{self.title()}: a step is the ensemble itself; name another model")
         try:
-            step = LocalStep(config, self.find, self.name)
+            step = LocalStep(config, self.find)
         except (NotFound, Unavailable) as error:
             raise LoadError(
                 f"{self.title()}: a step needs model {config.model_name!r}: {error.message}"
@@ -89,11 +89,14 @@ class EnsembleServed(Served):
             )
         limit = self.config.max_batch_size
         if (limit > 0) != (served.config.max_batch_size > 0) or limit > served.config.max_batch_size:
-            raise LoadError(
-                f"{self.title()}: max_batch_size is {limit}, and that of step {config.model_name!r} "
-                f"{served.config.max_batch_size}; write at most this"
-            )
+            raise self._too_small(config, served.config.max_batch_size)
         return step
+
+    def _too_small(self, step: EnsembleStep, rows: int) -> LoadError:
+        return LoadError(
+            f"{self.title()}: max_batch_size is {self.config.max_batch_size}, and that of step "
+            f"{step.model_name!r} {rows}; write at most this"
+        )
 
     def _ordered(self, steps: list[Step]) -> list[list[Step]]:
         """Waves of steps that need only what earlier waves give. Raises LoadError for cycles and mismatches."""
@@ -134,6 +137,9 @@ class EnsembleServed(Served):
                 f"{self.title()}: input_map of step {name!r} has {', '.join(mapped)}; "
                 f"the model takes {', '.join(step.signature.inputs)}"
             )
+        rows = step.signature.max_batch_size
+        if isinstance(step, HttpStep) and 0 < rows < self.config.max_batch_size:
+            raise self._too_small(step.config, rows)
         for key, tensor in mapped.items():
             self._match(known[tensor], step.signature.inputs[key], f"input {key!r} of step {name!r}")
 
@@ -157,6 +163,8 @@ class EnsembleServed(Served):
             if not isinstance(error, ServerError):
                 log.error("%s failed", self.title(), exc_info=error)
                 error = ModelFailed(f"{self.title()} failed; the server's log has the details")
+            if isinstance(error, StepChanged):
+                self.fault = error.message
             self.stats.fail.add(time.perf_counter_ns() - entry.arrived)
             self.write_log(entry, error)
             entry.settle(error)
@@ -182,6 +190,8 @@ class EnsembleServed(Served):
             array = np.ascontiguousarray(outputs[spec.index])
             wanted = (rows, *spec.shape[1:]) if self.config.max_batch_size else spec.shape
             if array.dtype != spec.datatype.dtype or not _agree(array.shape, wanted):
+                if isinstance(step, HttpStep):
+                    await step.check()
                 raise ModelFailed(
                     f"step {step.config.model_name!r} gave {name!r} as {array.dtype} {list(array.shape)}; "
                     f"its server announced {spec}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -20,11 +22,19 @@ from backends.served import Served
 from backends.wire.signature import Signature, TensorSpec
 from backends.wire.tensors import from_bytes, to_bytes
 
+
+class StepChanged(Unavailable):
+    """A step no longer has the signature with which the ensemble was checked."""
+
+
 Tensor = tuple[Part, tuple[int, ...]]
 """Data and shape, with the batch axis if there is one."""
 METADATA_TIMEOUT_S: Final = 10.0
 STEP_TIMEOUT_S: Final = 60.0
 """Of a request to another server, unless the client's own timeout is shorter."""
+RECHECK_INTERVAL_S: Final = 1.0
+"""A step that refuses what fits its signature is asked for the signature, at most this often."""
+CHANGED: Final = "has other inputs, outputs or max_batch_size now; the ensemble is checked again"
 MAX_RESPONSE_BYTES: Final = 64 * 1024 * 1024
 """Of another server; as large as a request to this one may be."""
 
@@ -32,11 +42,10 @@ MAX_RESPONSE_BYTES: Final = 64 * 1024 * 1024
 class LocalStep:
     """A model of this server; `signature` is what it took and gave when the step was checked."""
 
-    def __init__(self, config: EnsembleStep, find: Callable[[str, str], Served], ensemble: str) -> None:
+    def __init__(self, config: EnsembleStep, find: Callable[[str, str], Served]) -> None:
         """Raises NotFound, Unavailable."""
         self.config = config
         self._find = find
-        self._ensemble = ensemble
         self.served = self._model()
         self.signature = self.served.signature
 
@@ -44,9 +53,7 @@ class LocalStep:
         """The outputs in the model's order. Raises ServerError."""
         served = self._model()
         if served.signature is not self.signature and served.signature != self.signature:
-            raise Unavailable(
-                f"model {served.name!r} was changed; load the ensemble {self._ensemble!r} again"
-            )
+            raise StepChanged(f"step {served.name!r} {CHANGED}")
         given = [tensors[self.config.input_map[name]] for name in served.signature.inputs]
         batched = served.config.max_batch_size > 0
         key = tuple(shape[1:] if batched else shape for _, shape in given)
@@ -71,26 +78,14 @@ class HttpStep:
         self._client = client
         outputs = [{"name": name, "parameters": {"binary_data": True}} for name in config.output_map]
         self._outputs = outputs
+        self._checking = asyncio.Lock()
+        self._checked_at = -math.inf
+        self._changed = False
 
     @classmethod
     async def of(cls, config: EnsembleStep, client: httpx.AsyncClient) -> HttpStep:
         """Asks the other server for the model's signature. Raises LoadError."""
-        try:
-            response = await _exchanged(client, "GET", _path(config), METADATA_TIMEOUT_S)
-            response.raise_for_status()
-            document = response.json()
-            inputs, outputs = _specs(document["inputs"]), _specs(document["outputs"])
-        except httpx.HTTPStatusError as error:
-            raise LoadError(f"{_title(config)}: {_message(error.response)}") from None
-        except (httpx.HTTPError, TimeoutError) as error:
-            raise LoadError(
-                f"{_title(config)} is not reached ({type(error).__name__}); start it, then load the ensemble again"
-            ) from None
-        except (ValueError, LookupError, TypeError) as error:
-            raise LoadError(
-                f"{_title(config)} gave metadata that is not understood: {type(error).__name__}: {error}"
-            ) from None
-        return cls(config, client, Signature(inputs, outputs, 0, ((), ())))
+        return cls(config, client, await _signature(config, client))
 
     async def run(self, tensors: Mapping[str, Tensor], rows: int, timeout: float) -> list[np.ndarray]:
         """See `LocalStep`."""
@@ -107,13 +102,26 @@ class HttpStep:
         except ValueError as error:
             raise self._misunderstood(error) from None
         if response.status_code != 200:
+            if response.is_client_error:
+                await self.check()
             raise self._error(response)
         try:
             given = _outputs(response)
             mapped = self.config.output_map
             return [given[name] if name in mapped else _NONE for name in self.signature.outputs]
         except (InvalidInput, ValueError, LookupError, TypeError) as error:
+            await self.check()
             raise self._misunderstood(error) from None
+
+    async def check(self) -> None:
+        """Asks for the signature again, if that was not done just now. Raises StepChanged."""
+        async with self._checking:
+            if time.monotonic() - self._checked_at > RECHECK_INTERVAL_S:
+                with contextlib.suppress(LoadError):
+                    self._changed = await _signature(self.config, self._client) != self.signature
+                self._checked_at = time.monotonic()
+        if self._changed:
+            raise StepChanged(f"{_title(self.config)} {CHANGED}")
 
     def _request(self, tensors: Mapping[str, Tensor]) -> tuple[bytes, int]:
         inputs, raw = [], []
@@ -171,6 +179,26 @@ def _message(response: httpx.Response) -> str:
         return str(response.json()["error"])
     except (ValueError, LookupError, TypeError):
         return f"status {response.status_code}"
+
+
+async def _signature(config: EnsembleStep, client: httpx.AsyncClient) -> Signature:
+    """Inputs and outputs of a model in another server; its max_batch_size if it tells that. Raises LoadError."""
+    try:
+        response = await _exchanged(client, "GET", _path(config), METADATA_TIMEOUT_S)
+        response.raise_for_status()
+        document = response.json()
+        inputs, outputs = _specs(document["inputs"]), _specs(document["outputs"])
+        settings = await _exchanged(client, "GET", f"{_path(config)}/config", METADATA_TIMEOUT_S)
+        rows = int(settings.json()["max_batch_size"]) if settings.status_code == 200 else 0
+    except httpx.HTTPStatusError as error:
+        raise LoadError(f"{_title(config)}: {_message(error.response)}") from None
+    except (httpx.HTTPError, TimeoutError) as error:
+        raise LoadError(f"{_title(config)} is not reached ({type(error).__name__})") from None
+    except (ValueError, LookupError, TypeError) as error:
+        raise LoadError(
+            f"{_title(config)} gave metadata that is not understood: {type(error).__name__}: {error}"
+        ) from None
+    return Signature(inputs, outputs, rows, ((), ()))
 
 
 async def _exchanged(

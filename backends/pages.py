@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from backends.errors import Forbidden, InvalidInput, LoadError, ServerError
 from backends.http.message import Response, as_json
-from backends.registry import Model, Registry
+from backends.model import Model
+from backends.registry import Registry
 from backends.served import Served
 from backends.wire.document import json_object
 

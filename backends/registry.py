@@ -7,8 +7,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from textwrap import shorten
 from types import MappingProxyType
@@ -16,8 +15,9 @@ from typing import Final
 
 from backends import memory
 from backends.batching.pending import PendingBytes
-from backends.config import NAME, ModelConfig
+from backends.config import NAME
 from backends.errors import LoadError, NotFound, Unavailable
+from backends.model import Model, Update
 from backends.repository import FoundModel, scan, scan_model
 from backends.request_log import RequestLog
 from backends.served import Served
@@ -28,80 +28,10 @@ _NAME = re.compile(NAME)
 WATCH_INTERVAL_S: Final = 0.1
 MAX_FAULT_CHARS: Final = 500
 """On one line: a reason may be a trace of C++."""
+RECHECK_INTERVAL_S: Final = 5.0
+"""Ensembles that can't be served because of their steps are checked again this often."""
 SLOW_LOAD_S: Final = 10.0
 """Models are loaded one after the other; after this long, the next one begins next to one that is not done."""
-
-
-@dataclass(slots=True)
-class Model:
-    """What is known of one model. `versions` are those loaded, `faults` what the others failed of."""
-
-    name: str
-    config: ModelConfig | None = None
-    versions: dict[str, Served] = field(default_factory=dict)
-    """Ascending by number."""
-    faults: dict[str, str] = field(default_factory=dict)
-    """By version; "" is the model as a whole."""
-    loading: dict[str, float] = field(default_factory=dict)
-    """The version being loaded, and when that began by `time.monotonic`; "": it waits for other models."""
-    loader: asyncio.Task[None] | None = None
-    """The task that loads it."""
-    unloads: int = 0
-    """How often it was unloaded: loads that were asked for before that are given up."""
-    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    def progress(self) -> dict[str, str]:
-        """By version, the state of a load."""
-        return {
-            version: f"loading for {time.monotonic() - since:.0f} s"
-            if version
-            else "waiting for other models"
-            for version, since in self.loading.items()
-        }
-
-    def all_faults(self) -> dict[str, str]:
-        """`faults`, and those of versions that failed after they had been loaded."""
-        broken = {version: served.fault for version, served in self.versions.items() if served.fault}
-        return self.faults | broken
-
-    @property
-    def newest(self) -> Served | None:
-        return next(reversed(self.versions.values()), None)
-
-
-class Update:
-    """The change of one model: its versions take over together, or one by one once one of them is slow."""
-
-    def __init__(self, model: Model, retired: list[Served]) -> None:
-        self.model = model
-        self.fresh: dict[str, Served] = {}
-        """Loaded, and not served yet."""
-        self.faults: dict[str, str] = {}
-        self._retired = retired
-        self._overtaking = False
-
-    def add(self, served: Served) -> None:
-        """``served`` is loaded."""
-        self.fresh[served.version] = served
-        if self._overtaking:
-            self.publish()
-
-    def overtake(self) -> None:
-        """One version takes long; the others are served without it."""
-        self._overtaking = True
-        self.publish()
-
-    def publish(self) -> None:
-        """Serves what is loaded."""
-        versions = self.model.versions
-        self._retired += [versions[version] for version in self.fresh if version in versions]
-        self.model.versions = dict(sorted((versions | self.fresh).items(), key=lambda item: int(item[0])))
-        self.fresh = {}
-
-    def keep(self, wanted: Iterable[str]) -> None:
-        """Retires the versions that are not ``wanted``."""
-        for version in self.model.versions.keys() - set(wanted):
-            self._retired.append(self.model.versions.pop(version))
 
 
 class Registry:
@@ -131,7 +61,7 @@ class Registry:
         self.pending = PendingBytes() if pending is None else pending
         self._turns = asyncio.Lock()
         self._ending: set[Served] = set()
-        self._watcher: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def faults(self) -> list[str]:
@@ -173,10 +103,9 @@ class Registry:
             if self.loading and not self.models:
                 return Unavailable("the models are still being looked up; try again as Retry-After says")
             return NotFound(f"there is no model {name!r}; there are {', '.join(self.models) or 'none'}")
-        if model.loading and not model.versions:
-            state = ", ".join(
-                f"version {key} {value}" if key else value for key, value in model.progress().items()
-            )
+        progress = model.progress()
+        if progress and not model.versions:
+            state = ", ".join(f"version {key} {value}" if key else value for key, value in progress.items())
             return Unavailable(f"model {name!r} is not loaded yet ({state}); try again as Retry-After says")
         if model.faults and (not version or version in model.faults or "" in model.faults):
             return Unavailable(
@@ -195,7 +124,7 @@ class Registry:
         Raises:
             LoadError: The repository can't be read.
         """
-        self._watcher = asyncio.create_task(self._watch())
+        self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._recheck())]
         try:
             found_models = (await asyncio.to_thread(scan, self._root)).values()
             self.models.update((name, Model(name, faults={"": why})) for name, why in absent.items())
@@ -219,6 +148,21 @@ class Registry:
                 *(one for model in self.models.values() for one in model.versions.values()),
             ]:
                 served.watch(now)
+
+    async def _recheck(self) -> None:
+        """Loads ensembles again whose steps were absent or did not fit."""
+        while True:
+            await asyncio.sleep(RECHECK_INTERVAL_S)
+            await asyncio.gather(
+                *(
+                    self._apply(model.found, rechecked=True)
+                    for model in self.models.values()
+                    if model.found is not None
+                    and _is_ensemble(model.found)
+                    and model.all_faults()
+                    and not model.changing.locked()
+                )
+            )
 
     async def load(self, name: str) -> None:
         """Brings one model to what the repository says now. Raises NotFound, LoadError.
@@ -246,15 +190,15 @@ class Registry:
     async def close(self) -> None:
         """Ends everything, after the requests that wait."""
         await asyncio.gather(*map(self._clear, self.models.values()))
-        if self._watcher is not None:
-            self._watcher.cancel()
+        for task in self._tasks:
+            task.cancel()
 
     async def _clear(self, model: Model) -> None:
         model.unloads += 1
         if model.loader is not None:
             model.loader.cancel()
         async with model.changing:
-            versions, model.versions, model.faults = model.versions, {}, {}
+            versions, model.versions, model.faults, model.found = model.versions, {}, {}, None
         await self._end(list(versions.values()))
 
     async def _end(self, versions: list[Served]) -> None:
@@ -264,13 +208,15 @@ class Registry:
         finally:
             self._ending.difference_update(versions)
 
-    async def _apply(self, found: FoundModel, before: Iterable[asyncio.Task[None]] = ()) -> None:
+    async def _apply(
+        self, found: FoundModel, before: Iterable[asyncio.Task[None]] = (), *, rechecked: bool = False
+    ) -> None:
         """Brings a model to what was found, once the tasks ``before`` are done."""
         model = self.models[found.name]
         unloads = model.unloads
         retired: list[Served] = []
         async with model.changing:
-            model.loading = {"": time.monotonic()}
+            model.found, model.rechecked, model.loading = found, rechecked, {"": time.monotonic()}
             model.loader = loader = asyncio.current_task()
             try:
                 if model.unloads != unloads:
@@ -284,7 +230,7 @@ class Registry:
                 loader.uncancel()
                 model.faults = {"": f"model {found.name} was unloaded while it was loaded"}
             finally:
-                model.loader, model.loading = None, {}
+                model.loader, model.loading, model.rechecked = None, {}, False
         await self._end(retired)
 
     async def _replace(self, found: FoundModel, model: Model, retired: list[Served]) -> None:
@@ -309,13 +255,13 @@ class Registry:
         update.publish()
         if not update.faults:  # else the versions that the faulty ones were to replace stay
             update.keep(map(str, found.versions))
-        model.config = found.config
         model.faults = update.faults | {str(number): fault for number, fault in found.missing.items()}
 
     async def _start(self, served: Served, update: Update) -> None:
-        """Loads one version in its turn."""
+        """Loads one version in its turn; ensembles have nothing to compute, and do not wait for one."""
         loading = update.model.loading
-        async with self._turn(served.title(), update.overtake):
+        is_ensemble = served.config.ensemble_scheduling is not None
+        async with nullcontext() if is_ensemble else self._turn(served.title(), update.overtake):
             loading.pop("", None)
             loading[served.version] = time.monotonic()
             try:
@@ -324,11 +270,13 @@ class Registry:
                 expected = isinstance(error, LoadError)
                 fault = str(error) if expected else f"{type(error).__name__}: {error}"
                 title = served.title()
-                text = fault.removeprefix(f"{title}: ")
-                log.error("model %s: %s", title, text, exc_info=not expected and error)
-                update.faults[served.version] = shorten(
-                    fault, MAX_FAULT_CHARS, placeholder=" … (the log has the rest)"
-                )
+                brief = shorten(fault, MAX_FAULT_CHARS, placeholder=" … (the log has the rest)")
+                if is_ensemble:
+                    brief += f"; this is checked again every {RECHECK_INTERVAL_S:g} s"
+                update.faults[served.version] = brief
+                if update.model.faults.get(served.version) != brief:  # else the log has it
+                    text = fault.removeprefix(f"{title}: ")
+                    log.error("model %s: %s", title, text, exc_info=not expected and error)
             else:
                 log.info("model %s is ready", served.title())
                 update.add(served)

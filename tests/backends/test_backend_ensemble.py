@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 
 from backends import ensemble_steps
+from backends import registry as registry_module
 from backends.batching.entry import FutureEntry
 from backends.errors import InvalidInput, LoadError, ModelFailed, Unavailable
+from backends.pages import Pages
 from backends.registry import Registry
 from backends.server import KINDS
 from tests.backends.repositories import SLEEPER, write_model, write_picky
@@ -92,11 +94,16 @@ async def test_a_diamond_of_steps_over_http(root: Path, tmp_path: Path) -> None:
             write_model(root, "plus", PLUS, *wider)
             assert (await client.post("/v2/repository/models/plus/load")).status_code == 200
             changed = await client.post(url, json=ask([1, 1]))
-            assert (changed.status_code, "load the ensemble" in changed.text) == (503, True)
+            assert (changed.status_code, "the ensemble is checked again" in changed.text) == (503, True)
+            write_model(root, "plus", PLUS, X, Y)
+            assert (await client.post("/v2/repository/models/plus/load")).status_code == 200
+            async with asyncio.timeout(60):
+                while (await client.post(url, json=ask([1, 1]))).status_code != 200:
+                    await asyncio.sleep(0.2)
         assert server.stop() == 0
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     statuses = Counter(line["status"] for line in lines if line["model"] == "a-diamond")
-    assert statuses == {200: 21, 503: 1}, "besides the lines of its steps"
+    assert statuses == {200: 22, 503: 1}, "besides the lines of its steps"
 
 
 MISFITS: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
@@ -205,26 +212,29 @@ async def test_errors_and_leaving_reach_the_steps(tmp_path: Path) -> None:
 
 
 class Liar(BaseHTTPRequestHandler):
-    """Announces an output ``y`` FP32 [-1, 1], and gives ``outputs``, with ``data`` behind them.
+    """Announces an output ``y`` FP32 [-1, ``width``], and gives ``outputs``, with ``data`` behind them.
 
     Without ``data``, a byte comes each tenth of a second, without end.
     """
 
     outputs: Any = None
     data: bytes | None = b""
+    width = 1
+    rows = 0
+    status = 200
 
     def do_GET(self) -> None:
-        tensor = {"datatype": "FP32", "shape": [-1, 1]}
-        self._send(
-            json.dumps({"inputs": [{"name": "x", **tensor}], "outputs": [{"name": "y", **tensor}]}).encode()
-        )
+        tensor = {"datatype": "FP32", "shape": [-1, self.width]}
+        metadata = {"inputs": [{"name": "x", **tensor}], "outputs": [{"name": "y", **tensor}]}
+        is_config = self.path.endswith("/config")
+        self._send(json.dumps({"max_batch_size": self.rows} if is_config else metadata).encode())
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
-        self._send(json.dumps({"outputs": self.outputs}).encode(), self.data)
+        self._send(json.dumps({"outputs": self.outputs}).encode(), self.data, self.status)
 
-    def _send(self, head: bytes, data: bytes | None = b"") -> None:
-        self.send_response(200)
+    def _send(self, head: bytes, data: bytes | None = b"", status: int = 200) -> None:
+        self.send_response(status)
         if data is not None:
             self.send_header("content-length", str(len(head + data)))
         self.send_header("inference-header-content-length", str(len(head)))
@@ -287,3 +297,71 @@ async def test_another_server_that_lies_fails_the_request_and_no_step_behind_it(
         assert registry.find("chain").stats.fail.count == 11
         await registry.close()
         liar.shutdown()
+
+
+async def test_an_ensemble_follows_the_server_of_its_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(registry_module, "RECHECK_INTERVAL_S", 0.05)
+    monkeypatch.setattr(ensemble_steps, "RECHECK_INTERVAL_S", 0.0)
+    one = {"x": ("FP32", [1])}, {"y": ("FP32", [1])}
+
+    class Remote(Liar):
+        outputs = (output(),)
+        data = bytes(4)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Remote, bind_and_activate=False) as remote:
+        remote.server_bind()
+        first = {**step("far", {"x": "x"}, {"y": "y"}), "url": f"http://127.0.0.1:{remote.server_address[1]}"}
+        write_ensemble(tmp_path, "chain", [first], inputs=one[0], outputs=one[1], max_batch_size=4)
+        registry = Registry(tmp_path, "cpu", kinds=KINDS)
+        await registry.load_all()
+
+        async def refused(reason: str) -> None:
+            async with asyncio.timeout(60):
+                while not any(reason in fault for fault in registry.faults):
+                    await asyncio.sleep(0.01)
+            (row,) = json.loads(Pages(registry, control=False).index(b"").body)
+            assert row["state"] == "UNAVAILABLE"
+
+        async def served() -> None:
+            async with asyncio.timeout(60):
+                while not registry.ready("chain"):
+                    await asyncio.sleep(0.01)
+            await run()
+
+        async def run() -> None:
+            entry = FutureEntry((np.zeros((1, 1), "<f4"),), 1, ((1,),), 0)
+            registry.find("chain").submit(entry)
+            await asyncio.wait_for(entry.future, 60)
+
+        await refused("not reached (ConnectError); this is checked again every")
+        await asyncio.sleep(0.3)
+        assert caplog.text.count("not reached") == 1, "the log is not filled with what it said"
+        remote.server_activate()
+        threading.Thread(target=remote.serve_forever, daemon=True).start()
+        await served()
+
+        Remote.status = 400
+        with pytest.raises(InvalidInput):
+            await run()
+        assert registry.ready("chain"), "it is the same model; the client's values were wrong"
+        Remote.width = 2
+        with pytest.raises(Unavailable, match="has other inputs, outputs or max_batch_size now"):
+            await run()
+        await refused("they must agree")
+        Remote.status, Remote.width = 200, 1
+        await served()
+
+        Remote.status, Remote.rows = 400, 3
+        with pytest.raises(Unavailable, match="max_batch_size"):
+            await run()
+        await refused("max_batch_size is 4, and that of step 'far' 3")
+        Remote.status, Remote.rows = 200, 4
+        await served()
+
+        await registry.unload("chain")
+        await asyncio.sleep(0.3)
+        assert not registry.ready("chain"), "what was unloaded is not loaded again"
+        await registry.close()
+        remote.shutdown()
