@@ -381,10 +381,9 @@ class Connection(asyncio.Protocol):
             self.transport.close()
 
     def drain(self) -> None:
-        """The server ends: an idle connection is closed, others after their response."""
-        if self.current is None and self.incoming is None and not self.raw and not self.pending:
-            self.incoming = RequestHead()  # a request may be on its way: read on for a moment
-            self._close()
+        """Closes the connection if it is idle; others end after their response, because the server drains."""
+        if self.current is None and self._between_requests and not self.pending:
+            self.transport.close()
 
     def check(self, now: float) -> None:
         """Ends the connection if a deadline has passed; called about once a second."""

@@ -23,6 +23,8 @@ RESERVED_FILES: Final = 64
 SWEEP_INTERVAL_S: Final = 1.0
 ACCEPT_TAIL_S: Final = 0.1
 """From refusing new handshakes to closing the socket: those under way complete, and are accepted."""
+IDLE_GRACE_S: Final = 1.0
+"""For requests that are on their way on idle connections when the socket is closed."""
 MAX_ACCEPT_S: Final = 5.0
 """For accepting what waits then, on a busy machine; a connection that is not accepted is reset by the close."""
 
@@ -84,16 +86,21 @@ class Listener(Host):
             while _accept_queue(self._socket) and monotonic() < end:  # noqa: ASYNC110  the kernel sends no event
                 await asyncio.sleep(0.01)
             self._server.close()
+        grace = min(limit, IDLE_GRACE_S)
+        await self._wait_until_empty(grace)
         for connection in list(self.connections):
             connection.drain()
-        self._empty.clear()
-        if self.connections:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._empty.wait(), limit)
+        await self._wait_until_empty(limit - grace)
         for connection in list(self.connections):
             connection.transport.abort()
         if self._sweeper is not None:
             self._sweeper.cancel()
+
+    async def _wait_until_empty(self, limit: float) -> None:
+        self._empty.clear()
+        if self.connections:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), limit)
 
     async def _sweep(self) -> None:
         while True:

@@ -15,6 +15,7 @@ import pytest
 
 from backends.errors import InvalidInput, ServerError, TooLarge
 from backends.http import connection, deadlines
+from backends.http import listener as listener_module
 from backends.http.listener import Listener
 from backends.http.message import Request, Response
 from backends.http.request_head import RequestHead
@@ -289,6 +290,31 @@ async def test_too_many_connections_are_told_so(monkeypatch: pytest.MonkeyPatch)
         for reader, writer in held:
             assert (await reader.readline()).startswith(b"HTTP/1.1 200")
             writer.close()
+
+
+async def test_a_request_on_its_way_when_the_server_stops_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener_module, "IDLE_GRACE_S", 60.0)
+    listener = Listener(Echo())
+    host, port = (await listener.start("127.0.0.1", 0)).split(":")
+    used, fresh = [await asyncio.open_connection(host, int(port)) for _ in range(2)]
+    used[1].write(GET % b"/first")
+    await asyncio.wait_for(used[0].readuntil(b"GET /first "), 60)
+    stopping = asyncio.create_task(listener.stop(120))
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                _, probe = await asyncio.open_connection(host, int(port))
+            except ConnectionError:
+                break
+            probe.close()
+            await asyncio.sleep(0.01)
+    for reader, writer in (used, fresh):
+        writer.write(GET % b"/last")
+        answer = await asyncio.wait_for(reader.read(), 60)
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in answer
+        writer.close()
+    await asyncio.wait_for(stopping, 60)
 
 
 async def test_unfinished_bodies_share_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
