@@ -6,99 +6,121 @@ import argparse
 import logging
 import sys
 import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from math import inf
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
+from backends.batching.pending import MAX_PENDING_BYTES
 from backends.errors import LoadError
 from backends.mlflow import MLFLOW, MlflowSource, Wanted
 from backends.repository import scan
 from backends.request_log import RequestLogSettings
 
+T = TypeVar("T", int, float)
+
 MAX_API_SERVERS: Final = 64
+MAX_SECONDS: Final = 86_400
+MIN_POLL_S: Final = 0.1
+
+
+def within(kind: Callable[[str], T], low: float, high: float = inf) -> Callable[[str], T]:
+    """The type of an option with a value from ``low`` to ``high``."""
+
+    def parse(text: str) -> T:
+        value = kind(text)
+        if not low <= float(text) <= high:  # NaN is refused, too
+            bounds = f"{low:g} or more" if high == inf else f"from {low:g} to {high:g}"
+            raise argparse.ArgumentTypeError(f"{text} is out of range; write a number {bounds}")
+        return value
+
+    parse.__name__ = kind.__name__
+    return parse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `turnout backend`; `main` takes what is parsed with them."""
-    parser.add_argument(
+    port, seconds = within(int, 0, 65535), within(float, 0, MAX_SECONDS)
+    add = parser.add_argument
+    add(
         "--models",
         required=True,
         metavar="DIR",
         help="the model repository, or mlflow:URL of an MLflow server",
     )
-    mlflow_options = parser.add_argument_group("models out of an MLflow registry")
-    mlflow_options.add_argument(
+    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    add("--port", type=port, default=9101, help="port to listen on, 0 for any (default: %(default)s)")
+    add(
+        "--api-server-count",
+        type=within(int, 1, MAX_API_SERVERS),
+        default=1,
+        metavar="N",
+        help="processes that speak HTTP and check tensors (default: the one that has the models)",
+    )
+    add(
+        "--grpc-port",
+        type=port,
+        metavar="PORT",
+        help="also serve gRPC on this port, 0 for any (default: no gRPC)",
+    )
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    add("--threads", type=within(int, 0), default=0, help="CPU threads per instance (default: by model size)")
+    add("--allow-load", action="store_true", help="let the API load and unload models")
+    add(
+        "--max-pending-bytes",
+        type=within(int, 1),
+        default=MAX_PENDING_BYTES,
+        metavar="N",
+        help="maximum size of the requests that wait or run; others are refused (default: %(default)s)",
+    )
+    add("--train", action="store_true", help="train the reference models first if they are missing")
+    add(
+        "--drain-delay",
+        type=seconds,
+        default=0.5,
+        metavar="S",
+        help="from not ready to not listening (default: %(default)s)",
+    )
+    add(
+        "--drain-limit",
+        type=seconds,
+        default=30.0,
+        metavar="S",
+        help="maximum time for the requests that run then (default: %(default)s)",
+    )
+    add = parser.add_argument_group("models out of an MLflow registry").add_argument
+    add(
         "--model",
         action="append",
         default=[],
         metavar="NAME@ALIAS",
         help="serve this registered model, by alias or NAME/VERSION; repeatable",
     )
-    mlflow_options.add_argument(
+    add(
         "--poll",
-        type=float,
+        type=within(float, MIN_POLL_S, MAX_SECONDS),
         default=30.0,
         metavar="S",
         help="look for changes this often (default: %(default)s)",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument(
-        "--port", type=int, default=9101, help="port to listen on, 0 for any (default: %(default)s)"
+    add = parser.add_argument_group("request log").add_argument
+    add("--request-log", type=Path, metavar="FILE", help="JSON lines; DIR.parquet: Parquet files")
+    add(
+        "--request-log-sample",
+        type=within(float, 0, 1),
+        default=1.0,
+        metavar="P",
+        help="share of requests (default: 1)",
     )
-    parser.add_argument(
-        "--api-server-count",
-        type=int,
-        default=1,
+    add(
+        "--request-log-values",
+        type=within(int, 0),
+        default=64,
         metavar="N",
-        help="processes that speak HTTP and check tensors (default: the one that has the models)",
+        help="values of a tensor (default: 64)",
     )
-    parser.add_argument(
-        "--grpc-port",
-        type=int,
-        metavar="PORT",
-        help="also serve gRPC on this port, 0 for any (default: no gRPC)",
-    )
-    log_options = parser.add_argument_group("request log")
-    log_options.add_argument(
-        "--request-log", type=Path, metavar="FILE", help="JSON lines; DIR.parquet: Parquet files"
-    )
-    log_options.add_argument(
-        "--request-log-sample", type=float, default=1.0, metavar="P", help="share of requests (default: 1)"
-    )
-    log_options.add_argument(
-        "--request-log-values", type=int, default=64, metavar="N", help="values of a tensor (default: 64)"
-    )
-    log_options.add_argument(
-        "--request-log-redact", action="append", default=[], metavar="TENSOR", help="leave its values out"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
-    parser.add_argument(
-        "--threads", type=int, default=0, help="CPU threads per instance (default: by model size)"
-    )
-    parser.add_argument("--allow-load", action="store_true", help="let the API load and unload models")
-    parser.add_argument(
-        "--max-pending-bytes",
-        type=int,
-        default=1 << 30,
-        metavar="N",
-        help="of requests that wait or run; further ones are refused (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--train", action="store_true", help="train the reference models first if they are missing"
-    )
-    parser.add_argument(
-        "--drain-delay",
-        type=float,
-        default=0.5,
-        metavar="S",
-        help="from not ready to not listening (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--drain-limit",
-        type=float,
-        default=30.0,
-        metavar="S",
-        help="what requests may then take (default: %(default)s)",
-    )
+    add("--request-log-redact", action="append", default=[], metavar="TENSOR", help="leave its values out")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -107,29 +129,25 @@ def main(args: argparse.Namespace) -> int:
     from backends.threads import end
 
     _log_to_stderr()
-    with tempfile.TemporaryDirectory(prefix="turnout-models-") as scratch:
+    with ExitStack() as stack:
         try:
             source = _mlflow(args)
-            models = Path(scratch if source is not None else args.models)
             if source is None:
+                models = Path(args.models)
                 _check(models, args.train)
-            if args.max_pending_bytes < 1:
-                raise LoadError("--max-pending-bytes is below 1; write a number of bytes, such as 1073741824")
-            if not 1 <= args.api_server_count <= MAX_API_SERVERS:
-                raise LoadError(
-                    f"--api-server-count is not from 1 to {MAX_API_SERVERS}; write one per spare core"
-                )
+            else:
+                models = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="turnout-models-")))
         except LoadError as error:
             print(f"turnout backend: {error}", file=sys.stderr)  # noqa: T201  the command's own message
             return 1
         settings = Settings(
-            models,
-            args.host,
-            args.port,
-            args.api_server_count,
-            args.grpc_port,
-            _request_log(args),
-            args.device,
+            models=models,
+            host=args.host,
+            port=args.port,
+            api_servers=args.api_server_count,
+            grpc_port=args.grpc_port,
+            request_log=_request_log(args),
+            device=args.device,
             threads=args.threads,
             control=args.allow_load,
             max_pending=args.max_pending_bytes,
@@ -163,8 +181,8 @@ def _mlflow(args: argparse.Namespace) -> MlflowSource | None:
         raise LoadError(f"--models {args.models} has no URL; write mlflow:http://HOST:PORT")
     if not args.model:
         raise LoadError("no model is named; write --model NAME@ALIAS or --model NAME/VERSION")
-    if args.train or not args.poll > 0:
-        raise LoadError("with MLflow, leave out --train, and write --poll in seconds above 0")
+    if args.train:
+        raise LoadError("--train makes models in a directory; leave it out with --models mlflow:URL")
     return MlflowSource(url, tuple(Wanted.parse(one) for one in args.model), args.poll)
 
 

@@ -70,6 +70,7 @@ class MlflowRegistry:
         for one in source.wanted:
             self._wanted.setdefault(one.name, []).append(one)
         self._folder = folder
+        self._poll = source.poll
         user = os.environ.get("MLFLOW_TRACKING_USERNAME")
         token = os.environ.get("MLFLOW_TRACKING_TOKEN")
         self._client = httpx.Client(
@@ -79,16 +80,19 @@ class MlflowRegistry:
             headers={"authorization": f"Bearer {token}"} if token else None,
         )
         self._chosen: dict[str, list[int]] = {}
+        self._logged: set[str] = set()
+        """Faults of the last `sync`."""
         self._lock = threading.Lock()
         """Held while the folder is changed."""
 
     def sync(self) -> tuple[list[str], dict[str, str]]:
-        """Brings the folder up to date.
+        """Brings the folder up to date, and logs the faults that are new.
 
         Returns:
             The names of the models that changed, and by name what kept others from being brought.
         """
-        changed, faults = [], {}
+        changed: list[str] = []
+        faults: dict[str, str] = {}
         with self._lock:
             for name, wanted in self._wanted.items():
                 try:
@@ -101,6 +105,11 @@ class MlflowRegistry:
                     faults[name] = str(error)
                 except Exception as error:  # noqa: BLE001  a full disk, a response that is not MLflow's
                     faults[name] = f"MLflow: {name}: {type(error).__name__}: {error}"
+            for fault in set(faults.values()) - self._logged:
+                log.error(
+                    "%s; trying again every %g s, and what is loaded is served further", fault, self._poll
+                )
+            self._logged = set(faults.values())
         return changed, faults
 
     def forget_old(self, name: str) -> None:
@@ -211,18 +220,23 @@ class MlflowRegistry:
         return document
 
 
+async def first_sync(mlflow: MlflowRegistry, poll: float) -> dict[str, str]:
+    """Waits until there is a model to load; by name, what kept others from being brought."""
+    while True:
+        changed, faults = await in_daemon("mlflow", mlflow.sync)
+        if changed:
+            return faults
+        await asyncio.sleep(poll)
+
+
 async def follow(mlflow: MlflowRegistry, registry: Registry, poll: float) -> None:
     """Loads what changes, every ``poll`` seconds; a version takes over once it is loaded."""
-    said: set[str] = set()
     async with asyncio.TaskGroup() as loads:
         while True:
             await asyncio.sleep(poll)
-            changed, faults = await in_daemon("mlflow", mlflow.sync)
+            changed, _ = await in_daemon("mlflow", mlflow.sync)
             for name in changed:
                 loads.create_task(_take_over(mlflow, registry, name))
-            for fault in set(faults.values()) - said:
-                log.error("%s; what is loaded is served further", fault)
-            said = set(faults.values())
 
 
 async def _take_over(mlflow: MlflowRegistry, registry: Registry, name: str) -> None:
@@ -231,16 +245,3 @@ async def _take_over(mlflow: MlflowRegistry, registry: Registry, name: str) -> N
         await in_daemon("mlflow", partial(mlflow.forget_old, name))
     except (LoadError, NotFound, OSError) as error:
         log.error("%s; what is loaded is served further", error)
-
-
-async def first_sync(mlflow: MlflowRegistry, poll: float) -> dict[str, str]:
-    """Waits until there is a model to load; by name, what kept others from being brought."""
-    said: set[str] = set()
-    while True:
-        changed, faults = await in_daemon("mlflow", mlflow.sync)
-        for fault in set(faults.values()) - said:
-            log.error("%s; trying again every %g s", fault, poll)
-        said = set(faults.values())
-        if changed:
-            return faults
-        await asyncio.sleep(poll)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -172,6 +173,8 @@ class Server:
         except TimeoutError:
             log.error("a model is still busy; ending without it")
             logging.shutdown()
+            if self.settings.mlflow is not None:
+                shutil.rmtree(self.settings.models, ignore_errors=True)
             # The interpreter's own end can't be trusted with a thread inside a model. Only where models had
             # been loaded can a client be left without a response.
             os._exit(1 if loaded else 0)

@@ -6,16 +6,15 @@ Run as ``python -m backends.train DIR``. Seeds are fixed, and training ends alik
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
-
-log = logging.getLogger("turnout.backend")
 
 NAME: Final = "digits"
 CONFIG: Final[dict[str, Any]] = {
@@ -60,34 +59,21 @@ class Summary:
 
 def main(models: Path) -> Summary:
     """Trains and writes ``models/digits``, replacing what is there; a few seconds."""
-    import torch
-
     from backends.reference import convolutional, linear, unscaled
     from backends.reference.digits import training
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # networks this small are slower with more, and sums keep their order with one
-    try:
+    with new_model(models, CONFIG) as folder:
         data = training()
         first = _fit_linear(linear.Model(), data)
         second = _fit_convolutional(convolutional.Model(), data)
         third = unscaled.Model().eval()
         third.load_state_dict(second.state_dict())
-        with tempfile.TemporaryDirectory(dir=made(models), prefix=".training-") as scratch:
-            folder = Path(scratch) / NAME
-            pairs: list[tuple[Any, ModuleType]] = [
-                (first, linear),
-                (second, convolutional),
-                (third, unscaled),
-            ]
-            for version, (model, module) in enumerate(pairs, start=1):
-                write_version(folder / str(version), model, module)
-            (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
-            replace(folder, models / NAME)
-        versions = (_rate(number, model) for number, (model, _) in enumerate(pairs, start=1))
-        return Summary(NAME, models / NAME, tuple(versions))
-    finally:
-        torch.set_num_threads(threads)
+        versions = []
+        pairs: list[tuple[Any, ModuleType]] = [(first, linear), (second, convolutional), (third, unscaled)]
+        for version, (model, module) in enumerate(pairs, start=1):
+            write_version(folder / str(version), model, module)
+            versions.append(_rate(version, model))
+    return Summary(NAME, models / NAME, tuple(versions))
 
 
 def ensure(models: Path) -> Summary | None:
@@ -95,24 +81,36 @@ def ensure(models: Path) -> Summary | None:
     return None if (models / NAME / "config.json").exists() else main(models)
 
 
-def made(folder: Path) -> Path:
-    """``folder``, which exists now."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+@contextmanager
+def new_model(models: Path, config: Mapping[str, Any]) -> Iterator[Path]:
+    """A folder for the versions of a model, which then takes the place of the one of this name in ``models``.
 
+    A reader finds either of them, or for a moment neither. PyTorch has one thread meanwhile: sums keep their order,
+    and networks this small are slower with more.
+    """
+    import torch
 
-def replace(new: Path, old: Path) -> None:
-    """Puts ``new`` in the place of ``old``: a reader finds either, or for a moment neither, never half of one."""
-    if old.exists():
-        old.rename(new.parent / "replaced")
-    new.rename(old)
+    models.mkdir(parents=True, exist_ok=True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with tempfile.TemporaryDirectory(dir=models, prefix=".training-") as scratch:
+            new, old = Path(scratch) / config["name"], models / config["name"]
+            new.mkdir()
+            yield new
+            (new / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+            if old.exists():
+                old.rename(Path(scratch) / "replaced")
+            new.rename(old)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def write_version(folder: Path, model: Any, module: ModuleType) -> None:
     """Writes the code in ``module`` and the weights of ``model`` into ``folder``."""
     from safetensors.torch import save_model
 
-    folder.mkdir(parents=True)
+    folder.mkdir()
     assert module.__file__ is not None
     shutil.copyfile(module.__file__, folder / "model.py")
     save_model(model, str(folder / "model.safetensors"))

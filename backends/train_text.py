@@ -7,16 +7,13 @@ Run as ``python -m backends.train_text DIR``.
 from __future__ import annotations
 
 import json
-import logging
+import math
 import sys
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from backends.train import made, replace, write_version
-
-log = logging.getLogger("turnout.backend")
+from backends.train import new_model, write_version
 
 NAME: Final = "bytes-lm"
 WIDTHS: Final = {1: 96, 2: 224}
@@ -51,25 +48,17 @@ def main(models: Path, steps: int = STEPS) -> list[Trained]:
 
     from backends.reference import bytes_lm
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums keep their order
-    try:
-        with tempfile.TemporaryDirectory(dir=made(models), prefix=".training-") as scratch:
-            folder = Path(scratch) / NAME
-            trained = []
-            for version, width in WIDTHS.items():
-                with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(SEED)
-                    model = _fit(bytes_lm.Model(width), steps)
-                write_version(folder / str(version), model, bytes_lm)
-                code = folder / str(version) / "model.py"
-                code.write_text(code.read_text().replace("width: int = 128", f"width: int = {width}"))
-                trained.append(Trained(version, width, _bits(model)))
-            (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
-            replace(folder, models / NAME)
-        return trained
-    finally:
-        torch.set_num_threads(threads)
+    trained = []
+    with new_model(models, CONFIG) as folder:
+        for version, width in WIDTHS.items():
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(SEED)
+                model = _fit(bytes_lm.Model(width), steps)
+            write_version(folder / str(version), model, bytes_lm)
+            code = folder / str(version) / "model.py"
+            code.write_text(code.read_text().replace("width: int = 128", f"width: int = {width}"))
+            trained.append(Trained(version, width, _bits(model)))
+    return trained
 
 
 def ensure(models: Path) -> list[Trained] | None:
@@ -116,7 +105,7 @@ def _bits(model: Any) -> float:
     with torch.inference_mode():
         logits, _ = model(text[None, :-1], model.state(1))
         nats = torch.nn.functional.cross_entropy(logits[0], text[1:])
-    return round(float(nats) / 0.6931471805599453, 3)
+    return round(float(nats) / math.log(2), 3)
 
 
 if __name__ == "__main__":

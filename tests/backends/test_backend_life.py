@@ -239,7 +239,7 @@ def test_no_repository(tmp_path: Path) -> None:
         (("--models", "mlflow:http://127.0.0.1:1"), "write --model NAME@ALIAS"),
         (("--models", "mlflow:http://127.0.0.1:1", "--model", "m"), "'m' is not a model of MLflow"),
         (("--models", ".", "--model", "m@a"), "--model is for --models mlflow:URL"),
-        (("--models", "mlflow:http://127.0.0.1:1", "--model", "m@a", "--poll", "0"), "above 0"),
+        (("--models", "mlflow:http://127.0.0.1:1", "--model", "m@a", "--train"), "leave it out"),
     ],
 )
 def test_what_is_wrong_with_mlflow_options_is_said(
@@ -249,6 +249,32 @@ def test_what_is_wrong_with_mlflow_options_is_said(
     cli.add_arguments(parser)
     assert cli.main(parser.parse_args(words)) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--port", "65536", "write a number from 0 to 65535"),
+        ("--grpc-port", "-1", "write a number from 0 to 65535"),
+        ("--api-server-count", "65", "write a number from 1 to 64"),
+        ("--threads", "-3", "write a number 0 or more"),
+        ("--max-pending-bytes", "0", "write a number 1 or more"),
+        ("--drain-delay", "nan", "write a number from 0 to 86400"),
+        ("--drain-limit", "inf", "write a number from 0 to 86400"),
+        ("--poll", "0", "write a number from 0.1 to 86400"),
+        ("--request-log-sample", "5", "write a number from 0 to 1"),
+        ("--request-log-values", "1.5", "invalid int value"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(
+    option: str, value: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = argparse.ArgumentParser()
+    cli.add_arguments(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(("--models", ".", option, value))
+    assert f"argument {option}: " in (error := capsys.readouterr().err)
+    assert message in error
 
 
 def test_a_port_that_is_taken(models: Path) -> None:
