@@ -216,11 +216,12 @@ class Registry:
         unloads = model.unloads
         retired: list[Served] = []
         async with model.changing:
-            model.found, model.rechecked, model.loading = found, rechecked, {"": time.monotonic()}
+            model.rechecked, model.loading = rechecked, {"": time.monotonic()}
             model.loader = loader = asyncio.current_task()
             try:
                 if model.unloads != unloads:
                     raise asyncio.CancelledError  # given up while it waited
+                model.found = found
                 for task in before:
                     await asyncio.wait([task])
                 await self._replace(found, model, retired)
