@@ -17,21 +17,24 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from multiprocessing import resource_tracker
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
+from prometheus_client import values
+
 from gateway import build, serving
 from gateway.config.document import Document
 from gateway.config.load import load_file, read_text
+from gateway.runtime import process
 from gateway.runtime.data_dir import data_dir, workers_folder
 from gateway.telemetry.log import configure
 
 log = logging.getLogger("turnout.supervisor")
 
 MIN_LIFETIME_S: Final = 10.0
-"""A worker that ends earlier is replaced after a pause; loading the interpreter alone takes a second or two."""
+"""A worker that ends earlier is replaced after a pause."""
 RESTART_PAUSE_S: Final = 2.0
 POLL_S: Final = 0.1
 EXIT_MARGIN_S: Final = 5.0
@@ -39,6 +42,8 @@ EXIT_MARGIN_S: Final = 5.0
 PR_SET_PDEATHSIG: Final = 1
 CLEAN_EXIT_CODES: Final = (0, -signal.SIGTERM)
 """A running worker drains and exits with 0; one that does not handle signals yet has nothing to drain."""
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Those that the supervisor handles."""
 
 
 def supervise(path: Path, workers: int, overrides: Mapping[str, str]) -> int:
@@ -54,6 +59,7 @@ def supervise(path: Path, workers: int, overrides: Mapping[str, str]) -> int:
     log.info("serving %s · %d workers", serving.described(document), workers)
     with _metrics_folder(document, overrides) as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+        process.freeze_collector()  # or it would write to what the workers share
         arguments = (path, sockets, dict(overrides), text, workers, os.getpid())
         pool = WorkerPool(_worker, arguments, workers, sockets=sockets)
         return pool.run(document.shutdown.grace)
@@ -82,10 +88,9 @@ def _worker(
     workers: int,
     parent: int,
 ) -> None:
-    for number in (signal.SIGHUP, signal.SIGINT):  # until it serves; the supervisor ends it
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     _end_with_parent(parent)
+    # Chosen when it was imported, before there was a folder.
+    values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s"
     )
@@ -94,6 +99,15 @@ def _worker(
             path, sockets=sockets, overrides=overrides, fallback_config=fallback_config, workers=workers
         )
     )
+
+
+def _begin(target: Callable[..., None], *arguments: Any) -> None:
+    """Run ``target`` in a new process, which only the supervisor ends until it handles signals."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    target(*arguments)
 
 
 def _end_with_parent(parent: int) -> None:
@@ -118,8 +132,13 @@ class WorkerPool:
         sockets: Sequence[socket.socket] = (),
     ) -> None:
         """``sockets``: those of ``arguments`` on which the workers listen; `close` closes them here too."""
-        # Spawned and not forked: each worker draws its own randomness and has its own threads and connections.
-        self._context = multiprocessing.get_context("spawn")
+        # Forked, a worker need not import anything, which takes a second of computing, and shares the memory of what is
+        # imported. The supervisor has one thread, and each worker its own randomness, threads and connections. System
+        # libraries of macOS may not outlive a fork.
+        if sys.platform == "linux":
+            self._context = multiprocessing.get_context("fork")
+        else:
+            self._context = multiprocessing.get_context("spawn")
         self._target = target
         self._arguments = arguments
         self._sockets = sockets
@@ -127,7 +146,7 @@ class WorkerPool:
         self._size = size
         self._not_before = now()
         """The earliest time of the next start."""
-        self.workers: dict[SpawnProcess, float] = {}
+        self.workers: dict[BaseProcess, float] = {}
         """Each process, and when it was started."""
         self.ending = False
 
@@ -163,10 +182,11 @@ class WorkerPool:
     def fill(self) -> None:
         """Start the workers that are missing, unless the last one ended so early that a pause is due."""
         while not self.ending and len(self.workers) < self._size and self._now() >= self._not_before:
-            worker = self._context.Process(target=self._target, args=self._arguments)
-            # Inherited: Ctrl-C reaches the whole group, and a worker that loads would show a stack trace.
-            resource_tracker.ensure_running()  # it would unblock the signal
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            worker = self._context.Process(target=_begin, args=(self._target, *self._arguments))
+            if sys.platform != "linux":
+                resource_tracker.ensure_running()  # it would unblock signals
+            # Inherited until it has handlers of its own: Ctrl-C reaches the whole group.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
             try:
                 worker.start()
             except OSError as error:  # too many processes, or too little memory for one more

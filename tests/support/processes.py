@@ -22,7 +22,7 @@ from tests.support.forked import Forked
 ROOT = Path(__file__).parent.parent.parent
 
 
-def children(pid: int, command: str = "spawn_main") -> list[int]:
+def children(pid: int, command: str = "gateway.cli") -> list[int]:
     """The processes started by ``pid`` whose command line has ``command``; by default a supervisor's workers."""
     found = subprocess.run(
         ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True, check=False
