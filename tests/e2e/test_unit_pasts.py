@@ -38,13 +38,18 @@ def text(server: ModelServerProcess, policy: str, adjust: str = ", adjust: past"
 
 
 def ask(client: httpx.Client, changed: int) -> None:
-    """One request of each user, who is always or never content, but for every ``changed``-th."""
+    """One request of each user, who is always or never content, but for every ``changed``-th.
+
+    Rewards follow soon, since a window may close.
+    """
     rows = []
     for user in range(USERS):
         answer = client.get("/shop", headers={"x-user": f"u{user}"})
         value = (user % 2 == 0) != (user % changed == 1)
         rows.append({"decision_id": answer.headers["x-decision-id"], "metric": "correct", "value": value})
-    assert client.post("/-/feedback", json={"items": rows}).json()["rejected"] == []
+        if len(rows) == 10 or user == USERS - 1:
+            assert client.post("/-/feedback", json={"items": rows}).json()["rejected"] == []
+            rows.clear()
 
 
 def replaced(client: httpx.Client, text: str) -> None:
@@ -104,7 +109,7 @@ def test_missing_values_count_with_the_variance_between_users(
 ) -> None:
     """Each user sends three requests, and is always or never content, but for a few: as many users as requests tell."""
     with (
-        GatewayProcess(tmp_path, text(model_server, CANARY, ", missing: zero, window: 3s")) as gateway,
+        GatewayProcess(tmp_path, text(model_server, CANARY, ", missing: zero, window: 5s")) as gateway,
         httpx.Client(base_url=gateway.url, timeout=30) as client,
     ):
         for _ in range(3):
