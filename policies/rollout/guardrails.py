@@ -176,6 +176,7 @@ def judge(
         _decide(guardrail, measured, alpha, passing, bet, spare=not forecast, shown=shown),
         unit=unit,
         adjusted_by=_adjusted_by(guardrail.metric, candidate),
+        shares=candidate.kinds.get(guardrail.metric) in ("boolean", "fraction"),
     )
     if verdict.verdict != "inconclusive" or not forecast:
         return verdict

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from policies.sequential.metric_comparison import Interval
@@ -137,6 +137,8 @@ class Verdict:
     adjusted_by: Literal["past", "covariate"] | None = None
     """What was known of the units or requests before, where the comparison is adjusted by it
     (`policies.sequential.adjusted`)."""
+    shares: bool = field(default=False, compare=False)
+    """Whether the metric is boolean or a fraction: differences are written in percentage points. Not kept."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready: what is not finite is null."""
@@ -172,9 +174,14 @@ class Verdict:
         return f"{said}, after {self.samples:g} {self.unit}" if self.samples else said
 
     def _amount(self, value: float) -> str:
-        """Differences of error rates are percentage points."""
-        points = self.metric == "error_rate" and self.bound in ("max_increase", "max_decrease")
-        return f"{100 * value:.3g} pp" if points else f"{value:.4g}"
+        """In the words of the scorecard: differences of shares in percentage points, of latencies in milliseconds."""
+        if self.bound in ("at_least", "at_most"):
+            return f"{100 * value:.4g} %"
+        if self.bound not in ("max_increase", "max_decrease"):
+            return f"{value:.4g}"
+        if self.shares or self.metric == "error_rate":
+            return f"{100 * value:.3g} pp"
+        return f"{value:.4g} ms" if self.metric.startswith("latency_") else f"{value:.4g}"
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

@@ -68,6 +68,26 @@ def test_a_verdict_carries_what_it_saw() -> None:
     assert (verdict.alpha, verdict.bound, verdict.limit) == (0.02, "max_increase", 0.005)
 
 
+@pytest.mark.parametrize(
+    ("kind", "breach"),
+    [
+        (
+            "boolean",
+            "m breaches max_decrease 5 pp: -50 pp, interval -62.1 pp to -37.9 pp, after 200 requests",
+        ),
+        (
+            "fraction",
+            "m breaches max_decrease 5 pp: -50 pp, interval -62.8 pp to -36.8 pp, after 200 requests",
+        ),
+        ("real", "m breaches max_decrease 0.05: -0.5, interval -0.6813 to -0.3187, after 200 requests"),
+    ],
+)
+def test_a_breach_is_written_as_the_scorecard_writes_it(kind: MetricType, breach: str) -> None:
+    """Differences of shares are percentage points, whatever the metric is called."""
+    first, second = rewards(kind, [1.0] * 200), rewards(kind, [1.0, 0.0] * 100)
+    assert judge(Guardrail("m", max_decrease=0.05), first, second, 0.05).breach() == breach
+
+
 def test_max_decrease_looks_the_other_way() -> None:
     rng = np.random.default_rng(0)
     good, bad = rng.binomial(1, 0.95, 3_000), rng.binomial(1, 0.8, 3_000)
