@@ -1,9 +1,9 @@
 """How often the code that acts cries wolf over identical variants, looked at all the time.
 
 `python -m benchmarks.false_alarms [--runs 500] [--only REGEX]` prints the table of
-docs/benchmarks_statistics.md. Each cell is `runs` pairs of identical variants, a guardrail whose limit is no difference
-at all, and a verdict of `policies.rollout.guardrails.judge_all` at every look; a `fail` is a wrong rollback, a `pass`
-a wrong clearance.
+docs/benchmarks_statistics.md. Each cell is `runs` pairs of identical variants and a guardrail whose limit is no
+difference at all, or a candidate that lies exactly at the limit; and a verdict of
+`policies.rollout.guardrails.judge_all` at every look. A `fail` is a wrong rollback, a `pass` a wrong clearance.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ Pair = tuple[Evidence, Evidence]
 SHARES = (0.01, 0.05, 0.1, 0.5)
 LEVELS = (0.05, 0.004)
 """A test by itself, and about what a rollout with four guardrails in three windows leaves one of them."""
+NO_DECREASE = Guardrail("m", max_decrease=0.0)
 _RATIO = 1.02
 
 
@@ -56,18 +57,27 @@ def sums(x: Floats) -> RewardSums:
     return RewardSums(float(x.size), float(x.sum()), float((x * x).sum()))
 
 
-def _values(name: str, kind: MetricType, draw: Draw, share: float, looks: int = 24) -> Cell:
+def _values(
+    name: str,
+    kind: MetricType,
+    draw: Draw,
+    share: float,
+    looks: int = 24,
+    worse: Draw | None = None,
+    rail: Guardrail = NO_DECREASE,
+) -> Cell:
+    """``worse``: the candidate's values, whose mean lies at the limit of ``rail``."""
     size = max(12, round(3_000 * share))
 
     def run(rng: Rng) -> Iterator[Pair]:
         seen = [RewardSums(), RewardSums()]
         for _ in range(looks):
-            for place, n in enumerate((round(size / share) - size, size)):
-                seen[place] += sums(draw(rng, n))
+            for place, (draws, n) in enumerate(((draw, round(size / share) - size), (worse or draw, size))):
+                seen[place] += sums(draws(rng, n))
             first, second = (Evidence(s.count, rewards={"m": s}, kinds={"m": kind}) for s in seen)
             yield first, second
 
-    return Cell(f"{name}, share {share:.0%}", Guardrail("m", max_decrease=0.0), run)
+    return Cell(f"{name}, share {share:.0%}", rail, run, kind == "boolean")
 
 
 def _errors(rate: float, share: float, limit: float = 0.0, looks: int = 36) -> Cell:
@@ -88,17 +98,20 @@ def _errors(rate: float, share: float, limit: float = 0.0, looks: int = 36) -> C
     return Cell(f"error rate {rate:.1%}{beyond}, share {share:.0%}", rail, run, True)
 
 
-def _latency(quantile: str, spread: float, share: float, looks: int = 10) -> Cell:
+def _latency(quantile: str, spread: float, share: float, looks: int = 10, limit: float = 1.0) -> Cell:
+    """The candidate's latencies are ``limit`` times the baseline's."""
+
     def run(rng: Rng) -> Iterator[Pair]:
         seen = Counter[int](), Counter[int]()
         for _ in range(looks):
             for place, n in enumerate((800, max(1, round(800 * share / (1 - share))))):
-                seen[place].update(_buckets(rng.lognormal(3, spread, n)))
+                seen[place].update(_buckets(rng.lognormal(3, spread, n) * (1.0, limit)[place]))
             first, second = (Evidence(sum(h.values()), latency=dict(h)) for h in seen)
             yield first, second
 
-    name = f"latency_{quantile}, lognormal {spread:g}, share {share:.0%}"
-    return Cell(name, Guardrail(f"latency_{quantile}", max_ratio=1.0), run)
+    beyond = f", candidate at the limit of {limit:.3g} times" if limit > 1 else ""
+    name = f"latency_{quantile}, lognormal {spread:g}{beyond}, share {share:.0%}"
+    return Cell(name, Guardrail(f"latency_{quantile}", max_ratio=limit), run)
 
 
 def _bandit(quantile: str, looks: int = 6, strata: int = 20) -> Cell:
@@ -119,12 +132,13 @@ def _bandit(quantile: str, looks: int = 6, strata: int = 20) -> Cell:
     )
 
 
-def _users(metric: str, users: int, icc: float, looks: int = 8) -> Cell:
-    """Sticky users whose k-th sends requests in proportion to 1 / k."""
+def _users(metric: str, users: int, icc: float, looks: int = 8, limit: float = 0.0) -> Cell:
+    """Sticky users whose k-th sends requests in proportion to 1 / k; the candidate's rate lies at the limit."""
 
     def run(rng: Rng) -> Iterator[Pair]:
         variant = np.where(rng.random(users) < 0.2, "v2", "v1").tolist()
         rates = rng.beta(0.03 * (1 / icc - 1), 0.97 * (1 / icc - 1), users)
+        rates += np.where(np.asarray(variant) == "v2", limit * (1 - rates) / 0.97, 0.0)
         slow = rng.normal(0, 0.5, users)
         activity = 1 / np.arange(1, users + 1)
         mixes = rng.integers(1, 2**62, users).tolist()
@@ -145,8 +159,9 @@ def _users(metric: str, users: int, icc: float, looks: int = 8) -> Cell:
             yield first, second
 
     ratio = metric.startswith("latency")
-    guardrail = Guardrail(metric, max_ratio=1.0) if ratio else Guardrail(metric, max_increase=0.0)
-    return Cell(f"{users} users, icc {icc:g}, {metric}, share 20 %", guardrail, run)
+    guardrail = Guardrail(metric, max_ratio=1.0) if ratio else Guardrail(metric, max_increase=limit)
+    beyond = f", candidate at the limit of {limit:.1%}" if limit else ""
+    return Cell(f"{users} users, icc {icc:g}, {metric}{beyond}, share 20 %", guardrail, run)
 
 
 def _buckets(ms: Floats) -> list[int]:
@@ -170,6 +185,50 @@ MEANS: tuple[tuple[str, MetricType, Draw], ...] = (
 )
 
 
+def _yes(p: float) -> Draw:
+    return lambda rng, n: (rng.random(n) < p).astype(float)
+
+
+def _poisson(mean: float) -> Draw:
+    return lambda rng, n: rng.poisson(mean, n).astype(float)
+
+
+def _lognormal(mean: float) -> Draw:
+    return lambda rng, n: mean * rng.lognormal(0, 1, n)
+
+
+def _beta(mean: float) -> Draw:
+    return lambda rng, n: rng.beta(10 * mean, 10 * (1 - mean), n)
+
+
+_POINTS_2 = Guardrail("m", max_decrease=0.02)
+_TENTH = Guardrail("m", min_ratio=0.9)
+AT_LIMIT: tuple[tuple[str, MetricType, Draw, Draw, Guardrail], ...] = (
+    ("boolean 90 %, candidate at the limit of 2 points", "boolean", _yes(0.9), _yes(0.88), _POINTS_2),
+    ("boolean 30 %, candidate at the limit of a tenth", "boolean", _yes(0.3), _yes(0.27), _TENTH),
+    ("boolean 2 %, candidate at the limit of a tenth", "boolean", _yes(0.02), _yes(0.018), _TENTH),
+    (
+        "fraction, Beta(8, 2), candidate at the limit of 2 points",
+        "fraction",
+        _beta(0.8),
+        _beta(0.78),
+        _POINTS_2,
+    ),
+    ("real, lognormal 1, candidate at the limit of a tenth", "real", _lognormal(1), _lognormal(0.9), _TENTH),
+    ("revenue, 2 % buy, candidate at the limit of a tenth", "real", _buying(0.02), _buying(0.018), _TENTH),
+    ("revenue, 10 % buy, candidate at the limit of a tenth", "real", _buying(0.1), _buying(0.09), _TENTH),
+    (
+        "count, Poisson 0.05, candidate at the limit of a tenth",
+        "count",
+        _poisson(0.05),
+        _poisson(0.045),
+        _TENTH,
+    ),
+    ("count, Poisson 5, candidate at the limit of a tenth", "count", _poisson(5), _poisson(4.5), _TENTH),
+)
+"""The values of either variant, and the limit at which the candidate's mean lies."""
+
+
 def cells() -> Iterator[Cell]:
     for name, kind, draw in MEANS:
         for share in SHARES:
@@ -190,6 +249,13 @@ def cells() -> Iterator[Cell]:
     for users, icc in ((300, 0.1), (3_000, 0.02)):
         for metric in ("error_rate", "latency_p95"):
             yield _users(metric, users, icc)
+    for name, kind, draw, worse, rail in AT_LIMIT:
+        for share in (0.05, 0.5):
+            looks = 6 if kind == "fraction" else 24
+            yield _values(name, kind, draw, share, looks, worse, rail)
+    for quantile in ("p50", "p95", "p99"):
+        yield _latency(quantile, 1.0, 0.1, limit=_RATIO**9)
+    yield _users("error_rate", 300, 0.1, limit=0.02)
 
 
 def measured(cell: Cell, runs: int, seed: int) -> dict[tuple[float, str], int]:
