@@ -27,6 +27,8 @@ class Steering:
     ejected: frozenset[str] = frozenset()
     winner: str | None = None
     """The variant that the bandit was handed over to."""
+    fingerprint: str = ""
+    """Of the guardrails that ``ejected`` is about."""
 
     @property
     def caps(self) -> dict[str, float]:
@@ -58,7 +60,7 @@ def steering(route: RouteConfig, state: RouteState, now: float) -> Steering:
     ejected = state.ejections.ejected
     if bound is None or state.ejections.fingerprint != bound.fingerprint:
         ejected = {}
-    return Steering(override, frozenset(ejected), winner)
+    return Steering(override, frozenset(ejected), winner, bound.fingerprint if bound is not None else "")
 
 
 def guarded(section: object, override: RolloutOverride | None) -> Guarded | None:
@@ -73,6 +75,12 @@ def guarded(section: object, override: RolloutOverride | None) -> Guarded | None
     fingerprint = guardrails_fingerprint(section, override.competing)
     alpha = plan_of(section).bandit_alpha(ALPHA)
     return Guarded(section.baseline, section.guardrails, fingerprint, alpha, section.candidate)
+
+
+def controlled(route: RouteConfig) -> bool:
+    """Whether anything but its configuration moves the allocation."""
+    steered = isinstance(route.policy, CanaryConfig) or has_stop_rule(route)
+    return steered or guarded(route.policy, None) is not None
 
 
 def guardrails_fingerprint(section: BanditConfig | CanaryConfig, competing: float | None = None) -> str:

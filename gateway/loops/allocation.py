@@ -16,6 +16,7 @@ from gateway.clock import Clock
 from gateway.compile.arrange import RouteAllocation, followed, same
 from gateway.compile.ensembles import expected
 from gateway.compile.plans import overridden, plan
+from gateway.compile.recalled import traces
 from gateway.compile.steering import Steering
 from gateway.config.document import Document
 from gateway.engines.offers import InEffect
@@ -227,11 +228,9 @@ class Allocations:
         return 1 if stored is None else stored.epoch + 1
 
     def _placed(self, name: str, evidence: str) -> str:
-        """``evidence`` with where the route's rollout stands, if it has one."""
-        override = self._steering(name).override
-        if override is None:
-            return evidence
-        return json.dumps({**(json.loads(evidence) if evidence else {}), "rollout": override.place})
+        """``evidence`` with what tells of the route's state."""
+        found = traces(self._steering(name))
+        return json.dumps({**(json.loads(evidence) if evidence else {}), **found}) if found else evidence
 
     async def _publish(self, name: str, found: Proposal, reason: str) -> None:
         fresh, drawn = found.allocation, found.drawn

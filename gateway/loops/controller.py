@@ -18,6 +18,7 @@ from gateway.compile.plans import canaries, plan_of
 from gateway.compile.steering import (
     Guarded,
     Steering,
+    controlled,
     guarded,
     has_stop_rule,
     steering,
@@ -35,7 +36,7 @@ from gateway.loops.periodic import each_route
 from gateway.loops.rollout_evidence import RolloutEvidence
 from gateway.loops.route_states import RouteStates, require_unchanged
 from gateway.loops.route_views import rollout_view, stop_view
-from gateway.state.base import StoreUnavailable, unconfirmed
+from gateway.state.base import unconfirmed
 from gateway.state.store import EvidenceStore, StartStore
 from policies.rollout import ejections, stop_rule
 from policies.rollout.ejections import Ejected
@@ -105,14 +106,9 @@ class Controller:
         share.
         """
         for name, route in document.routes.items():
-            if _controlled(route):
-                try:
-                    await self._routes.read(name, source)
-                except ValueError as error:
-                    raise StoreUnavailable(
-                        f"The state of the route {name!r} in the store can't be read ({error}). Start the version of "
-                        "Turnout that wrote it."
-                    ) from error
+            if controlled(route):
+                stored = self._allocations.published.get(name, (None, b""))[0]
+                await self._routes.begin(name, route, stored, self._clock(), source)
 
     def take(self, document: Document, steered: Mapping[str, Steering]) -> None:
         """Puts a document in force with the steering that was prepared for it; call it before `Allocations.take`."""
@@ -127,7 +123,7 @@ class Controller:
         document = self._document
         if document is None:
             return
-        names = [name for name, route in document.routes.items() if _controlled(route)]
+        names = [name for name, route in document.routes.items() if controlled(route)]
         stored = await self._routes.read_all(names)
         await each_route("the controller", names, lambda name: self._step(name, stored))
 
@@ -138,6 +134,7 @@ class Controller:
             return  # a new document came meanwhile
         section = route.policy
         stored(name)
+        await self._tell_lost(name)
         if isinstance(section, CanaryConfig):
             await self._configure(name, section)
         steered = await self._follow(name, route)
@@ -221,6 +218,10 @@ class Controller:
             await guardrail_verdicts.keep(self._store, name, judgements, state.ejections.ejected)
 
     # Rollouts -------------------------------------------------------------------------------------------
+    async def _tell_lost(self, name: str) -> None:
+        if lost := await self._routes.keep_recalled(name):
+            await self._emit("alarm", name, {"code": "store_lost_data", "message": lost})
+
     async def _configure(self, name: str, section: CanaryConfig) -> None:
         document = self._unheard.get(name)
         if document is None and self._routes[name].rollout is not None:
@@ -392,9 +393,3 @@ class Controller:
             return None
         state = self._routes[name].stop.under(stop_fingerprint(route))
         return stop_view(name, state, self._allocations.standings.get(name))
-
-
-def _controlled(route: RouteConfig) -> bool:
-    """Whether anything but its configuration moves the allocation."""
-    steered = isinstance(route.policy, CanaryConfig) or has_stop_rule(route)
-    return steered or guarded(route.policy, None) is not None

@@ -7,15 +7,21 @@ at the same time (which a lease can't rule out) can't both move it.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
+from gateway.compile.recalled import recalled
+from gateway.config.route import RouteConfig
 from gateway.errors import TurnoutError
 from gateway.loops.route_shapes import STATE
 from gateway.state import shapes
+from gateway.state.base import Published, StoreUnavailable
 from gateway.state.store import DocumentStore, StartStore
 from policies.rollout.events import Seen
 from policies.rollout.route import RouteState
+
+log = logging.getLogger("turnout.rollout")
 
 KIND: Final = shapes.kind("route", STATE)
 MAX_TRIES: Final = 5
@@ -32,10 +38,52 @@ class RouteStates:
     def __init__(self, store: DocumentStore) -> None:
         self._store = store
         self._versions: dict[str, int] = {}
+        self._recalled: set[str] = set()
+        """Routes whose state the store has lost, and did not get back yet."""
         self.states: dict[str, RouteState] = {}
 
     def __getitem__(self, name: str) -> RouteState:
         return self.states.get(name) or RouteState()
+
+    async def begin(
+        self, name: str, route: RouteConfig, stored: Published | None, now: float, source: StartStore | None
+    ) -> None:
+        """Read where a route stands before it is served, in the store or ``source``.
+
+        One whose state is lost goes on as its newest allocation, ``stored``, left it (`gateway.compile.recalled`).
+
+        Raises StoreUnavailable also for a state that can't be read: without it, a promoted candidate would lose its
+        share.
+        """
+        try:
+            state = await self.read(name, source)
+        except ValueError as error:
+            raise StoreUnavailable(
+                f"The state of the route {name!r} in the store can't be read ({error}). Start the version of "
+                "Turnout that wrote it."
+            ) from error
+        if not self._versions.get(name) and state == RouteState():
+            self.states[name] = recalled(stored, route, now)
+            if self.states[name] != state:
+                self._recalled.add(name)
+
+    async def keep_recalled(self, name: str) -> str:
+        """Store what `begin` made of a lost state, unless another process has; what to tell of it, "" if nothing."""
+        if name not in self._recalled:
+            return ""
+        stored = not self._versions.get(name) and await self._store_again(name)
+        self._recalled.discard(name)
+        if not stored:
+            return ""
+        rollout, ejected = self[name].rollout, self[name].ejections.ejected
+        kept = (
+            f"its rollout is {rollout.status.replace('_', ' ')}, with {rollout.candidate} at {rollout.weight:.1%}"
+            if rollout is not None
+            else f"{', '.join(ejected)} gets no more traffic"
+        )
+        told = f"The store has lost the state of the route {name!r}. As its last allocation left it, {kept}."
+        log.error("%s", told)
+        return told
 
     async def read(self, name: str, source: StartStore | None = None) -> RouteState:
         """What the store (or ``source``) has now."""
@@ -61,9 +109,13 @@ class RouteStates:
     async def _write_back(self, name: str, before: int, found: tuple[int, str] | None) -> None:
         """Store again what is known of a route if the store has lost it: a rollback would be forgotten at a start."""
         if found is None and before and self._versions[name] == before:
-            text = json.dumps(self[name].as_dict())
-            if await self._store.save(KIND, name, text, expected=0):
-                self._versions[name] = 1
+            await self._store_again(name)
+
+    async def _store_again(self, name: str) -> bool:
+        stored = await self._store.save(KIND, name, json.dumps(self[name].as_dict()), expected=0)
+        if stored:
+            self._versions[name] = 1
+        return stored
 
     def _take(self, name: str, before: int, found: tuple[int, str] | None) -> RouteState:
         # An update since `before` may have come further; a store that lost documents is behind both.

@@ -203,7 +203,7 @@ def remove_damaged(connection: sqlite3.Connection, kind: str, name: str, text: b
     if removed.rowcount:
         message = (
             f"The document {kind} {name!r} of the store was damaged and was removed. The state of a route is stored "
-            "again by a gateway that runs; without one, its rollout begins again. See that the disk is sound."
+            "again. See that the disk is sound."
         )
         log.error("%s", message)
         data = json.dumps({"code": "store_lost_data", "message": message})
