@@ -10,6 +10,7 @@ import secrets
 import socket
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -83,9 +84,11 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
 
     joining = Joining(store, last_state, outage, read_store)
     start = await joining.begin()
-    # Replicas that went on write their configuration back into a store that was emptied.
-    emptied = store.memory is not None and start is store and not await store.revision_entries(limit=1)
-    settled_at = monotonic() + STARTING_S if emptied else 0.0
+    # Replicas that went on write their configuration back into a store that was emptied, also if a worker that started
+    # before this one has stored its file in it.
+    shared = store.memory is not None and start is store
+    made = max((one.time for one in await store.revision_entries(limit=1)), default=inf) if shared else 0.0
+    settled_at = monotonic() + STARTING_S if now() - made < STARTING_S else 0.0
     events = Events(store, now)
     sealer = Sealer(await start.secrets(SEALING_KEYS))
     traces = Traces(chance=chance, wall=now)

@@ -53,8 +53,7 @@ _ROUTE_OF_SHADOWED: Final = Shadowed._fields.index("route")
 _LOST: Final = (
     "The store {} has lost data that it had acknowledged: it was emptied, restarted without its files, restored from a "
     "backup, failed over to a replica that lagged, evicted keys, or holds damaged values. The newest configuration, "
-    "allocations and rollout states are written back from memory; "
-    "rewards and outcomes that it lost are gone."
+    "allocations and rollout states are written back from memory; rewards and outcomes that it lost are gone."
 )
 
 
