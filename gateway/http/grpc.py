@@ -46,8 +46,10 @@ def judged_status(lines: Iterable[bytes], otherwise: int) -> int:
     return otherwise
 
 
-def judged_head(lines: Iterable[bytes], status: int) -> tuple[int, bool]:
+def judged_head(lines: Iterable[bytes], status: int, *, over: bool) -> tuple[int, bool]:
     """The HTTP status that the head of a response to a gRPC request stands for, and whether its status is to follow.
+
+    ``over``: the response has ended, and no status followed.
 
     A response that is not gRPC is UNKNOWN to the client (https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md).
     """
@@ -55,7 +57,8 @@ def judged_head(lines: Iterable[bytes], status: int) -> tuple[int, bool]:
         return status, False
     types = [line[14:].strip() for line in lines if line[:14].lower() == b"content-type: "]
     if status == 200 and types and is_grpc(types[0]):
-        return status, not any(line.startswith(b"grpc-status: ") for line in lines)
+        due = not any(line.startswith(b"grpc-status: ") for line in lines)
+        return 500 if due and over else status, due
     return 500, False
 
 

@@ -22,7 +22,8 @@ class ResponseHead:
     """Status and fields of a response, checked."""
 
     __slots__ = (
-        "bodiless", "chunked", "judged", "length", "lines", "request_id", "status", "status_due", "until_close"
+        "bodiless", "chunked", "judged", "length", "lines", "request_id", "status", "status_due", "statusless",
+        "until_close"
     )  # fmt: skip
 
     def __init__(
@@ -33,6 +34,8 @@ class ResponseHead:
         """The status by which the response is judged: 503 for a gRPC response that is UNAVAILABLE, for example."""
         self.status_due = False
         """Whether the status of a gRPC call is to follow the body: without one, clients take it for UNKNOWN."""
+        self.statusless = False
+        """Whether the response is over already, and no gRPC status came behind the head."""
         self.lines = lines
         """Whole field lines, ready to be written, without framing, hop-by-hop and gateway fields."""
         self.length = length

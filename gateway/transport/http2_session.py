@@ -84,7 +84,9 @@ class BackendStream(Stream):
     def on_end(self, trailers: list[Field]) -> None:
         lines = response_lines(trailers)
         if self.held_head is not None:
-            self.held_head.judged = judged_status(lines, self.held_head.status)
+            judged = judged_status(lines, 0)
+            self.held_head.judged = judged or self.held_head.status
+            self.held_head.statusless = not judged
             self.pass_head()
         handler = self.connection_of.take_handler()
         if self.local_open:

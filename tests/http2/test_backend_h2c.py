@@ -456,26 +456,32 @@ def test_a_grpc_call_that_breaks_off_ends_with_a_status(rig: Rig, backend: Http2
     assert dict(failed.value.trailing_metadata())["x-variant"] == "v1"
 
 
-def test_a_grpc_status_right_behind_leading_metadata_falls_back(rig: Rig, backend: Http2Backend) -> None:
+@pytest.mark.parametrize(
+    "end", [[(b"grpc-status", b"14")], [(b"x-a", b"b")], []], ids=["status", "none", "no trailers"]
+)
+def test_a_grpc_failure_right_behind_leading_metadata_falls_back(
+    rig: Rig, backend: Http2Backend, end: list[Pair]
+) -> None:
     """As servers fail that send their leading metadata in a frame of its own."""
 
-    def respond(status: bytes, message: bytes) -> Plan:
+    def respond(trailers: list[Pair], message: bytes) -> Plan:
         def plan(request: Request) -> None:
-            h2 = request.connection.h2
-            head = [(b":status", b"200"), (b"content-type", b"application/grpc"), (b"x-began", status)]
+            h2, began = request.connection.h2, b"%d" % len(message)
+            head = [(b":status", b"200"), (b"content-type", b"application/grpc"), (b"x-began", began)]
             h2.send_headers(request.stream, head)
-            if message:
-                h2.send_data(request.stream, message)
-            h2.send_headers(request.stream, [(b"grpc-status", status)], end_stream=True)
+            if message or not trailers:
+                h2.send_data(request.stream, message, end_stream=not trailers)
+            if trailers:
+                h2.send_headers(request.stream, trailers, end_stream=True)
 
         return plan
 
-    backend.plans.extend([respond(b"14", b""), respond(b"0", b"\0\0\0\0\2ok")])
+    backend.plans.extend([respond(end, b""), respond([(b"grpc-status", b"0")], b"\0\0\0\0\2ok")])
     with grpc.insecure_channel(f"127.0.0.1:{rig.port}", options=[OWN_CONNECTION]) as channel:
         method = channel.unary_unary("/twice/Unary", None, None, _registered_method=True)
         response, call = method.with_call(b"", timeout=60)
     metadata = dict(call.initial_metadata())
-    assert (response, metadata["x-variant"], metadata["x-began"]) == (b"ok", "v2", "0")
+    assert (response, metadata["x-variant"], metadata["x-began"]) == (b"ok", "v2", "7")
     assert len(backend.requests) == 2
 
 

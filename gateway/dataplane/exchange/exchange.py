@@ -230,7 +230,9 @@ class Exchange(Failover):
         elif self._hedge is not None:
             self._end_hedge("hedge_lost")
         if self.head.grpc and response.judged < 400:
-            response.judged, response.status_due = judged_head(response.lines, response.status)
+            response.judged, response.status_due = judged_head(
+                response.lines, response.status, over=response.statusless
+            )
         if response.judged == 504:
             response.judged = self.request.judge(504, now)
         self.relay.backend_ms = backend_ms = (now - attempt.since) * 1e3

@@ -95,7 +95,9 @@ class ShadowRequest(ResponseSink, AttemptOwner):
         self._head_at = perf_counter()
         self.response = response
         if self._grpc and response.judged < 400:
-            response.judged, response.status_due = judged_head(response.lines, response.status)
+            response.judged, response.status_due = judged_head(
+                response.lines, response.status, over=response.statusless
+            )
         if response.length > self._limit and not response.bodiless:
             self._cut("shadow_answer_too_large")  # before it fills our buffers
         else:
