@@ -189,6 +189,8 @@ async def test_a_damaged_reward_is_replaced_by_the_next_report(
     await store.reward(given[:3])
     key = f"{store._link.of_route('digits')}:rewards:{int(T0) // 3600}"
     assert await store._link.command("HSET", key, rows[0].decision + b"correct", garbled) == 0
+    for _ in range(2):
+        assert await store.reward([given[0]._replace(value=None)]) == ["updated"]
     assert await store.reward(given) == ["updated", "duplicate", "duplicate", "accepted"]
     sums = (await store.reward_sums("digits"))["v1", "correct|sticky" if period else "correct"]
     assert (sums.count, sums.total) == (4, 2.0)
@@ -198,7 +200,7 @@ async def test_a_damaged_reward_is_replaced_by_the_next_report(
     assert (sums.count, sums.total) == (4, 2.5)
     known = await store.load(damage.KIND, "digits")
     assert known is not None
-    assert json.loads(known[1]) == {"pages": 0, "cells": 0, "rewards": 1, "last": T0}
+    assert json.loads(known[1]) == {"pages": 0, "cells": 0, "rewards": 3, "last": T0}
     assert "Damaged rewards were replaced by new reports" in damage.message(known[1], T0 + 60, 3600.0)
     await store.close()
 

@@ -119,7 +119,8 @@ for at = 2, #ARGV, 16 do
   end
   if result ~= 'd' then
     touched = true
-    stage(key, field, row)
+    -- What is retracted stays damaged: the sums still count it, so that a later report must not count besides it.
+    if result ~= 'r' or new.value then stage(key, field, row) end
     if old and old.counted then count_row(at, old.counted, -1) end
     if new.counted then count_row(at, new.counted, 1) end
     change(unit_key, place, old, new, whole)
