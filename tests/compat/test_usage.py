@@ -125,7 +125,11 @@ def test_a_stream_is_asked_for_its_counts(gateway: GatewayProcess) -> None:
 
 
 def test_the_canary_of_the_page_is_rolled_back_for_its_cost(server: ModuleProcess, tmp_path: Path) -> None:
-    (config,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/llm.md").read_text(), re.DOTALL)
+    """And its Python, run as it stands, reports a reward."""
+    page = (ROOT / "docs/llm.md").read_text()
+    (config,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    *_, block = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    config = config.replace("metrics:\n", "metrics:\n  helpful: {type: boolean}\n")
     config = config.replace("127.0.0.1:8080", "127.0.0.1:@PORT@").replace("http://127.0.0.1:8000", server.url)
     config = config.replace("cap: 0.02", "cap: 0.0002")  # its responses have ten tokens
     config = config.replace("{weight: 10%", "{weight: 50%")
@@ -133,6 +137,13 @@ def test_the_canary_of_the_page_is_rolled_back_for_its_cost(server: ModuleProces
         GatewayProcess(tmp_path, f"store: sqlite:///@DIR@/turnout.db\n{config}") as gateway,
         openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="unused", max_retries=0) as client,
     ):
+        exec(block.replace("http://127.0.0.1:8080", gateway.url), {})
+
+        def helpful() -> Any:
+            found = [one["rewards"] for one in report(gateway, "chat")["variants"].values()]
+            return sum(one["helpful"]["count"] for one in found if "helpful" in one)
+
+        assert wait_for(helpful) == 1
 
         def rolled_back() -> Any:
             for _ in range(20):
