@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.state.base import Revision
+from gateway.state.base import Revision, StoreUnavailable
 from gateway.state.redis import RedisStore
 from tests.support.made import T0, outcome, published, reward
 from tests.support.servers import RedisServer, redis_server
@@ -222,3 +222,36 @@ async def test_buckets_of_before_are_not_taken_for_unchanged(
     await asyncio.sleep(0.02)  # a new count begins at the time: within 4.1 ms it goes on from the old one
     await one.append([outcome(T0 + 100)])
     assert (await one.changed_cells("digits", since=known))[1] is None
+
+
+@pytest.mark.parametrize("seen", ["break", "loss"])
+async def test_versions_of_another_server_are_not_taken_for_those_of_this(
+    server: RedisServer, stores: list[RedisStore], seen: str
+) -> None:
+    """A replica that lagged has other buckets under the same numbers: they were read again after an hour."""
+    one, *_ = stores
+    await one.append([outcome(T0)])
+    await one.reward([reward(1.0)])
+    before, _ = await one.changed_cells("digits", since=-1)
+    for k in (1, 2):
+        await one.append([outcome(T0 + 100 * k)])
+    await one.changed()
+    known, starts = await one.changed_cells("digits", since=before)
+    assert starts is not None
+    assert len(starts) == 2
+    if seen == "break":
+        server.kill()
+        with pytest.raises(StoreUnavailable):
+            await one.changed()
+        server.start()
+    for key in ("changed_cells", "cells_version"):
+        server.send(f"DEL turnout:{{digits}}:{key}")
+    server.send(f"SET turnout:{{digits}}:cells_version {before}")
+    server.send("DEL turnout:{digits}:changed")
+    if seen == "loss":
+        await one.changed()
+    for k in (3, 4, 5):
+        await one.append([outcome(T0 + 100 * k)])
+    newest, starts = await one.changed_cells("digits", since=known)
+    assert starts is None
+    assert await one.changed_cells("digits", since=newest) == (newest, [])

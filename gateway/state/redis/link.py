@@ -55,6 +55,8 @@ class Link:
         self._gate = asyncio.Semaphore(_MAX_CONNECTIONS)
         """Callers wait here; in the client's own pool they would fail."""
         self._dropping: asyncio.Task[None] | None = None
+        self.breaks = 0
+        """How often a connection was lost, or a primary had become a replica: the server may be another one since."""
 
     @property
     def _client(self) -> Redis | RedisCluster:
@@ -151,6 +153,7 @@ class Link:
             yield
         except (RedisError, OSError, TimeoutError, BadPage) as error:
             if isinstance(error, ConnectionLost | ReadOnlyError):
+                self.breaks += 1
                 self._drop_idle()
             raise StoreUnavailable(f"The store {self.shown} {_advice(error)}") from error
 

@@ -43,6 +43,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _MAX_SHARES: Final = 4096
+_VERSION_BITS: Final = 64
 _MAX_LOSSES: Final = 5
 """Losses that one alarm names."""
 _TOO_SHORT: Final = "data string too short"
@@ -317,7 +318,13 @@ class RedisStore(Control):
         base = self._link.of_route(route)
         return await self._number(base, "changed", await self._link.command("GET", f"{base}:changed"))
 
-    changed_cells = _asks(sums.changed_cells)
+    async def changed_cells(self, route: str, *, since: int) -> tuple[int, list[int] | None]:
+        """A version of before a break of the connection is not known any more: the server may be a replica now that
+        lagged, whose buckets have other contents under the same numbers."""
+        life = self._link.breaks << _VERSION_BITS
+        find = partial(sums.changed_cells, self._link, route, since=since - life)
+        version, starts = await self._around_damage(find)
+        return life + version, starts
 
     async def _since(self, route: str, since: float | None, epoch: int | None) -> float | None:
         """Nothing was decided in an epoch before it was published: that spares reading older buckets."""
@@ -338,6 +345,7 @@ class RedisStore(Control):
     # Control ------------------------------------------------------------------------------------
     async def changed(self) -> int:
         count, lost = await self._count_changes(await self._routes())
+        self._link.breaks += lost
         losses, self._losses = self._losses, []
         if lost or losses:
             more = f", and {len(losses) - _MAX_LOSSES} more" if len(losses) > _MAX_LOSSES else ""
