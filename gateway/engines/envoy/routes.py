@@ -69,15 +69,16 @@ def _entries(name: str, route: RouteConfig, document: Document, assigned: Assign
 
 def _sticky(name: str, header: str, match: Json, action: Json, salt: str) -> Json:
     """An empty header does not name a unit: such requests fall through to the entry without one."""
-    present = _matches(header, ".+")
-    rewrite = {"pattern": {"regex": "^(.*)$"}, "substitution": salt + r"\1"}
+    # Regular expressions cost Envoy several percent of a request.
+    empty = {"name": header, "string_match": {"exact": ""}, "treat_missing_header_as_empty": True}
+    rewrite = {"pattern": {"regex": "^"}, "substitution": salt}
     sticky = {
         "weighted_clusters": action["weighted_clusters"] | {"use_hash_policy": True},
         "hash_policy": [{"header": {"header_name": header, "regex_rewrite": rewrite}}],
     }
     return {
         "name": name,
-        "match": match | {"headers": [*match["headers"], present]},
+        "match": match | {"headers": [*match["headers"], empty | {"invert_match": True}]},
         "request_headers_to_add": [_set(UNIT, f"%REQ({header})%")],
         "response_headers_to_add": _response_fields(),
         "route": action | sticky,

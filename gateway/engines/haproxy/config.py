@@ -86,7 +86,8 @@ def config(document: Document, engine: str, most: int) -> Config:
         for name, route in reversed(plain.items())  # of equal paths, the last one counts
         for end in ("/:" if route.match.path != "/" else "/")
     )
-    body = "\n".join(_sections(document, routes, entries, most, files))
+    sealed = document.engines[engine].ids == "sealed"
+    body = "\n".join(_sections(document, routes, entries, most, files, sealed=sealed))
     version = hashlib.sha256(f"{body}\n{paths}".encode()).hexdigest()[:16]
     text = f"global\n  setenv {VERSION} {version}\n  stats timeout 1d\n  stats maxconn 100\n{body}\n"
     return Config(text, version, {**dict(files.values()), PATHS: paths})
@@ -137,6 +138,8 @@ def _sections(
     entries: Mapping[str, str],
     most: int,
     files: Mapping[str, tuple[str, str]],
+    *,
+    sealed: bool,
 ) -> Iterator[str]:
     idle = max((route.timeouts.idle for route in routes.values()), default=30.0)
     yield f"""\
@@ -155,13 +158,15 @@ ring {RING}
 backend {_NUMBERS} from turnout
   stick-table type integer size 1 store gpc0"""
     yield from resolvers(document, routes)
-    yield from _frontend(routes, entries, most)
+    yield from _frontend(routes, entries, most, sealed=sealed)
     for name, route in routes.items():
         for variant in route.variants:
             yield from backend_lines(document, name, variant, files)
 
 
-def _frontend(routes: Mapping[str, RouteConfig], entries: Mapping[str, str], most: int) -> Iterator[str]:
+def _frontend(
+    routes: Mapping[str, RouteConfig], entries: Mapping[str, str], most: int, *, sealed: bool
+) -> Iterator[str]:
     """The listener.
 
     A worker that is being replaced empties its table, so the requests that it still accepts have no number.
@@ -172,9 +177,9 @@ frontend turnout from turnout
   log ring@{RING} len {MAX_ROW_BYTES} format raw local0
   log-format "{" ".join(ROW)}"
   acl routed var(txn.found) -m found
-  acl sticky var(txn.unit) -m found
+  acl sticky var(txn.unit) -m len gt 0
   acl inside var(txn.pick),field(1,|),sub(txn.part) gt 0
-  acl sealed var(txn.key) -m len gt 0
+  acl named var(txn.request_id) -m len gt 0
   acl dots path -m reg -i {word(_DOTS)}
   http-request track-sc0 int(1) table {_NUMBERS} unless {{ stopping }}
   http-request set-var(txn.found) "path,concat(/),map_beg(${{{FILES}}}/{PATHS})" if !dots"""
@@ -188,8 +193,7 @@ frontend turnout from turnout
   http-request set-var(txn.route) var(txn.found),field(1,|)"""
     for place, header in enumerate(_headers(routes)):
         field = f"req.fhdr({word(header)})"
-        mine = f"{{ var(txn.found),field(2,|) -m str {place} }}"
-        yield f"  http-request set-var(txn.unit) {field} if {mine} {{ {field} -m len gt 0 }}"
+        yield f"  http-request set-var(txn.unit) {field} if {{ var(txn.found),field(2,|) -m str {place} }}"
     hashed = f"concat(,txn.unit),xxh64,and({2**63 - 1}),mod({PARTS})"
     yield f"""\
   http-request set-var(txn.part) var(txn.found),field(3,|),{hashed} if sticky
@@ -200,13 +204,17 @@ frontend turnout from turnout
     yield """\
   http-request set-var(txn.variant) var(txn.pick),field(2,|)
   http-request set-var(txn.uuid) uuid
-  http-request set-var-fmt(txn.decision) %[var(txn.pick),field(3,|)].%[date(0,ms)].%[var(txn.uuid)]
+  http-request set-var-fmt(txn.decision) %[var(txn.pick),field(3,|)].%[date(0,ms)].%[var(txn.uuid)]"""
+    if sealed:
+        yield """\
   http-request set-var(txn.key) var(txn.pick),field(4,|)
-  http-request set-var(txn.seal) var(txn.decision),hmac(sha256,txn.key),bytes(0,16),hex,lower if sealed
-  http-request set-var-fmt(txn.decision) %[var(txn.decision)]~%[var(txn.seal)] if sealed
+  http-request set-var(txn.seal) var(txn.decision),hmac(sha256,txn.key),bytes(0,16),hex,lower
+  http-request set-var-fmt(txn.decision) %[var(txn.decision)]~%[var(txn.seal)]"""
+    yield """\
   http-request set-var(txn.served) str(-)
-  http-request set-header x-request-id %[var(txn.uuid)] unless { req.fhdr(x-request-id) -m len gt 0 }
   http-request set-var(txn.request_id) req.fhdr(x-request-id)
+  http-request set-header x-request-id %[var(txn.uuid)] unless named
+  http-request set-var(txn.request_id) var(txn.uuid) unless named
   http-request set-header x-decision-id %[var(txn.decision)]
   http-request del-header x-variant
   http-after-response set-header x-decision-id %[var(txn.decision)].%[var(txn.served)] if routed
