@@ -149,6 +149,8 @@ def _of_envoy(route: RouteConfig, backends: Mapping[str, BackendConfig]) -> Iter
                 "/etc/ssl/certs/ca-certificates.crt"
             )
             yield at, message
+        if backend.health is not None and backend.health.method == "CONNECT":
+            yield at, "Envoy does not probe with CONNECT; use a backend with another 'health.method'"
     for name, variant in route.variants.items():
         if variant.backend not in backends:
             continue

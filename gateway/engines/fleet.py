@@ -146,15 +146,25 @@ class Fleet:
             return inf
         if poll.version and not poll.refused and not is_newer(offer.version, poll.version):
             return began + HOLD_S  # another replica knows more than this one, or words it differently
-        if poll.kind == "routes" and node.clusters not in ("", self.offer(poll.engine, "clusters").version):
+        if (
+            poll.kind == "routes"
+            and not node.unfit
+            and node.clusters not in ("", self._clusters(poll.engine))
+        ):
             return began + CLUSTERS_FIRST_S
         return began
 
+    def _clusters(self, engine: str) -> str:
+        """The newest version of the clusters."""
+        return self.offer(engine, "clusters").version
+
     def _heard(self, poll: Poll) -> NodeState:
         node = self.nodes.own(poll.engine, poll.node)
-        if poll.kind == "clusters" and node.clusters != poll.version:
-            node.clusters = poll.version
-            self.wake()  # routes that waited for it
+        if poll.kind == "clusters":
+            news = (node.clusters, node.unfit) != (poll.version, poll.refused)
+            node.clusters, node.unfit, node.fetched = poll.version, poll.refused, self._clock()
+            if news:
+                self.wake()  # routes that waited for it
         if poll.kind == "routes":
             node.seen = self._clock()
             node.refused = poll.refused
@@ -199,7 +209,7 @@ class Fleet:
                     "seen": node.seen,
                     "epochs": node.epochs,
                     "behind": [route for route, epoch in newest.items() if node.waited_for(route, epoch)],
-                    "refused": node.refused,
+                    "refused": node.why_refused,
                     "rows": node.rows,
                     "delivered": node.delivered,
                     "lost": node.lost,
@@ -275,7 +285,7 @@ class Fleet:
                     way = "ahead" if skew > 0 else "behind"
                     found["engine_clock"].append(f"{where} ({abs(skew):,.0f} s {way})")
                 if node["state"] == "refused":
-                    what = "weights" if isinstance(section, KubernetesConfig) else "routes"
+                    what = "weights" if isinstance(section, KubernetesConfig) else "configuration"
                     found["engine_refused"].append(f"{where} keeps its last {what}: {node['refused']}")
                 elif node["state"] == "silent":
                     said = f" ({node['refused']})" if node["refused"] else ""

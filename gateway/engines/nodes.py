@@ -22,6 +22,8 @@ KIND: Final = shapes.kind(
             "seen?": float,
             "epochs?": {str: int},
             "refused?": str,
+            "fetched?": float,
+            "unfit?": str,
             "counted?": float,
             "delivered?": int,
             "lost?": int,
@@ -51,7 +53,11 @@ class NodeState:
     epochs: dict[str, int] = field(default_factory=dict)
     """By route: the epoch that it has accepted."""
     refused: str = ""
-    """Why it refused the newest configuration; empty if it did not."""
+    """Why it refused the newest routes; empty if it did not."""
+    fetched: float = 0.0
+    """When it last polled for clusters, in seconds since the epoch."""
+    unfit: str = ""
+    """Why it refused the newest clusters; empty if it did not."""
     rows: int = 0
     """Outcomes that this process received from it."""
     clusters: str = ""
@@ -71,11 +77,16 @@ class NodeState:
     skew: float = 0.0
     """Seconds by which its clock was ahead then; negative if it was behind."""
 
+    @property
+    def why_refused(self) -> str:
+        """Why it refused what it was offered; empty if it did not."""
+        return "; ".join(text for text in (self.refused, self.unfit) if text)
+
     def state(self, newest: Mapping[str, int], now: float) -> str:
         """accepted | behind | refused | silent"""
         if now - self.seen > SILENT_S:
             return "silent"
-        if self.refused:
+        if self.why_refused:
             return "refused"
         return "accepted" if self.epochs == newest else "behind"
 
@@ -171,6 +182,7 @@ def _merged(own: NodeState, shared: NodeState | None) -> NodeState:
 
 _PARTS: Final = (
     ("seen", "epochs", "refused"),
+    ("fetched", "unfit"),
     ("counted", "delivered", "lost", "recent"),
     ("skewed", "skew"),
 )

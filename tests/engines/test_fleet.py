@@ -194,6 +194,23 @@ async def test_what_a_node_refuses_is_not_sent_again_immediately_and_is_shown() 
     assert (node["state"], node["epochs"]) == ("accepted", {"digits": 2})
 
 
+async def test_a_node_that_refuses_clusters_is_shown_and_gets_routes_without_delay() -> None:
+    world = World()
+    clusters = (await world.ask("clusters")).version
+    routes = (await world.ask("routes")).version
+    world.edit('127.0.0.1:1"', '127.0.0.1:3"')
+    wanted = await world.ask("clusters", clusters)
+    assert wanted.version != clusters
+    assert await held(world.ask("clusters", clusters, refused="no such method"))
+    assert (await world.ask("routes", routes)).version != routes
+    (node,) = world.fleet.shown("edge")["nodes"]
+    assert (node["state"], node["refused"]) == ("refused", "no such method")
+    assert "no such method" in world.fleet.troubles()["engine_refused"]
+    assert await held(world.ask("clusters", wanted.version))
+    (node,) = world.fleet.shown("edge")["nodes"]
+    assert node["refused"] == ""
+
+
 async def test_a_node_that_cannot_seal_keeps_its_routes_and_is_shown() -> None:
     """Without the filters of its bootstrap, a request would get no id, and neither rows nor rewards would count."""
     world = World()
@@ -205,7 +222,7 @@ async def test_a_node_that_cannot_seal_keeps_its_routes_and_is_shown() -> None:
     assert await held(waiting)
     (node,) = world.fleet.shown("edge")["nodes"]
     assert (node["state"], node["epochs"], node["refused"]) == ("refused", {"digits": 1}, CANNOT_SEAL)
-    assert "e1 of edge keeps its last routes" in world.fleet.troubles()["engine_refused"]
+    assert "e1 of edge keeps its last configuration" in world.fleet.troubles()["engine_refused"]
     assert "e1 (refused)" in world.fleet.waits("digits", 2)
     world.closing.set()
     kept = await waiting

@@ -28,13 +28,14 @@ BACKENDS = """
     headers: {x-key: 100%}
     health: {path: /ready, status: [200, 204], every: 1s}
     ejection: {consecutive: 3, max_share: 100%, panic: 0}
-    limit: {in_flight: 4, waiting: 0}
+    limit: {in_flight: 5000000000, waiting: 0}
     pool: {idle: 1s}
     slow_start: 5s
   c: {url: "https://model.example", balance: random, ejection: null, tls: {ca: "@DIR@/ca.pem", server_name: m.example}}
   d: {url: "https://127.0.0.1:9443", tls: {verify: false}}
   e: {url: "https://127.0.0.1:9444", tls: {ca: "@DIR@/ca.pem"}}
   g: {url: "https://127.0.0.1:9445"}
+  h: {url: "http://127.0.0.1:9446", health: {method: CONNECT}}
   f: {url: "http://127.0.0.1:9004", host: preserve}
 """
 CONFIG = """
@@ -174,6 +175,7 @@ def test_what_an_engine_cannot_do_is_refused(rest: str, where: str, remedy: str,
         ("engines: {", "limits: {control_body: 2047KiB}\nengines: {", "write at least 2MiB"),
         ("type: envoy", "type: nginx", "'nginx' is unknown; expected"),
         ("{backend: a}", "{backend: g}", "does not know the system's CAs"),
+        ("{backend: a}", "{backend: h}", "does not probe with CONNECT"),
         ("{backend: a}", "{backend: a, rewrite: {version: 1}}", "write 'path'"),
         ("variants: {v", "mirror: {backend: z, share: 1%}, variants: {v", "there is no backend 'z'"),
         ("engine: edge}", "mirror: {backend: a, share: 1%}}", "copies requests to 'shadows'"),
