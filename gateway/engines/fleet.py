@@ -108,6 +108,7 @@ class Fleet:
 
     async def poll(self, poll: Poll, closing: asyncio.Event) -> Offer:
         """What to send, held while the node has the newest. Raises OSError if a CA cannot be read."""
+        poll = self._explained(poll)
         node = self._heard(poll)
         began = self._clock()
         deadline = began + (RETRY_S if poll.refused else HOLD_S)
@@ -125,6 +126,13 @@ class Fleet:
                     await changed.wait()
             if poll.kind == "routes":
                 node.seen = self._clock()
+
+    def _explained(self, poll: Poll) -> Poll:
+        """The poll; a refusal if the node asks again without what it was sent, as an Envoy that cannot read it."""
+        offered = self.nodes.own(poll.engine, poll.node).offered.get(poll.kind, "")
+        if poll.refused or not poll.version or not is_newer(offered, poll.version):
+            return poll
+        return replace(poll, refused=f"it could not read the newest {poll.kind}; its log says why")
 
     def _must_seal(self, engine: str) -> bool:
         """Whether nodes need a bootstrap that can seal ids; HAProxy seals by what it fetches."""

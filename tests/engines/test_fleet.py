@@ -211,6 +211,21 @@ async def test_a_node_that_refuses_clusters_is_shown_and_gets_routes_without_del
     assert node["refused"] == ""
 
 
+async def test_a_node_that_cannot_read_what_it_gets_is_shown_and_asked_to_wait() -> None:
+    """Envoy says nothing of JSON that is no message, but asks again, 20 times a second."""
+    world = World()
+    first = (await world.ask("routes")).version
+    world.publish(0.1)
+    assert (await world.ask("routes", first)).version != first
+    assert await held(world.ask("routes", first))
+    (node,) = world.fleet.shown("edge")["nodes"]
+    assert (node["state"], node["refused"]) == (
+        "refused",
+        "it could not read the newest routes; its log says why",
+    )
+    assert (await world.ask("routes")).version != first, "it has restarted"
+
+
 async def test_a_node_that_cannot_seal_keeps_its_routes_and_is_shown() -> None:
     """Without the filters of its bootstrap, a request would get no id, and neither rows nor rewards would count."""
     world = World()
