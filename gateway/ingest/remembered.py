@@ -19,10 +19,15 @@ from gateway.state.store import AggregateStore
 T = TypeVar("T")
 SPAN_S: Final = 60.0
 DAY_S: Final = 86_400.0
+WEEK_S: Final = 7 * DAY_S
+MAX_CELLS: Final = 120
+"""Cells of an epoch and a variant, one after the other, that are read together: work on thousands of objects in one
+step of the interpreter (to sort them, to free them) holds up the event loop, in whatever thread it is done."""
 MAX_AGE_S: Final = 3600.0
 """Seconds after which all is read again: replicas of an earlier release do not say what they change."""
-_DAYS: Final = 7
-"""Days before today that are a span each; all before them are one."""
+_MINUTES_DAYS, _DAYS, _WEEKS = 2, 7, 13
+"""Days before today whose hours are a span each (cells of a minute, or just folded); that are a span each; and weeks
+before these. All before them is one span, with cells of a day."""
 
 
 class Span(NamedTuple):
@@ -42,12 +47,32 @@ def spans(since: float, until: float, step: float = BUCKET_S) -> list[Span]:
 def spans_of_all(now: float) -> list[Span]:
     """All time, with buckets as `evidence.all_buckets` has them."""
     border = (now - RECENT_S) // HOUR_S * HOUR_S
-    old = max(border // DAY_S - _DAYS, 0.0) * DAY_S
+    hours, days = (max(border // DAY_S - back, 0.0) * DAY_S for back in (_MINUTES_DAYS, _DAYS))
+    weeks = max(days // WEEK_S - _WEEKS, 0.0) * WEEK_S
     return [
-        *([Span(0.0, old, HOUR_S)] if old else []),
-        *_cut(old, border, DAY_S, HOUR_S),
+        *([Span(0.0, weeks, HOUR_S)] if weeks else []),
+        *_cut(weeks, days, WEEK_S, HOUR_S),
+        *_cut(days, hours, DAY_S, HOUR_S),
+        *_cut(hours, border, HOUR_S, HOUR_S),
         *spans(border, now + BUCKET_S),
     ]
+
+
+def runs(wanted: Iterable[Span], now: float) -> Iterable[list[Span]]:
+    """Neighbouring spans that are read together: `MAX_CELLS` at most, or one span."""
+    run: list[Span] = []
+    number = 0.0
+    for span in wanted:
+        cells = (span.end - span.begin) / cell_width(now - span.end)
+        if run and (
+            (run[-1].end, run[-1].step) != (span.begin, span.step) or number + cells > MAX_CELLS
+        ):
+            yield run
+            run, number = [], 0.0
+        run.append(span)
+        number += cells
+    if run:
+        yield run
 
 
 def _cut(since: float, until: float, length: float, step: float) -> Iterable[Span]:
@@ -77,16 +102,15 @@ class Remembered(Generic[T]):
         version, starts = await store.changed_cells(route, since=self._version)
         known = {} if starts is None else await asyncio.to_thread(self._unchanged, starts, now)
         missing = [span for span in wanted if span not in known]
-        for first, last in _neighbours(missing):
+        for run in runs(missing, now):
             buckets = await store.series(
                 route,
-                since=first.begin,
-                until=last.end,
-                step=first.step,
+                since=run[0].begin,
+                until=run[-1].end,
+                step=run[0].step,
                 epochs="alike",
                 histograms=False,
             )
-            run = [span for span in missing if first.begin <= span.begin < last.end]
             known.update(await asyncio.to_thread(self._made, run, buckets))
         self._version, self._parts = version, {span: known[span] for span in wanted}
         return list(self._parts.values())
@@ -101,7 +125,7 @@ class Remembered(Generic[T]):
         }
 
     def _made(self, run: Sequence[Span], buckets: list[Bucket]) -> dict[Span, T]:
-        """Of neighbouring spans. Empties ``buckets``: to free thousands would hold up the event loop."""
+        """Of neighbouring spans. Empties ``buckets``: they are freed in this thread."""
         parts: list[list[Bucket]] = [[] for _ in run]
         place = 0
         for bucket in buckets:
@@ -118,13 +142,3 @@ def _folded(start: int, now: float) -> tuple[float, float]:
     width = max(SPAN_S, cell_width(age))
     return start // width * width, (start // width + 1) * width
 
-
-def _neighbours(missing: Sequence[Span]) -> list[tuple[Span, Span]]:
-    """The first and the last of spans that are read together."""
-    found: list[tuple[Span, Span]] = []
-    for span in missing:
-        if found and (found[-1][1].end, found[-1][1].step) == (span.begin, span.step):
-            found[-1] = found[-1][0], span
-        else:
-            found.append((span, span))
-    return found
