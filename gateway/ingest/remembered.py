@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from math import inf, lcm
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from gateway.ingest.evidence import HOUR_S, RECENT_S
 from gateway.state.base import BUCKET_S, MAX_CLOCK_SKEW_S, Bucket
-from gateway.state.folding import cell_width
+from gateway.state.folding import LADDER, cell_width
 from gateway.state.store import AggregateStore
 
 T = TypeVar("T")
@@ -64,9 +65,7 @@ def runs(wanted: Iterable[Span], now: float) -> Iterable[list[Span]]:
     number = 0.0
     for span in wanted:
         cells = (span.end - span.begin) / cell_width(now - span.end)
-        if run and (
-            (run[-1].end, run[-1].step) != (span.begin, span.step) or number + cells > MAX_CELLS
-        ):
+        if run and ((run[-1].end, run[-1].step) != (span.begin, span.step) or number + cells > MAX_CELLS):
             yield run
             run, number = [], 0.0
         run.append(span)
@@ -80,6 +79,20 @@ def _cut(since: float, until: float, length: float, step: float) -> Iterable[Spa
     while begin < until:
         end = min((begin // length + 1) * length, until)
         yield Span(begin, end, step)
+        begin = end
+
+
+def pieces(since: float, until: float, now: float, step: float = BUCKET_S) -> Iterable[tuple[float, float]]:
+    """The time from ``since`` to ``until`` in parts of whole buckets of ``step`` seconds, each with `MAX_CELLS` or
+    little more; cells of a day are all in one part. No part ends within a cell, even if it is folded meanwhile."""
+    begin = since
+    while begin < until:
+        limits = [age for age, _ in LADDER if age <= now - begin]
+        width = cell_width(now - begin)
+        end = begin + (MAX_CELLS * width if len(limits) < len(LADDER) else inf)
+        border, whole = now - max(limits, default=-inf), lcm(int(step), width)
+        end = min(max(min(end, border) // whole, begin // whole + 1) * whole, until)
+        yield begin, end
         begin = end
 
 
@@ -141,4 +154,3 @@ def _folded(start: int, now: float) -> tuple[float, float]:
     age = now - start + MAX_CLOCK_SKEW_S
     width = max(SPAN_S, cell_width(age))
     return start // width * width, (start // width + 1) * width
-

@@ -21,7 +21,7 @@ from gateway.config.document import Document
 from gateway.ingest.by_unit import OutcomesByUnit
 from gateway.ingest.comparable import units_of_all_time
 from gateway.ingest.evidence import Metric, RewardedBucket, ended_before, of_buckets, over_time
-from gateway.ingest.remembered import Remembered, spans
+from gateway.ingest.remembered import Remembered, pieces, spans
 from gateway.loops.periodic import MAX_READ_SHARE
 from gateway.loops.rollout_evidence import capped_ranges
 from gateway.loops.unit_evidence import UnitEvidence
@@ -161,23 +161,21 @@ class GuardrailEvidence:
         far as they have come, unless the missing ones count as well."""
         now, declared = self._clock() - SETTLED_S, reported(document, name)
         until = now // BUCKET_S * BUCKET_S
-        if until > watched.until:
-            buckets = await self._store.series(
-                name, since=watched.until, until=until, step=BUCKET_S, epochs="alike"
-            )
-            watched.until = until
+        for begin, end in pieces(watched.until, until, now):
+            buckets = await self._store.series(name, since=begin, until=end, step=BUCKET_S, epochs="alike")
+            watched.until = end
             await asyncio.to_thread(_add_counts, watched.matched, baseline, buckets, now)
         for metric, m in declared.items():
             step = _stretch(m.window) if m.missing == "ignore" else BUCKET_S
             edge, since = ended_before(now, m.window, step), watched.rewarded.get(metric, watched.since)
             moved = edge > since
             make = partial(_rewards, baseline, {metric: m}, now)
-            if moved:
+            for begin, end in pieces(since, edge, now, step):
                 buckets = await self._store.series(
-                    name, since=since, until=edge, step=step, epochs="alike", histograms=False
+                    name, since=begin, until=end, step=step, epochs="alike", histograms=False
                 )
                 watched.matched = _joined([watched.matched, await asyncio.to_thread(make, buckets, step)])
-                watched.rewarded[metric] = since = edge
+                watched.rewarded[metric] = since = end
             fresh = watched.fresh.get(metric)
             if m.missing != "ignore":
                 watched.fresh.pop(metric, None)  # it counted as it came before an edit

@@ -12,7 +12,7 @@ import asyncio
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -21,8 +21,9 @@ import numpy as np
 from gateway.clock import Clock
 from gateway.config.policy import BanditConfig
 from gateway.config.route import RouteConfig
+from gateway.ingest.remembered import pieces
 from gateway.state import shapes
-from gateway.state.base import BUCKET_S, Counts
+from gateway.state.base import BUCKET_S, Bucket, Published
 from gateway.state.store import Store
 from policies.sequential.srm import SampleRatio, UnitRatio
 
@@ -51,6 +52,8 @@ STEP_S: Final = 10.0
 """Seconds of the record that are read together."""
 MAX_STEPS: Final = 360
 """Maximum number of such steps in one look, after a pause."""
+NEW_EPOCHS, MAX_EPOCHS = 64, 1000
+"""Allocations that are read where a look needs only new ones, and at most."""
 MAX_ROWS: Final = 5000
 """Decisions that are read together, however long they took: after a pause most of hundreds of routes have few."""
 KEPT_S: Final = 60.0
@@ -103,20 +106,24 @@ class Ratios:
             return await self._by_request(name), "requests"
         return await self._by_unit(name, route), "units"
 
-    async def _probabilities(self, name: str) -> Probabilities:
-        return {p.epoch: dict(p.probabilities) for p in await self._store.allocation_history(name)}
+    async def _probabilities(self, name: str, oldest: int = 0) -> Probabilities:
+        """Those of the epochs since ``oldest``, of the last thousand at most; mostly they are among the newest."""
+        found: Sequence[Published] = ()
+        for limit in (NEW_EPOCHS, MAX_EPOCHS):
+            found = await self._store.allocation_history(name, limit=limit)
+            if len(found) < limit or found[0].epoch <= oldest:
+                break
+        return {p.epoch: p.probabilities for p in found}
 
     async def _by_request(self, name: str) -> SampleRatio:
         tested = self._requests.setdefault(name, _Requests())
         until = self._clock() // BUCKET_S * BUCKET_S - SETTLED_S
-        cells = await self._store.series(
-            name, since=tested.until, until=until, step=BUCKET_S, histograms=False
-        )
-        tested.until = until
-        if cells:
-            probabilities = await self._probabilities(name)
-            for known, assigned in _by_epoch(probabilities, ((b.epoch, b.variant, b.counts) for b in cells)):
-                tested.ratio.add(assigned, known)
+        for begin, end in pieces(tested.until, until, until):
+            cells = await self._store.series(name, since=begin, until=end, step=BUCKET_S, histograms=False)
+            if cells:
+                probabilities = await self._probabilities(name, min(cell.epoch for cell in cells))
+                await asyncio.to_thread(_add, tested.ratio, probabilities, cells)
+            tested.until = end
         return tested.ratio
 
     async def _by_unit(self, name: str, route: RouteConfig) -> SampleRatio:
@@ -131,7 +138,8 @@ class Ratios:
             if found:
                 tested.news = True
                 each = [(s.mix, s.epoch, s.assigned) for s in found]
-                await asyncio.to_thread(tested.test.add, each, await self._probabilities(name))
+                probabilities = await self._probabilities(name, min(s.epoch for s in found))
+                await asyncio.to_thread(tested.test.add, each, probabilities)
             tested.until = end
         if self._clock() - tested.kept >= (KEPT_S if tested.news else IDLE_S):
             await self._keep(name, tested)
@@ -192,13 +200,13 @@ def _written(tested: _Units) -> str:
     return json.dumps(kept)
 
 
-def _by_epoch(
-    probabilities: Probabilities, cells: Iterable[tuple[int, str, Counts]]
-) -> Iterable[tuple[Mapping[str, float], Mapping[str, float]]]:
-    """(probabilities, assigned by variant) of each epoch whose allocation is known."""
+def _add(ratio: SampleRatio, probabilities: Probabilities, cells: list[Bucket]) -> None:
+    """Add what was assigned in each epoch whose allocation is known. Empties ``cells``: this thread frees them."""
     assigned: dict[int, dict[str, float]] = {}
-    for epoch, variant, counts in cells:
-        if epoch in probabilities:
-            of_epoch = assigned.setdefault(epoch, {})
-            of_epoch[variant] = of_epoch.get(variant, 0.0) + counts.assigned
-    return [(probabilities[epoch], found) for epoch, found in sorted(assigned.items())]
+    for cell in cells:
+        if cell.epoch in probabilities:
+            of_epoch = assigned.setdefault(cell.epoch, {})
+            of_epoch[cell.variant] = of_epoch.get(cell.variant, 0.0) + cell.counts.assigned
+    cells.clear()
+    for epoch, found in sorted(assigned.items()):
+        ratio.add(found, probabilities[epoch])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import lcm
 from random import Random
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 
 from gateway.ingest.comparable import periods
 from gateway.ingest.evidence import all_buckets, of_buckets
-from gateway.ingest.remembered import Remembered, spans, spans_of_all
+from gateway.ingest.remembered import MAX_CELLS, Remembered, pieces, spans, spans_of_all
 from gateway.record.events import Outcome
 from gateway.state.base import Bucket, Retention
+from gateway.state.folding import cell_width
 from gateway.state.store import Store
 from gateway.state.tally import KEPT_CHANGES
 from policies.sequential.design_based import Periods
@@ -27,12 +29,13 @@ class Counting:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.read = 0
+        self.read = self.largest = 0
         self.changed_cells = store.changed_cells
 
     async def series(self, route: str, **limits: Any) -> list[Bucket]:
         found = await self._store.series(route, **limits)
         self.read += len(found)
+        self.largest = max(self.largest, len(found))
         return found
 
 
@@ -102,12 +105,28 @@ async def test_only_what_changed_is_read(store: Store) -> None:
     await store.append(old)
     remembered, counting = Remembered(_as_is), Counting(store)
     assert len(await _remembered(remembered, counting, now)) == counting.read == 360
+    assert counting.largest <= MAX_CELLS, "thousands together hold up the event loop"
     counting.read = 0
     await _remembered(remembered, counting, now)
     await store.append([outcome(now, epoch=400)])
     await store.reward([reward(of=old[100])])
     assert len(await _remembered(remembered, counting, now)) == 361
     assert counting.read <= 3 + 4 + 4, "its minute and the newest one, and the newest one twice"
+
+
+@pytest.mark.parametrize("step", [10.0, 70.0, 240.0, 3600.0])
+@pytest.mark.parametrize("age", [5.0, 7000.0, 7300.0, 3 * DAY, 100 * DAY, T0])
+def test_pieces_are_few_cells_and_together_all(step: float, age: float) -> None:
+    now = T0 + 1234.0
+    since, until = now - age, now // step * step
+    found = list(pieces(since, until, now, step))
+    assert [begin for begin, _ in found[1:]] == [end for _, end in found[:-1]]
+    assert [found[0][0], found[-1][1]] == [since, until] if found else until <= since
+    for begin, end in found:
+        coarse, fine = cell_width(now - begin), cell_width(now - end)
+        assert end == until or (end % step == 0 and end % coarse == 0), "within a cell"
+        shortest = lcm(int(step), coarse) / fine
+        assert now - begin >= 90 * DAY or (end - begin) / fine <= max(MAX_CELLS, shortest)
 
 
 async def test_versions_that_are_not_known_change_all(store: Store) -> None:
