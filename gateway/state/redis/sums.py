@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import fsum
-from typing import Final
+from typing import Final, TypeVar
 
 from gateway.state.base import Bucket, Counts
 from gateway.state.exact import ExactSums, Expansion
@@ -19,8 +19,10 @@ from gateway.state.tally import KEPT_CHANGES, start_of
 from gateway.state.units import SEGMENT, metric_of
 from policies.types import RewardSums
 
+T = TypeVar("T")
 Fields = dict[bytes, bytes]
 _NONE: Final = RewardSums()
+_NO_CELLS: Final[Mapping[tuple[str, str], list[bytes]]] = {}
 ALL = "all"
 """The bucket that holds the sum of all others."""
 _READ_CELLS: Final = Script.load("read_cells")
@@ -31,7 +33,7 @@ MAX_CELLS_PER_CALL: Final = 2000
 _CELL: Final = struct.Struct("<IHI")
 
 
-async def buckets(
+async def _packed(
     link: Link,
     route: str,
     letter: str,
@@ -40,10 +42,10 @@ async def buckets(
     *,
     heads: bool = False,
     segments: bool = False,
-) -> list[tuple[int, Fields]]:
-    """Start and cells of each bucket, oldest first; ``letter``: c(ounts), s(ums); ``heads``: counts alone, without
-    histograms; ``segments``: sums of each segment, instead of all. The cells of many come in one string: the event loop
-    would parse thousands of replies."""
+) -> list[bytes]:
+    """The cells of all buckets, oldest first, for `_unpacked`; ``letter``: c(ounts), s(ums); ``heads``: counts alone,
+    without histograms; ``segments``: sums of each segment, instead of all. The cells of many come in one string: the
+    event loop would parse thousands of replies."""
     low = "-inf" if since is None else str(start_of(since))
     high = "+inf" if until is None else f"({until!r}"
     packed: list[bytes] = []
@@ -53,11 +55,13 @@ async def buckets(
         cells, last = await link.run(_READ_CELLS, link.of_route(route), *what)
         packed.append(cells)
         low = f"({_text(last)}" if last else ""
-    return await asyncio.to_thread(_unpacked, b"".join(packed))
+    return packed
 
 
-def _unpacked(packed: bytes) -> list[tuple[int, Fields]]:
-    """What `read_cells.lua` packed."""
+def _unpacked(parts: Sequence[bytes]) -> list[tuple[int, Fields]]:
+    """Start and cells of each bucket that `read_cells.lua` packed. Of months, this takes a second: call it in a
+    thread."""
+    packed = b"".join(parts)
     found: dict[int, Fields] = {}
     at = 0
     while at < len(packed):
@@ -76,6 +80,10 @@ def as_fields(reply: object) -> Fields:
     return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
+Cells = dict[tuple[str, str], list[bytes]]
+"""By variant and metric."""
+
+
 async def _cells(
     link: Link,
     route: str,
@@ -83,17 +91,23 @@ async def _cells(
     since: float | None,
     until: float | None,
     epoch: int | None,
+    make: Callable[[Cells], T],
     *,
     heads: bool = False,
     segments: bool = False,
-) -> dict[tuple[str, str], list[bytes]]:
-    """By variant and metric, all cells that the limits let through."""
+) -> T:
+    """What ``make`` returns of all cells that the limits let through; it runs in a thread."""
     if since is None and until is None and epoch is None:
-        groups = [as_fields(await link.command("HGETALL", f"{link.of_route(route)}:{letter}:{ALL}"))]
-    else:
-        each = await buckets(link, route, letter, since, until, heads=heads, segments=segments)
-        groups = [fields for _, fields in each]
-    found: dict[tuple[str, str], list[bytes]] = {}
+        every = as_fields(await link.command("HGETALL", f"{link.of_route(route)}:{letter}:{ALL}"))
+        return await asyncio.to_thread(lambda: make(_by_key([every], None, segments)))
+    parts = await _packed(link, route, letter, since, until, heads=heads, segments=segments)
+    return await asyncio.to_thread(
+        lambda: make(_by_key([fields for _, fields in _unpacked(parts)], epoch, segments))
+    )
+
+
+def _by_key(groups: Iterable[Fields], epoch: int | None, segments: bool) -> Cells:
+    found: Cells = {}
     for fields in groups:
         for field, cell in fields.items():
             of_epoch, variant, metric = cell_parts(field)
@@ -102,36 +116,40 @@ async def _cells(
     return dict(sorted(found.items()))
 
 
-Cells = dict[tuple[str, str], list[bytes]]
-
-
 async def _before(
-    link: Link, route: str, letter: str, until: float, *, segments: bool = False
-) -> tuple[Cells, Cells]:
-    """What makes up all that was before ``until``: the totals, and what is to be taken from them. There are
-    thousands of old buckets, and few that are new."""
+    link: Link,
+    route: str,
+    letter: str,
+    until: float,
+    make: Callable[[Cells, Cells], T],
+    *,
+    segments: bool = False,
+) -> T:
+    """What ``make`` returns, in a thread, of what makes up all that was before ``until``: the totals, and what is to be
+    taken from them. There are thousands of old buckets, and few that are new."""
     base = link.of_route(route)
     starts = await link.command("ZRANGEBYSCORE", f"{base}:cells", until, "+inf")
     keys = [ALL, *(str(int(start)) for start in starts)]
-    found = await link.commands([("HGETALL", f"{base}:{letter}:{key}") for key in keys])
-    total, newer = Cells(), Cells()
-    for place, reply in enumerate(found):
-        for field, cell in as_fields(reply).items():
-            _, variant, metric = cell_parts(field)
-            if (SEGMENT in metric) == segments:
-                (newer if place else total).setdefault((variant, metric), []).append(cell)
-    return dict(sorted(total.items())), newer
+    total, *newer = await link.commands([("HGETALL", f"{base}:{letter}:{key}") for key in keys])
+    return await asyncio.to_thread(
+        lambda: make(
+            _by_key([as_fields(total)], None, segments), _by_key(map(as_fields, newer), None, segments)
+        )
+    )
 
 
 async def decided(
     link: Link, route: str, since: float | None, until: float | None, epoch: int | None
 ) -> dict[str, tuple[int, int, int]]:
     """Assigned, those whose response was seen, and errors, by variant."""
-    newer: Cells = {}
     if since is None and epoch is None and until is not None:
-        cells, newer = await _before(link, route, "c", until)
-    else:
-        cells = await _cells(link, route, "c", since, until, epoch, heads=True)
+        return await _before(link, route, "c", until, _decided)
+    return await _cells(link, route, "c", since, until, epoch, _decided, heads=True)
+
+
+def _decided(
+    cells: Cells, newer: Mapping[tuple[str, str], list[bytes]] = _NO_CELLS
+) -> dict[str, tuple[int, int, int]]:
     made = {}
     for key, found in cells.items():
         assigned, seen, errors = _sum_decided(found)
@@ -149,10 +167,10 @@ def _sum_decided(cells: Sequence[bytes]) -> tuple[int, int, int]:
 async def counts(
     link: Link, route: str, since: float | None, until: float | None, epoch: int | None
 ) -> dict[str, Counts]:
-    cells = await _cells(link, route, "c", since, until, epoch)
-    return await asyncio.to_thread(
-        lambda: {variant: unpack_counts(found) for (variant, _), found in cells.items()}
-    )
+    def make(cells: Cells) -> dict[str, Counts]:
+        return {variant: unpack_counts(found) for (variant, _), found in cells.items()}
+
+    return await _cells(link, route, "c", since, until, epoch, make)
 
 
 async def reward_sums(
@@ -163,11 +181,14 @@ async def reward_sums(
     epoch: int | None,
     segments: bool = False,
 ) -> dict[tuple[str, str], RewardSums]:
-    newer: Cells = {}
     if since is None and epoch is None and until is not None:
-        cells, newer = await _before(link, route, "s", until, segments=segments)
-    else:
-        cells = await _cells(link, route, "s", since, until, epoch, segments=segments)
+        return await _before(link, route, "s", until, _reward_sums, segments=segments)
+    return await _cells(link, route, "s", since, until, epoch, _reward_sums, segments=segments)
+
+
+def _reward_sums(
+    cells: Cells, newer: Mapping[tuple[str, str], list[bytes]] = _NO_CELLS
+) -> dict[tuple[str, str], RewardSums]:
     summed = {key: summed_up(found, newer.get(key, ())) for key, found in cells.items()}
     return {key: sums for key, sums in summed.items() if sums.count}
 
@@ -199,17 +220,13 @@ async def series(
     segments: bool = False,
 ) -> list[Bucket]:
     """Oldest first, then by variant and epoch."""
-    counts = await buckets(link, route, "c", since, until, heads=not histograms)
-    rewards = await buckets(link, route, "s", since, until, segments=segments)
-    return await asyncio.to_thread(
-        _series, counts, rewards, int(step), epochs
-    )  # of months, this takes a second
+    counts = await _packed(link, route, "c", since, until, heads=not histograms)
+    rewards = await _packed(link, route, "s", since, until, segments=segments)
+    return await asyncio.to_thread(_series, counts, rewards, int(step), epochs)
 
 
-def _series(
-    counts: Sequence[tuple[int, Fields]], rewards: Sequence[tuple[int, Fields]], width: int, epochs: Grouping
-) -> list[Bucket]:
-    outcomes, sums = _by_bucket(counts, width), _by_bucket(rewards, width)
+def _series(counts: Sequence[bytes], rewards: Sequence[bytes], width: int, epochs: Grouping) -> list[Bucket]:
+    outcomes, sums = _by_bucket(_unpacked(counts), width), _by_bucket(_unpacked(rewards), width)
     under = read_under(
         epochs,
         ((start, epoch, variant, *unpack_shares(cell)) for start, epoch, variant, _, cell in outcomes),
