@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -81,6 +81,7 @@ def periods(
     *,
     errors_since: float = 0.0,
     adjusted: Mapping[str, str] = UNADJUSTED,
+    by_unit: Collection[str] = (),
 ) -> Periods:
     """The periods of constant propensities: what one epoch did in one bucket of time.
 
@@ -90,14 +91,16 @@ def periods(
 
     ``units``: what is known of units that the buckets do not tell: those that came before, and failures by unit
     (`policies.sequential.unit_outcomes`), which are known of decisions since ``errors_since``. ``adjusted``: metrics
-    whose covariate is wanted too (`gateway.compile.plans.adjustments`).
+    whose covariate is wanted too (`gateway.compile.plans.adjustments`). ``by_unit``: metrics whose values are of units,
+    for a part of the buckets, which may not tell.
     """
     cells: dict[tuple[float, int], list[RewardedBucket]] = defaultdict(list)
     for bucket in buckets:
         cells[bucket.start, bucket.epoch].append(bucket)
     one_by_one = {
         m for cell in cells.values() for b in cell for m, r in b.rewards.items() if r.weighted.y.count
-    } | {metric for _, metric in units}
+    }
+    one_by_one.update(by_unit, (metric for _, metric in units))
     found: list[Period] = []
     for cell in cells.values():
         decided = sum(bucket.counts.assigned for bucket in cell)

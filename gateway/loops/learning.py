@@ -24,6 +24,7 @@ from gateway.ingest.evidence import (
     Metric,
     RewardedBucket,
     by_time,
+    joined,
     observations,
     of_buckets,
     over_time,
@@ -100,8 +101,9 @@ class Learning:
         """By route: the observations, and the version of the rewards and the metrics that they were read for."""
         self._aged: dict[str, _Aged] = {}
         self._units = OutcomesByUnit(store, clock, max_look_s=MAX_UNITS_S)
-        self._parts: dict[str, tuple[Mapping[str, Metric], Remembered[Periods]]] = {}
-        """By route: the metrics, and the periods that the stop rule compares by, a span of time at a time."""
+        self._parts: dict[str, tuple[object, Remembered[Periods]]] = {}
+        """By route: the metrics, those with values of units, and the periods that the stop rule compares by, a span of
+        time at a time."""
         self._compared: dict[str, tuple[Plan, float, Periods]] = {}
         """By route: the plan, when they were read, and the periods that the stop rule compares by."""
 
@@ -200,31 +202,38 @@ class Learning:
         """
         now, known = self._clock(), self._compared.get(look.name)
         if known is None or known[0] != plan or not now - STOP_RULE_S < known[1] <= now:
-            metrics, sticky = look.metrics(plan), look.document.routes[look.name].unit is not None
-            units: Mapping[tuple[str, str], PairSums] = {}
-            zeros = any(m.missing == "zero" for m in metrics.values())
-            if sticky and zeros:
-                outcomes = await self._units.read(look.name, 0.0)
-                if outcomes is None:
-                    return None
-                units = await asyncio.to_thread(outcomes.failures)
-            found = None if sticky or zeros else await self._of_requests(look.name, metrics, now)
-            if found is None or found.of_units:  # those of before, when units were sticky
-                buckets = await over_time(self._store, look.name, metrics, now=now, histograms=False)
-                found = await asyncio.to_thread(_periods, buckets, units)
+            metrics = look.metrics(plan)
+            zeros = any(metric.missing == "zero" for metric in metrics.values())
+            found = await (self._with_missing if zeros else self._of_values)(look, metrics, now)
+            if found is None:
+                return None
             known = self._compared[look.name] = plan, now, found
         return known[2]
 
-    async def _of_requests(self, name: str, metrics: Mapping[str, Metric], now: float) -> Periods:
-        """The periods of values of requests, of which only those that changed are read."""
-        known = self._parts.get(name)
-        if known is None or known[0] != metrics:
+    async def _with_missing(self, look: Look, metrics: Mapping[str, Metric], now: float) -> Periods | None:
+        """The periods where missing values count as zero: all are read, since their number changes at the ends of
+        windows; None while the record of units is being read."""
+        units: Mapping[tuple[str, str], PairSums] = {}
+        if look.document.routes[look.name].unit is not None:
+            outcomes = await self._units.read(look.name, 0.0)
+            if outcomes is None:
+                return None
+            units = await asyncio.to_thread(outcomes.failures)
+        buckets = await over_time(self._store, look.name, metrics, now=now, histograms=False)
+        return await asyncio.to_thread(_periods, buckets, units)
+
+    async def _of_values(self, look: Look, metrics: Mapping[str, Metric], now: float) -> Periods:
+        """The periods where nothing counts as zero: only those that changed are read."""
+        totals = joined(await self._store.reward_sums(look.name))
+        by_unit = frozenset(metric for (_, metric), one in totals.items() if one.weighted.y.count)
+        known = self._parts.get(look.name)
+        if known is None or known[0] != (metrics, by_unit):
 
             def made(buckets: list[Bucket], step: float) -> Periods:
-                return periods(of_buckets(buckets, metrics, now=now, step=step))
+                return periods(of_buckets(buckets, metrics, now=now, step=step), by_unit=by_unit)
 
-            known = self._parts[name] = metrics, Remembered(made)
-        parts = await known[1].read(self._store, name, spans_of_all(now), now=now)
+            known = self._parts[look.name] = (metrics, by_unit), Remembered(made)
+        parts = await known[1].read(self._store, look.name, spans_of_all(now), now=now)
         return await asyncio.to_thread(Periods.joined, parts)
 
     # Bandits with features: all work on numbers is done in threads --------------------------------------

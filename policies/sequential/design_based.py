@@ -227,7 +227,7 @@ class Periods:
 
     @classmethod
     def joined(cls, parts: Sequence[Periods]) -> Periods:
-        """Return the periods of all ``parts``, one part after the other; no values of units are in them."""
+        """Return the periods of all ``parts``, one part after the other."""
         found, parts = cls(()), [part for part in parts if part._never.size]
         for variant in dict.fromkeys(variant for part in parts for variant in part._propensity):
             columns = [part._propensity.get(variant, part._never) for part in parts]
@@ -238,11 +238,6 @@ class Periods:
         found._units = [units for part in parts for units in part._units]
         found._never = np.zeros(len(found._units))
         return found
-
-    @property
-    def of_units(self) -> bool:
-        """Whether values of units are there one by one."""
-        return any(self._units)
 
     def first(self, count: int) -> Periods:
         """Return the first ``count`` of the periods, without a copy."""

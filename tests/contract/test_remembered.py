@@ -142,22 +142,29 @@ async def test_versions_that_are_not_known_change_all(store: Store) -> None:
         assert (await store.changed_cells("digits", since=unknown))[1] is None
 
 
-async def test_periods_of_parts_are_those_of_the_whole(store: Store) -> None:
+@pytest.mark.parametrize("period", ["", "all"])
+async def test_periods_of_parts_are_those_of_the_whole(store: Store, period: str) -> None:
     chance, now = Random(3), T0 + 2 * HOUR
     made = [
         outcome(T0 + 20.0 * n, epoch=n // 3 + 1, assigned=(v := chance.choice(["v1", "v2", "v3"])), served=v)
         for n in range(360)
     ]
     await store.append(made)
-    await store.reward([reward(float(chance.random() < 0.5), of=one, metric=m) for one in made for m in "ab"])
+    rewards = [
+        reward(float(chance.random() < 0.5), of=one, metric=m, unit=n % 40, period=period)
+        for n, one in enumerate(made)
+        for m in "ab"
+    ]
+    await store.reward(rewards)
+    by_unit = frozenset("ab") if period else frozenset[str]()
 
     def make(buckets: Sequence[Bucket], step: float) -> Periods:
-        return periods(of_buckets(buckets, {}, now=now))
+        return periods(of_buckets(buckets, {}, now=now), by_unit=by_unit)
 
     parts = await Remembered(make).read(store, "digits", spans_of_all(now), now=now)
-    whole, joined = make(await _all(store, now), 10.0), Periods.joined(parts)
-    assert not joined.of_units
+    whole, joined = periods(of_buckets(await _all(store, now), {}, now=now)), Periods.joined(parts)
     for pair in (("v1", "v2"), ("v2", "v3")):
         assert joined.moved(*pair) == whole.moved(*pair)
         for metric in ("a", "b", "error_rate"):
+            assert joined.one_by_one(metric) == whole.one_by_one(metric) == (metric in by_unit)
             assert joined.weighted(metric, *pair) == whole.weighted(metric, *pair)
