@@ -46,7 +46,7 @@ ORDER: Mapping[str, str] = {
     "gateway.runtime": "gateway.errors",
     "gateway.http": "gateway.errors",
     "gateway.http2": "",
-    "gateway.config": "gateway.http policies",
+    "gateway.config": "gateway.runtime gateway.http policies",
     "gateway.auth": "gateway.errors gateway.http gateway.config",
     "gateway.record": "policies",
     "gateway.transport": "gateway.internal_errors gateway.http gateway.http2 policies",
@@ -70,9 +70,9 @@ ORDER: Mapping[str, str] = {
         "policies"
     ),
     "gateway.loops": (
-        "gateway.json_text gateway.errors gateway.internal_errors gateway.clock gateway.config gateway.auth "
-        "gateway.record gateway.transport gateway.telemetry gateway.dataplane gateway.state gateway.compile "
-        "gateway.ingest gateway.engines gateway.archive policies"
+        "gateway.json_text gateway.errors gateway.internal_errors gateway.clock gateway.runtime gateway.config "
+        "gateway.auth gateway.record gateway.transport gateway.telemetry gateway.dataplane gateway.state "
+        "gateway.compile gateway.ingest gateway.engines gateway.archive policies"
     ),
     "gateway.control": (
         "gateway.json_text gateway.errors gateway.clock gateway.build gateway.runtime gateway.http gateway.config "

@@ -7,17 +7,15 @@ text. Tags that construct objects and duplicate keys are refused; expansion by a
 
 from __future__ import annotations
 
-import gc
 import re
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from threading import Lock
 from typing import Any, Final
 
 import yaml
 
 from gateway.config.faults import MAX_FAULTS, Fault, KeyPath, render_path
+from gateway.runtime.collector import collector_paused
 
 MAX_CHARACTERS: Final = 1024 * 1024
 """Characters of a file."""
@@ -82,27 +80,7 @@ class Tree:
             path, key = path[:-1], True
 
 
-_PAUSING: Final = Lock()
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Collect no garbage while a large tree is built: each collection would hold up all threads for all of the tree.
-
-    One thread at a time: else a second one could turn the collector off after the first had turned it on again, and
-    leave it off.
-    """
-    with _PAUSING:
-        was_enabled = gc.isenabled()
-        gc.disable()
-        try:
-            yield
-        finally:
-            if was_enabled:
-                gc.enable()
-
-
-@_collector_paused()
+@collector_paused()
 def read(
     text: str, env: Mapping[str, str], allowed: Collection[str] | None = None
 ) -> tuple[Tree | None, list[Fault]]:

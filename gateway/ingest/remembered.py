@@ -13,6 +13,7 @@ from math import inf, lcm
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from gateway.ingest.evidence import HOUR_S, RECENT_S
+from gateway.runtime.collector import collector_paused
 from gateway.state.base import BUCKET_S, MAX_CLOCK_SKEW_S, Bucket
 from gateway.state.folding import LADDER, cell_width
 from gateway.state.store import AggregateStore
@@ -116,15 +117,16 @@ class Remembered(Generic[T]):
         known = {} if starts is None else await asyncio.to_thread(self._unchanged, starts, now)
         missing = [span for span in wanted if span not in known]
         for run in runs(missing, now):
-            buckets = await store.series(
-                route,
-                since=run[0].begin,
-                until=run[-1].end,
-                step=run[0].step,
-                epochs="alike",
-                histograms=False,
-            )
-            known.update(await asyncio.to_thread(self._made, run, buckets))
+            with collector_paused():
+                buckets = await store.series(
+                    route,
+                    since=run[0].begin,
+                    until=run[-1].end,
+                    step=run[0].step,
+                    epochs="alike",
+                    histograms=False,
+                )
+                known.update(await asyncio.to_thread(self._made, run, buckets))
         self._version, self._parts = version, {span: known[span] for span in wanted}
         return list(self._parts.values())
 

@@ -26,6 +26,7 @@ from gateway.loops.periodic import MAX_READ_SHARE
 from gateway.loops.rollout_evidence import capped_ranges
 from gateway.loops.unit_evidence import UnitEvidence
 from gateway.record.histogram import edges
+from gateway.runtime.collector import collector_paused
 from gateway.state.base import BUCKET_S, Bucket, Counts
 from gateway.state.store import EvidenceStore
 from policies.rollout.ejections import Ejections
@@ -162,19 +163,24 @@ class GuardrailEvidence:
         now, declared = self._clock() - SETTLED_S, reported(document, name)
         until = now // BUCKET_S * BUCKET_S
         for begin, end in pieces(watched.until, until, now):
-            buckets = await self._store.series(name, since=begin, until=end, step=BUCKET_S, epochs="alike")
-            watched.until = end
-            await asyncio.to_thread(_add_counts, watched.matched, baseline, buckets, now)
+            with collector_paused():
+                buckets = await self._store.series(
+                    name, since=begin, until=end, step=BUCKET_S, epochs="alike"
+                )
+                watched.until = end
+                await asyncio.to_thread(_add_counts, watched.matched, baseline, buckets, now)
         for metric, m in declared.items():
             step = _stretch(m.window) if m.missing == "ignore" else BUCKET_S
             edge, since = ended_before(now, m.window, step), watched.rewarded.get(metric, watched.since)
             moved = edge > since
             make = partial(_rewards, baseline, {metric: m}, now)
             for begin, end in pieces(since, edge, now, step):
-                buckets = await self._store.series(
-                    name, since=begin, until=end, step=step, epochs="alike", histograms=False
-                )
-                watched.matched = _joined([watched.matched, await asyncio.to_thread(make, buckets, step)])
+                with collector_paused():
+                    buckets = await self._store.series(
+                        name, since=begin, until=end, step=step, epochs="alike", histograms=False
+                    )
+                    found = await asyncio.to_thread(make, buckets, step)
+                watched.matched = _joined([watched.matched, found])
                 watched.rewarded[metric] = since = end
             fresh = watched.fresh.get(metric)
             if m.missing != "ignore":

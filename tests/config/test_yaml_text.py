@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import threading
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,9 @@ from gateway.config.yaml_text import (
     MAX_DEPTH,
     MAX_SECRET_BYTES,
     MAX_VALUES,
-    _collector_paused,
     read,
 )
+from gateway.runtime.collector import collector_paused
 
 
 def data_of(text: str, env: dict[str, str] | None = None) -> object:
@@ -234,34 +233,19 @@ def test_no_garbage_collection_holds_up_other_threads_meanwhile(text: str) -> No
     assert gc.isenabled()
 
 
-def test_of_two_readers_none_leaves_the_collector_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one would that looks while it is off for the other, and turns it off when the other has turned it on."""
-    looked, left = threading.Event(), threading.Event()
-
-    class Collector:
-        @staticmethod
-        def isenabled() -> bool:
-            found = gc.isenabled()
-            if threading.current_thread() is second:
-                looked.set()
-            return found
-
-        @staticmethod
-        def disable() -> None:
-            if threading.current_thread() is second:
-                left.wait(60)
-            gc.disable()
-
-        enable = gc.enable
-
-    second = threading.Thread(target=read, args=("a: 1", {}))
-    monkeypatch.setattr("gateway.config.yaml_text.gc", Collector)
-    with _collector_paused():
-        second.start()
-        looked.wait(0.5)  # it does not look while the first one reads
-    left.set()
-    second.join()
+def test_the_collector_is_off_until_the_last_pause_ends() -> None:
+    """Of threads and tasks that overlap, and as it was before."""
+    first, second = collector_paused(), collector_paused()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not gc.isenabled()
+    second.__exit__(None, None, None)
+    assert gc.isenabled()
+    gc.disable()
     try:
-        assert gc.isenabled()
+        with collector_paused():
+            pass
+        assert not gc.isenabled()
     finally:
         gc.enable()
