@@ -140,9 +140,8 @@ def envoy(port: int, action: str, rest: str, folder: Path, core: int) -> Child:
     return Child("envoy", words, cores=[core], log=folder / f"envoy{port}.log")
 
 
-def turnout(port: int, upstream: int, folder: Path, core: int, *, record: bool, compiled: bool) -> Child:
-    place = folder / f"turnout{port}"
-    place.mkdir()
+def configure(place: Path, port: int, upstream: int, *, record: bool) -> Path:
+    """The configuration file of a gateway that keeps its files in ``place``."""
     path = place / "turnout.yaml"
     values = {
         "@PORT@": port, "@DIR@": place, "@UPSTREAM@": upstream, "@RECORD@": "true" if record else "false"
@@ -151,6 +150,13 @@ def turnout(port: int, upstream: int, folder: Path, core: int, *, record: bool, 
     for name, value in values.items():
         text = text.replace(name, str(value))
     path.write_text(text)
+    return path
+
+
+def turnout(port: int, upstream: int, folder: Path, core: int, *, record: bool, compiled: bool) -> Child:
+    place = folder / f"turnout{port}"
+    place.mkdir()
+    path = configure(place, port, upstream, record=record)
     words, env = python("gateway.cli") if compiled else ([sys.executable, "-m", "gateway.cli"], {})
     words = [*words, "run", "--config", str(path)]
     return Child("turnout", words, cores=[core], log=place / "log", env=env)

@@ -189,25 +189,30 @@ class StreamConnection(Connection):
             self._stream.hold(full=False)
 
     def abandon(self) -> None:
-        self.handler = None
-        if not self.closed:
-            self.closed = True
-            if self._stream is not None:
-                if self._silent and perf_counter() - self._started > MIN_SILENCE_S:
-                    self._session.retire()
-                self._stream.reset(CANCEL)
-                self._session.flush_soon()
+        stream = self._stream
+        self._release()
+        if stream is not None:
+            if self._silent and perf_counter() - self._started > MIN_SILENCE_S:
+                self._session.retire()
+            stream.reset(CANCEL)
+            self._session.flush_soon()
 
     @property
     def _silent(self) -> bool:
         """Whether no byte came on the connection since the request was sent."""
         return self._session.heard_at < self._started
 
+    def _release(self) -> ResponseHandler | None:
+        """The request and its stream have done with each other: no cycle is left for the collector."""
+        handler, self.handler = self.handler, None
+        self._stream = None
+        self.closed = True
+        return handler
+
     # Called by the stream ---------------------------------------------------------------------------
     def on_connection_lost(self, *, head_done: bool) -> None:
         """The connection has ended; perhaps it was closed while it was idle, before the request reached it."""
-        handler, self.handler = self.handler, None
-        self.closed = True
+        handler = self._release()
         if handler is not None:
             code = "backend_truncated" if head_done else "backend_reset"
             race = self._silent and self._session.served > 0
@@ -215,15 +220,12 @@ class StreamConnection(Connection):
 
     def take_handler(self) -> ResponseHandler | None:
         """The response is over."""
-        handler, self.handler = self.handler, None
-        self.closed = True
         self._session.served += 1
-        return handler
+        return self._release()
 
     def fail(self, detail: str, head_done: bool, *, unread: bool = False, protocol: bool = False) -> None:
         """No whole response will come. ``unread``: the backend has not acted on the request."""
-        handler, self.handler = self.handler, None
-        self.closed = True
+        handler = self._release()
         self.unread = unread
         if handler is not None:
             code = "backend_truncated" if head_done else "backend_protocol" if protocol else "backend_reset"

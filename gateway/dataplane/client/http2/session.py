@@ -67,7 +67,7 @@ class Session(Connection):
             raise StreamFault(PROTOCOL_ERROR, fields.fault)
         now = protocol.now
         stream = RequestStream(self, stream_id)
-        stream.client = client = StreamClient(protocol, stream, now)
+        client = StreamClient(protocol, stream, now)
         stream.expected = fields.length
         self.adopt(stream)
         if protocol.surplus:
@@ -95,9 +95,10 @@ class Session(Connection):
 
     def check(self, now: float) -> None:
         """End the streams that take too long."""
+        timeout = self.protocol.runtime.snapshot.limits.write_timeout
         for stream in tuple(self.streams.values()):
             if isinstance(stream, RequestStream):
-                stream.check(now)
+                stream.check(now, timeout)
         self.flush()
 
     def cut_short(self) -> None:

@@ -123,11 +123,12 @@ class StreamClient(ClientConnection):
 
 
 class RequestStream(Stream):
-    """A stream that a client opened."""
+    """A stream that a client opened.
 
-    __slots__ = ("_sent_before", "_taken_at", "body", "client", "last_read", "request")
+    Only its request refers to the `StreamClient`, which refers to the stream: no cycle is left for the collector.
+    """
 
-    client: StreamClient
+    __slots__ = ("_sent_before", "_taken_at", "body", "last_read", "request")
 
     def __init__(self, connection: StreamOwner, stream_id: int) -> None:
         super().__init__(connection, stream_id)
@@ -147,7 +148,7 @@ class RequestStream(Stream):
         if isinstance(request, Refusal):
             request.refuse(request.error)  # a reset ends the body; there is no need to read it
         elif request.head.expects_continue:
-            self.client.send_interim(100, [])
+            request.client.send_interim(100, [])
 
     # What arrives -----------------------------------------------------------------------------------
     def on_data(self, data: bytes) -> None:
@@ -174,30 +175,29 @@ class RequestStream(Stream):
 
     def on_reset(self, code: int) -> None:
         request, self.request = self.request, None
-        self.client.lost = True
         if request is not None:
+            request.client.lost = True
             request.client_lost()
 
     # Responses --------------------------------------------------------------------------------------
     def on_blocked(self) -> None:
-        if not self.client.write_paused:
-            self.client.write_paused = True
-            if self.request is not None:
-                self.request.pause_response()
+        request = self.request
+        if request is not None and not request.client.write_paused:
+            request.client.write_paused = True
+            request.pause_response()
 
     def on_drained(self) -> None:
-        if self.client.write_paused:
-            self.client.write_paused = False
-            if self.request is not None:
-                self.request.resume_response()
+        request = self.request
+        if request is not None and request.client.write_paused:
+            request.client.write_paused = False
+            request.resume_response()
 
     # Time -------------------------------------------------------------------------------------------
-    def check(self, now: float) -> None:
+    def check(self, now: float, write_timeout: float) -> None:
         """End what takes too long. Called about once a second."""
-        limits = self.client.snapshot.limits
         if not self.blocked or self.sent > self._sent_before:
             self._sent_before, self._taken_at = self.sent, now
-        elif now - self._taken_at > limits.write_timeout:
+        elif now - self._taken_at > write_timeout:
             self.reset(CANCEL)
             self.on_reset(CANCEL)
             return
@@ -211,7 +211,7 @@ class RequestStream(Stream):
         if self.held:  # the client is not slow: its bytes have no taker
             self.body.since += now - self.last_read
             self.last_read = now
-        elif self.body.too_slow(now, self.last_read, limits):
+        elif self.body.too_slow(now, self.last_read, request.client.snapshot.limits):
             self._refuse(request, TurnoutError("request_timeout"))
 
     def _refuse(self, request: PipelinedRequest, error: TurnoutError) -> None:
