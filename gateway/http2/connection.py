@@ -32,12 +32,12 @@ class Connection(ConnectionBase):
         "_buffer",
         "_continuations",
         "_decoder",
-        "_first",
         "_greeted",
         "_grown",
         "_now",
         "_partial_since",
         "_touched",
+        "awaits_head",
     )
 
     def __init__(self, limits: Limits, *, client: bool) -> None:
@@ -51,8 +51,8 @@ class Connection(ConnectionBase):
         self._continuations = 0
         self._greeted = client
         """Whether the client's preface was read."""
-        self._first = True
-        """No frame was read yet."""
+        self.awaits_head = True
+        """Whether the preface, the first frame or a header block is incomplete."""
         self._grown = False
         """Whether a window of the peer has grown since pending data was last sent."""
         self._touched: dict[Stream, None] = {}
@@ -123,11 +123,6 @@ class Connection(ConnectionBase):
         else:
             self.flush()
 
-    @property
-    def awaits_head(self) -> bool:
-        """Whether the preface, the first frame or a header block is incomplete."""
-        return self._first or self._block is not None
-
     def frame_is_late(self, since: float) -> bool:
         """Whether the first bytes of an incomplete frame came before ``since``; streams time their bodies."""
         if not self._partial_since or self._partial_since >= since:
@@ -150,25 +145,26 @@ class Connection(ConnectionBase):
             start = place + HEADER_BYTES
             if start > size:
                 break
-            high, low, kind, flags, stream_id = parse_header(data, place)
-            length = high << 8 | low
+            word, flags, stream_id = parse_header(data, place)
+            length, kind = word >> 8, word & 0xFF
             if length > MAX_FRAME_BYTES:
                 raise ConnectionFault(FRAME_SIZE_ERROR, "a frame is too large")
-            if self._first and (kind != frames.SETTINGS or flags & frames.ACK):
-                raise ConnectionFault(PROTOCOL_ERROR, "the first frame is not SETTINGS")
-            if start + length > size:
-                break
-            self._first = False
             stream_id &= MAX_WINDOW
-            if self._block is not None and (kind != frames.CONTINUATION or stream_id != self._block_stream):
-                raise ConnectionFault(PROTOCOL_ERROR, "a frame within a header block")
-            place = start + length
-            payload = data[start:place]
+            if self.awaits_head:
+                self._check_order(kind, flags, stream_id)
+            end = start + length
+            if end > size:
+                break
+            self.awaits_head = False
+            place = end
+            payload = data[start:end]
+            turn -= 1
             try:
-                turn -= 1 if kind == DATA else 1 + length // UNIT_BYTES
                 if kind == DATA:
                     self._on_data(flags, stream_id, payload)
-                elif kind == HEADERS:
+                    continue
+                turn -= length // UNIT_BYTES
+                if kind == HEADERS:
                     self._on_headers(flags, stream_id, payload)
                 else:
                     self._on_other(kind, flags, stream_id, payload)
@@ -176,6 +172,14 @@ class Connection(ConnectionBase):
                 self._fail_stream(stream_id, fault)
         self.behind = turn <= 0
         return place
+
+    def _check_order(self, kind: int, flags: int, stream_id: int) -> None:
+        """Only SETTINGS may come first, and only the rest of a header block within it."""
+        if self._block is None:
+            if kind != frames.SETTINGS or flags & frames.ACK:
+                raise ConnectionFault(PROTOCOL_ERROR, "the first frame is not SETTINGS")
+        elif kind != frames.CONTINUATION or stream_id != self._block_stream:
+            raise ConnectionFault(PROTOCOL_ERROR, "a frame within a header block")
 
     def _on_other(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         if kind == frames.CONTINUATION:
@@ -245,6 +249,7 @@ class Connection(ConnectionBase):
         if flags & frames.END_HEADERS:
             self._on_block(stream_id, payload, end=bool(flags & frames.END_STREAM))
             return
+        self.awaits_head = True
         self._block = [payload]
         self._block_stream = stream_id
         self._block_flags = flags
@@ -258,7 +263,8 @@ class Connection(ConnectionBase):
         self._continuations += 1
         if self._continuations > MAX_CONTINUATIONS or sum(map(len, block)) > self.limits.max_list_bytes:
             raise ConnectionFault(ENHANCE_YOUR_CALM, "a header block is too large")
-        if flags & frames.END_HEADERS:
+        self.awaits_head = not flags & frames.END_HEADERS
+        if not self.awaits_head:
             self._block = None
             self._on_block(stream_id, b"".join(block), end=bool(self._block_flags & frames.END_STREAM))
 

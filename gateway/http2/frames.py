@@ -41,26 +41,26 @@ INITIAL_WINDOW_SIZE: Final = 0x4
 MAX_FRAME_SIZE: Final = 0x5
 MAX_HEADER_LIST_SIZE: Final = 0x6
 
-_HEADER: Final = Struct(">HBBBL")
-"""Length (high 16 bits, low 8), type, flags, stream."""
+_HEADER: Final = Struct(">LBL")
+"""Length (24 bits) and type (8), flags, stream."""
 parse_header: Final = _HEADER.unpack_from
-"""The five numbers at a place in bytes; the uppermost bit of the stream is reserved."""
-_WITH_WORD: Final = Struct(">HBBBLL")
+"""The three numbers at a place in bytes; the uppermost bit of the stream is reserved."""
+_WITH_WORD: Final = Struct(">LBLL")
 _SETTING: Final = Struct(">HL")
 _GOAWAY: Final = Struct(">LL")
 
 
 def header(length: int, kind: int, flags: int, stream: int) -> bytes:
     """The nine bytes before a payload of ``length`` bytes."""
-    return _HEADER.pack(length >> 8, length & 0xFF, kind, flags, stream)
+    return _HEADER.pack(length << 8 | kind, flags, stream)
 
 
 def rst_stream(stream: int, code: int) -> bytes:
-    return _WITH_WORD.pack(0, 4, RST_STREAM, 0, stream, code)
+    return _WITH_WORD.pack(4 << 8 | RST_STREAM, 0, stream, code)
 
 
 def window_update(stream: int, increment: int) -> bytes:
-    return _WITH_WORD.pack(0, 4, WINDOW_UPDATE, 0, stream, increment)
+    return _WITH_WORD.pack(4 << 8 | WINDOW_UPDATE, 0, stream, increment)
 
 
 def settings(values: Sequence[tuple[int, int]]) -> bytes:

@@ -23,7 +23,9 @@ RECV_END: Final = 2
 SEND_HEADERS: Final = 3
 SEND_DATA: Final = 4
 SEND_END: Final = 5
-RESET: Final = 6
+SEND_MESSAGE: Final = 6
+"""SEND_HEADERS and SEND_END."""
+RESET: Final = 7
 """RST_STREAM in either direction."""
 
 _REFUSED: Final = -1
@@ -32,12 +34,12 @@ _MISUSED: Final = -2
 # The lengths are left open: mypyc copies a tuple of a known length whenever it is indexed.
 TRANSITIONS: Final[tuple[tuple[int, ...], ...]] = (
     # RECV_HEADERS        RECV_DATA           RECV_END             SEND_HEADERS        SEND_DATA
-    # SEND_END            RESET
-    (OPEN, _MISUSED, _MISUSED, OPEN, _MISUSED, _MISUSED, _MISUSED),  # IDLE
-    (OPEN, OPEN, HALF_CLOSED_REMOTE, OPEN, OPEN, HALF_CLOSED_LOCAL, CLOSED),  # OPEN
-    (_REFUSED, _REFUSED, _REFUSED, HALF_CLOSED_REMOTE, HALF_CLOSED_REMOTE, CLOSED, CLOSED),
-    (HALF_CLOSED_LOCAL, HALF_CLOSED_LOCAL, CLOSED, _MISUSED, _MISUSED, _MISUSED, CLOSED),
-    (_REFUSED, _REFUSED, _REFUSED, _MISUSED, _MISUSED, _MISUSED, CLOSED),  # CLOSED
+    # SEND_END            SEND_MESSAGE        RESET
+    (OPEN, _MISUSED, _MISUSED, OPEN, _MISUSED, _MISUSED, HALF_CLOSED_LOCAL, _MISUSED),  # IDLE
+    (OPEN, OPEN, HALF_CLOSED_REMOTE, OPEN, OPEN, HALF_CLOSED_LOCAL, HALF_CLOSED_LOCAL, CLOSED),  # OPEN
+    (_REFUSED, _REFUSED, _REFUSED, HALF_CLOSED_REMOTE, HALF_CLOSED_REMOTE, CLOSED, CLOSED, CLOSED),
+    (HALF_CLOSED_LOCAL, HALF_CLOSED_LOCAL, CLOSED, _MISUSED, _MISUSED, _MISUSED, _MISUSED, CLOSED),
+    (_REFUSED, _REFUSED, _REFUSED, _MISUSED, _MISUSED, _MISUSED, _MISUSED, CLOSED),  # CLOSED
 )
 """The state after an event, by state and event (RFC 9113 5.1). Below zero: an error of the peer, or a misuse."""
 
@@ -260,14 +262,13 @@ class Stream:
             if size:
                 self.send_data(data, end=True)
             return
-        self.advance(SEND_HEADERS)
         self.sent += size
         self.send_window -= size
         connection.send_window -= size
         connection.earned(size, 1)
         head = frames.header(len(block), frames.HEADERS, frames.END_HEADERS, self.id)
         connection.send(head + block + frames.header(size, frames.DATA, frames.END_STREAM, self.id) + data)
-        self.advance(SEND_END)
+        self.advance(SEND_MESSAGE)
 
     def _has_room(self, size: int) -> bool:
         """Whether data of ``size`` bytes can be sent now."""

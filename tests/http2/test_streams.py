@@ -15,7 +15,7 @@ from tests.http2.raw import GOOD, HELLO, RST_STREAM, data, frame, headers, word
 def test_the_table_is_complete_and_ends() -> None:
     assert len(states.TRANSITIONS) == 5
     for row in states.TRANSITIONS:
-        assert len(row) == 7
+        assert len(row) == 8
         assert row[states.RESET] == states.CLOSED or row is states.TRANSITIONS[states.IDLE]
     assert all(after < 0 for after in states.TRANSITIONS[states.CLOSED][:-1])
 

@@ -87,7 +87,7 @@ class StreamClient(ClientConnection):
     def send_trailers(self, data: list[bytes], lines: bytes) -> None:
         self.send(data, bool(self._foreign))
         if self.stream.local_open and not self.lost:
-            self.stream.send_trailers(encode_lines(lines) + self._ids)
+            self.stream.send_trailers(REPEATED_LINES[lines] + self._ids)
             self.stream.connection.flush_soon()
 
     def _send_foreign(self, data: list[bytes], end: bool) -> None:
