@@ -240,6 +240,13 @@ def test_errors_of_the_gateway_are_statuses(channel: grpc.Channel) -> None:
     assert "x-decision-id" in dict(error.initial_metadata()) | dict(error.trailing_metadata())
 
 
+def test_a_client_of_several_addresses_names_them_all(rig: Rig) -> None:
+    with grpc.insecure_channel(
+        f"ipv4:127.0.0.1:{rig.port},127.0.0.1:{rig.port}", options=[OWN_CONNECTION]
+    ) as several:
+        assert call(several, "/test.Echo/Unary")[0] == b"one:hi"
+
+
 def test_a_deadline_is_passed_on_and_kept(channel: grpc.Channel) -> None:
     call(channel, "/test.Echo/Unary", timeout=60)
     assert 40 < ONE.seen[0]["left"] < 61

@@ -12,6 +12,8 @@ from gateway.http.grpc import is_grpc, parse_timeout
 from gateway.http2.fields import Field, RequestFields
 
 GRPC: Final = b"application/grpc"
+ADDRESS_SEPARATOR: Final = b","
+"""In the authority of a gRPC client that was given a list of addresses, such as ``ipv4:10.0.0.1:80,10.0.0.2:80``."""
 
 
 def fill(head: Head, fields: RequestFields, snapshot: Snapshot, *, end: bool) -> None:
@@ -48,6 +50,8 @@ def fill(head: Head, fields: RequestFields, snapshot: Snapshot, *, end: bool) ->
         head.take(KEEP, b"cookie", b"; ".join([field.value for field in cookies]))
     if fields.content_type.startswith(GRPC) and is_grpc(fields.content_type):
         head.grpc = True
+        if ADDRESS_SEPARATOR in head.host:
+            head.host = head.host.partition(ADDRESS_SEPARATOR)[0]
         if fields.timeout is not None:
             _take_timeout(head, fields.timeout)
     if not end and head.length < 0:
