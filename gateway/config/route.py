@@ -33,7 +33,7 @@ class MatchConfig(ConfigModel):
     """Conditions of a route: all must hold; the longest path wins, then the route with more conditions."""
 
     grpc: Annotated[str | None, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*(/[A-Za-z_][A-Za-z0-9_]*)?$")] = None
-    """``package.Service/Method`` or ``package.Service``: the same as ``path`` with a slash before it."""
+    """``package.Service/Method`` or ``package.Service``: as ``path`` with a slash before it, and POST alone."""
     path: Path = "/"
     """Prefix of whole path segments: /v2/models/a matches /v2/models/a/infer, but not /v2/models/ab."""
     host: Annotated[tuple[str, ...], OneOrMore] = ()
@@ -54,7 +54,7 @@ class MatchConfig(ConfigModel):
             path = "/" + value["grpc"]
             if value.get("path", path) != path:
                 raise ValueError("'grpc' and 'path' name different paths; write one of them")
-            return {**value, "path": path}
+            return {"methods": ["POST"], **value, "path": path}
         return value
 
 

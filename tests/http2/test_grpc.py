@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 
 from benchmarks.children import free_port
@@ -245,6 +246,11 @@ def test_a_client_of_several_addresses_names_them_all(rig: Rig) -> None:
         f"ipv4:127.0.0.1:{rig.port},127.0.0.1:{rig.port}", options=[OWN_CONNECTION]
     ) as several:
         assert call(several, "/test.Echo/Unary")[0] == b"one:hi"
+
+
+def test_only_post_reaches_a_service(rig: Rig) -> None:
+    """A gRPC server resets the stream of any other method, which would count as its failure."""
+    assert httpx.get(f"http://127.0.0.1:{rig.port}/test.Echo/Unary").status_code == 404
 
 
 def test_a_deadline_is_passed_on_and_kept(channel: grpc.Channel) -> None:
