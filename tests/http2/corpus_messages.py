@@ -214,6 +214,9 @@ def _targets() -> Iterator[Case]:
     yield Case(
         "authority: Host alone", HELLO + headers([METHOD, SCHEME, PATH, (b"host", b"gateway.test")]), "200"
     )
+    yield Case(
+        "authority: an empty Host", HELLO + headers([METHOD, SCHEME, PATH, (b"host", b"")]), "200", "400"
+    )
     yield Case("authority: the same Host", HELLO + headers([*GOOD, (b"host", b"gateway.test")]), "200")
 
 

@@ -50,8 +50,9 @@ def fill(head: Head, fields: RequestFields, snapshot: Snapshot, *, end: bool) ->
         head.take(KEEP, b"cookie", b"; ".join([field.value for field in cookies]))
     if fields.content_type.startswith(GRPC) and is_grpc(fields.content_type):
         head.grpc = True
-        if ADDRESS_SEPARATOR in head.host:
-            head.host = head.host.partition(ADDRESS_SEPARATOR)[0]
+        first = head.host.find(ADDRESS_SEPARATOR)
+        if first > 0:
+            head.host = head.host[:first]
         if fields.timeout is not None:
             _take_timeout(head, fields.timeout)
     if not end and head.length < 0:

@@ -45,7 +45,8 @@ class Session(Connection):
         )
         self.max_turn_frames = MAX_TURN_FRAMES
         self.protocol = protocol
-        self._host = b""
+        self._host: bytes | None = None
+        """A host that was checked."""
 
     def write(self, data: bytes) -> None:
         self.protocol.write(data)
