@@ -13,6 +13,7 @@ from gateway.http2.errors import (
     STREAM_CLOSED,
     ConnectionFault,
     StreamFault,
+    window_fault,
 )
 from gateway.http2.fields import trailer_fault
 from gateway.http2.frames import DATA, HEADER_BYTES, HEADERS, MAX_FRAME_BYTES, MAX_WINDOW, parse_header
@@ -319,7 +320,7 @@ class Connection(ConnectionBase):
         if stream_id == 0:
             self.send_window += increment
             if not increment or self.send_window > MAX_WINDOW:
-                raise _window_fault(increment)
+                raise window_fault(increment)
             return
         stream = self.streams.get(stream_id)
         if stream is None:
@@ -328,7 +329,7 @@ class Connection(ConnectionBase):
             return
         stream.send_window += increment
         if not increment or stream.send_window > MAX_WINDOW:
-            fault = _window_fault(increment)
+            fault = window_fault(increment)
             raise StreamFault(fault.code, fault.message)
 
     def _on_rst_stream(self, stream_id: int, payload: bytes) -> None:
@@ -398,9 +399,3 @@ class Connection(ConnectionBase):
         if self.client:
             self.closing = True
         self.on_goaway(last, int.from_bytes(payload[4:8], "big"))
-
-
-def _window_fault(increment: int) -> ConnectionFault:
-    if increment:
-        return ConnectionFault(FLOW_CONTROL_ERROR, "a window grows too large")
-    return ConnectionFault(PROTOCOL_ERROR, "WINDOW_UPDATE of zero")

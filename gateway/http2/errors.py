@@ -36,3 +36,10 @@ class StreamFault(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+def window_fault(increment: int) -> ConnectionFault:
+    """What is wrong with the ``increment`` of a WINDOW_UPDATE: zero, or too large."""
+    if increment:
+        return ConnectionFault(FLOW_CONTROL_ERROR, "a window grows too large")
+    return ConnectionFault(PROTOCOL_ERROR, "WINDOW_UPDATE of zero")
