@@ -157,8 +157,7 @@ class Connection(ConnectionBase):
             if end > size:
                 break
             self.awaits_head = False
-            place = end
-            payload = data[start:end]
+            payload, place = data[start:end], end
             turn -= 1
             try:
                 if kind == DATA:
