@@ -30,7 +30,7 @@ from benchmarks.usage import usage
 
 RATE: Final = 30.0
 """Requests per second over all routes; two of three get a reward."""
-WARM_UP_S, SETTLE_S = 20.0, 5.0
+WARM_UP_S, SETTLE_S = 20.0, 12.0
 SERIES_S: Final = 15.0
 """Seconds between two reads of the tail of the series."""
 CASES: Final = {
@@ -54,7 +54,7 @@ CANARY: Final = {
     "guardrails": GUARDRAILS,
 }
 SHADOW: Final = {"type": "shadow", "primary": "v1", "shadows": {"v2": "100%"}}
-KINDS: Final = {
+KINDS: Final[dict[str, tuple[int, dict[str, object]]]] = {
     "bandit": (5, {"policy": {"type": "bandit", "metric": "correct", "floor": "3%"}}),
     "sticky": (5, {"policy": CANARY, "unit": {"header": "x-user-id"}}),
     "canary": (5, {"policy": CANARY}),
@@ -80,7 +80,7 @@ class Seen:
 
 
 def main() -> None:
-    seconds, rounds = (float(word) for word in [*sys.argv[1:], "20", "4"][:2])
+    seconds, rounds = (float(word) for word in [*sys.argv[1:], "60", "2"][:2])
     with tempfile.TemporaryDirectory() as folder:
         backend, ports = plain.start(Path(folder), cores().backend)
         port, path = free_port(), Path(folder, "turnout.yaml")

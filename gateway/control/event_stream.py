@@ -83,11 +83,11 @@ class EventStream:
                 if task.done():
                     task.result()  # raises what ended it
                 found = await self._after(last)
-                for event, text in found:
-                    last = event.id
-                    if wanted(event):
-                        yield text
-                        sent_at = perf_counter()
+                if texts := [text for event, text in found if wanted(event)]:
+                    yield b"".join(texts)
+                    sent_at = perf_counter()
+                if found:
+                    last = found[-1][0].id
                 silent = perf_counter() - sent_at
                 if silent >= HEARTBEAT_S:
                     yield b": heartbeat\n\n"

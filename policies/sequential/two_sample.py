@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Protocol
 
 import numpy as np
@@ -250,10 +251,12 @@ def _least(martingale: MeanMartingale) -> float:
 _Pairs = tuple[Floats, Floats]
 
 
+@lru_cache(16)
 def _corners(baseline: MeanMartingale, candidate: MeanMartingale, level: float) -> tuple[_Pairs, _Pairs]:
     """The border of the region of pairs (baseline's mean, candidate's) that are not refuted, in two corners.
 
-    First where the candidate is low and the baseline high, then the other way round.
+    First where the candidate is low and the baseline high, then the other way round. Kept for a while: the ratio of a
+    pair is asked for after its difference.
     """
     b_room, c_room = level - _least(candidate), level - _least(baseline)
     low, high = _EDGE, 1 - _EDGE

@@ -92,6 +92,29 @@ async def test_a_view_is_made_once_for_all_and_by_nobody_when_all_have_left() ->
     assert made == before
 
 
+async def test_all_views_together_take_a_bounded_part_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five pages on five routes cost what one does: each is made less often."""
+    clock = 0.0
+
+    async def make() -> dict[str, float]:
+        nonlocal clock
+        clock += 0.03
+        return {"made": clock}
+
+    monkeypatch.setattr("gateway.control.views.perf_counter", lambda: clock)
+    views_ = Views()
+    watching = [views_.patches(f"route:{n}", make) for n in range(5)]
+    for one in watching:
+        await asyncio.wait_for(anext(one), 60)
+    assert views_._interval() == 1.0, "the first making fills caches"
+    views_.refresh("")
+    for one in watching:
+        await asyncio.wait_for(anext(one), 60)
+    assert views_._interval() == pytest.approx(80 * 5 * 0.03)
+    for one in watching:
+        await cast("AsyncGenerator[bytes]", one).aclose()
+
+
 def test_what_changes_all_the_time_is_no_change_by_itself() -> None:
     assert changes({"as_of": 1.0, "a": 1}, {"as_of": 2.0, "a": 1}) == {}
     assert changes({"as_of": 1.0, "a": 1}, {"as_of": 2.0, "a": 2}) == {"as_of": 2.0, "a": 2}
@@ -118,7 +141,7 @@ async def test_a_watcher_that_missed_a_step_gets_all_that_changed() -> None:
     async def make() -> Any:
         return next(made)
 
-    view = View(make, nested=True)
+    view = View(make, lambda: 1.0, nested=True)
     await view._step()
     first = view.current
     await view._step()

@@ -86,6 +86,7 @@ class Comparisons:
         self._by_unit = self._values_by_unit([n for n, m in declared.items() if m.missing == "zero"])
         self._evidence = {v: self._evidence_of(v, kinds) for v in variants}
         self._pairs: dict[tuple[str, str, str], Json] = {}
+        self._absolutes: dict[tuple[str, str, str], Json] = {}
         self._matched: dict[tuple[str, str, str], tuple[Evidence, Evidence]] = {}
         self._methods: dict[tuple[str, str, str], Method] = {}
 
@@ -174,9 +175,9 @@ class Comparisons:
         leader, last = order[0], order[-1]
         return {
             "leader": leader,
-            "leads": all(self._pair(metric, other, leader)["better"] is True for other in order[1:]),
+            "leads": all(self._absolute(metric, other, leader)["better"] is True for other in order[1:]),
             "last": last,
-            "trails": all(self._pair(metric, other, last)["better"] is False for other in order[:-1]),
+            "trails": all(self._absolute(metric, last, other)["better"] is True for other in order[:-1]),
             "against": order[1],
             "difference": self._pair(metric, order[1], leader),
         }
@@ -201,19 +202,22 @@ class Comparisons:
         """Return `of_metric` without the ratio, whose interval costs as much as that of the difference."""
         if variant == baseline or not {variant, baseline} <= set(self._with_data(metric)):
             return None
-        found = self._comparison(metric, baseline, variant, ratio=False)
         method = self._method(metric, baseline, variant)
-        return {**self._absolute(found, metric), "adjusted_by": self._adjusted_by(metric, method)}
+        known = self._absolute(metric, baseline, variant)
+        return {**known, "adjusted_by": self._adjusted_by(metric, method)}
 
-    def _absolute(self, found: MetricComparison, metric: str) -> Json:
+    def _absolute(self, metric: str, baseline: str, variant: str) -> Json:
+        key = (metric, baseline, variant)
+        if key in self._absolutes:
+            return self._absolutes[key]
+        found = self._comparison(metric, baseline, variant, ratio=False)
         interval, absolute = _ends(found, self._alpha(metric)), found.candidate - found.baseline
         # A quantile of few latencies, or of those matched in time, can be far from the one in the report.
         known = math.isfinite(absolute) and (interval is not None or not metric.startswith("latency_"))
-        return {
-            "absolute": absolute if known else None,
-            "interval": interval,
-            "better": _better(interval, self.goals[metric]),
-        }
+        better = _better(interval, self.goals[metric])
+        made = {"absolute": absolute if known else None, "interval": interval, "better": better}
+        self._absolutes[key] = made
+        return made
 
     def _alpha(self, metric: str) -> float:
         """The part of the error rate that one pair spends."""
@@ -221,17 +225,16 @@ class Comparisons:
         return (1.0 - LEVEL) / max(1, variants * (variants - 1) // 2) / self._parts
 
     def _compared(self, metric: str, baseline: str, variant: str) -> Json:
-        difference, quotient = (
-            self._comparison(metric, baseline, variant, ratio=ratio) for ratio in (False, True)
-        )
-        absolute, ratio = self._absolute(difference, metric), _ends(quotient, self._alpha(metric))
+        absolute = self._absolute(metric, baseline, variant)
+        quotient = self._comparison(metric, baseline, variant, ratio=True)
+        ratio = _ends(quotient, self._alpha(metric))
         if ratio is not None and ratio[0] is not None and metric in self._never_negative:
             ratio[0] = max(ratio[0], 0.0)
         method = self._method(metric, baseline, variant)
-        known = absolute["absolute"] is not None and difference.baseline > 0
+        known = absolute["absolute"] is not None and quotient.baseline > 0
         return {
             **absolute,
-            "relative": difference.candidate / difference.baseline - 1.0 if known else None,
+            "relative": quotient.candidate / quotient.baseline - 1.0 if known else None,
             "relative_interval": None if ratio is None else list(map(_less_one, ratio)),
             "always_valid": True,
             "method": method,
