@@ -78,6 +78,7 @@ _CLIENT: Final = _rows(
         "The body is larger than this route accepts; send less, or raise its body limit.",
     ),
     ("target_too_long", 414, "The request target is too long; send a shorter one."),
+    ("unsupported_media_type", 415, "The content type is not the one that this call takes; send that one."),
     ("expectation_failed", 417, "The expectation is not supported; only 'expect: 100-continue' is."),
     ("invalid", 422, "The values are not valid; GET /-/openapi.json describes those of each call."),
     ("unknown_variant", 422, "The route has no such variant; GET /-/routes lists those it has."),

@@ -18,7 +18,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.auth.principal import ANYONE
 from gateway.control import openapi
 from gateway.control.api_request import ApiRequest
-from gateway.control.auth import FEEDBACK, SAFE, identify, identify_node, is_local, require
+from gateway.control.auth import (
+    FEEDBACK,
+    SAFE,
+    identify,
+    identify_node,
+    is_local,
+    require,
+    require_media_type,
+)
 from gateway.control.endpoint import ENGINE, OPEN, Endpoint, Endpoints
 from gateway.control.gateway_api import GatewayApi
 from gateway.control.middleware import ErrorMiddleware
@@ -128,6 +136,8 @@ class _Path:
             principal = await identify(http, services)
             logged_in = getattr(http.state, "session", None) is not None
             require(principal, endpoint.scope, logged_in=logged_in)
+            if logged_in and http.method not in SAFE and endpoint.media_type:
+                require_media_type(http, endpoint.media_type)
         request = ApiRequest(http, principal, services, endpoint.body_limit)
         response = await endpoint.handler(request)
         if request.session is not None and http.method not in SAFE:

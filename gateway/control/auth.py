@@ -147,6 +147,15 @@ def refuse_other_pages(request: Request) -> None:
         )
 
 
+def require_media_type(request: Request, wanted: str) -> None:
+    """Raises unsupported_media_type for a body of another type: forms of other sites can send only those."""
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if given != wanted:
+        raise TurnoutError(
+            "unsupported_media_type", f"With a cookie a change needs 'content-type: {wanted}'; send that."
+        )
+
+
 def _host(request: Request) -> bytes:
     return request.headers.get("host", "").encode("latin-1")
 

@@ -62,6 +62,11 @@ class Endpoint:
         return " ".join(line.strip() for line in self._text[1:] if line.strip())
 
     @property
+    def media_type(self) -> str:
+        """The media type of the body; "" if the endpoint takes none."""
+        return self.body if isinstance(self.body, str) else "application/json" if self.body else ""
+
+    @property
     def body_limit(self) -> int:
         """The maximum size of a body in bytes; `limits.control_body` applies too."""
         return MAX_OPEN_BODY_BYTES if self.scope == OPEN else sys.maxsize

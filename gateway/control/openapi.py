@@ -159,6 +159,8 @@ def _responses(endpoint: Endpoint, refs: Json) -> Json:
         good["headers"] = {name: {"schema": _TEXT} for name in endpoint.response_headers}
     responses = {str(endpoint.status): good}
     codes = (*(_COMMON_ERRORS if endpoint.scope != OPEN else ()), *endpoint.errors, "internal")
+    if endpoint.media_type and endpoint.scope not in (OPEN, ENGINE):
+        codes = (*codes, "unsupported_media_type")
     for status in sorted({CODES[code].status for code in codes}):
         named = sorted({code for code in codes if CODES[code].status == status})
         responses[str(status)] = {

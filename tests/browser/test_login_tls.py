@@ -93,5 +93,8 @@ def test_the_cookie_is_bound_to_the_host_and_no_backend_gets_it(
         '/-/routes/a/rollout', {method: 'POST', body: '{"action": "pause"}', headers}
     ).then(r => r.status)"""
     assert page.evaluate(post, {}) == 403
-    assert page.evaluate(post, {"x-turnout-csrf": session["csrf"]}) == 404, "let in; the route has no rollout"
+    token = {"x-turnout-csrf": session["csrf"]}
+    assert page.evaluate(post, token) == 415, "a string is sent as text/plain"
+    json = {"content-type": "application/json", **token}
+    assert page.evaluate(post, json) == 404, "let in; the route has no rollout"
     context.close()

@@ -97,6 +97,9 @@ async def test_a_login_that_may_steer_does_so_for_a_quarter_of_an_hour(
     assert await pause(**HERE, **{CSRF: "0" * 64}) == 403
     assert await pause(**token) == 403, "a browser says where a request comes from"
     assert await pause(**token, origin="http://turnout.test:81") == 403, "another port is another origin"
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=a", ""):
+        assert await pause(**HERE, **token, **{"content-type": kind}) == 415, "what a form can send"
+    assert await pause(**HERE, **token, **{"content-type": "application/json; charset=utf-8"}) == 200
     harness.clock.at += STEER_LIFE_S - 1
     assert await pause(**HERE, **token) == 200
     harness.clock.at += STEER_LIFE_S - 1
