@@ -2,7 +2,7 @@
 
 import { choose, here, href } from "../core/router.js";
 import { event } from "../core/words.js";
-import { choices, section, when } from "../parts/basics.js";
+import { choices, explained, section, when } from "../parts/basics.js";
 import { html } from "../vendor/preact.js";
 
 const KINDS = [
@@ -31,7 +31,7 @@ export function eventList(events, now, linked = false) {
     const [title, detail] = event(one);
     return html`<li key=${one.key}>${when(one.time, now)}
       <div><b>${title}</b>${one.times > 1 && html`<small> ${one.times} changes, the last:</small>`}${linked && one.route && html` <a href=${href("routes", one.route)}>${one.route}</a>`}</div>
-      <span>${detail}</span></li>`;
+      <span>${explained(detail)}</span></li>`;
   })}</ol>`;
 }
 

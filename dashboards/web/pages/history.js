@@ -5,7 +5,7 @@ import { useGet } from "../core/data.js";
 import { useDraft } from "../core/drafts.js";
 import { href } from "../core/router.js";
 import { event, failure, VERDICTS } from "../core/words.js";
-import { badge, section, when } from "../parts/basics.js";
+import { badge, explained, section, when } from "../parts/basics.js";
 import { html, useState } from "../vendor/preact.js";
 
 const TONES = { pass: "good", fail: "bad", error: "warn" };
@@ -35,7 +35,7 @@ function step(one, now, report) {
   const evidence = (one.data.evidence ?? []).filter((verdict) => verdict.verdict);
   return html`<li key=${`${one.kind}-${one.id}`} data-step=${one.kind}>
     ${when(one.time, now)}<div><b>${title}</b>${one.kind === "config" && html` <a href=${href("config", { revision: one.data.revision })}>difference</a>`}</div>
-    <span>${detail}</span>
+    <span>${explained(detail)}</span>
     ${evidence.length > 0 && html`<ul class="evidence">${evidence.map((v) => html`<li key=${v.metric}>${badge((VERDICTS[v.verdict] ?? ["", v.verdict]).join(" "), TONES[v.verdict] ?? "")} ${failure(v, report)}</li>`)}</ul>`}
   </li>`;
 }

@@ -4,7 +4,7 @@ import { palette } from "../core/colours.js";
 import { ago, count, difference, estimate, kind, milliseconds, perSecond, seconds, share } from "../core/format.js";
 import { choose, here, href, typed } from "../core/router.js";
 import { agreed, alarmed, bounded, event, failure, POLICIES, reasonOf, STATES, sentence, verdictsOf } from "../core/words.js";
-import { badge, choices, emptyState, figure, inOrder, notice, shareBar } from "../parts/basics.js";
+import { badge, choices, emptyState, explained, figure, inOrder, notice, shareBar } from "../parts/basics.js";
 import { spark } from "../parts/spark.js";
 import { html, useEffect } from "../vendor/preact.js";
 import { useSteering } from "./steering.js";
@@ -141,7 +141,7 @@ function row(route, now, steering) {
   const buttons = steering.buttons({ ...route, candidate: route.rollout?.candidate, baseline: route.rollout?.baseline });
   return html`<li class=${`route-row${told.length ? " bad" : ""}`} key=${name} data-route=${name}>
     <div class="route-name"><a href=${href("routes", name)}>${name}</a> <small>${POLICIES[route.policy] ?? route.policy}</small></div>
-    <div class="route-does">${told.length ? told.map((text) => html`<p class="problem" key=${text}>${text}</p>`) : doing(route, now)}
+    <div class="route-does">${told.length ? told.map((text) => html`<p class="problem" key=${text}>${explained(text)}</p>`) : doing(route, now)}
       ${route.last_step && now - route.last_step.time < 3600 && html`<small>${ago(route.last_step.time, now)}: ${lastStep(route.last_step)}</small>`}
       ${buttons && html`<div class="steering">${buttons}</div>`}
     </div>
@@ -171,7 +171,8 @@ function fact(term, value) {
 // What the route does by itself now, in a line.
 function doing(route, now) {
   const rollout = route.rollout;
-  if (rollout) return html`<p>${badge(STATES[rollout.state] ?? rollout.state, rollout.state === "promoted" ? "good" : "")} ${canary(route, rollout, now)}</p>`;
+  if (rollout)
+    return html`<p>${badge(STATES[rollout.state] ?? rollout.state, rollout.state === "promoted" ? "good" : "")} ${explained(canary(route, rollout, now))}</p>`;
   if (route.policy === "shadow") return html`<p>${shadows(route)}</p>`;
   if (route.features) return html`<p>Which variant is best depends on ${route.features.join(", ")}.</p>`;
   const several = Object.keys(route.allocation).length > 1;

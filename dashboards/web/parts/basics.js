@@ -61,7 +61,7 @@ export function section(id, title, note, ...body) {
 
 export function notice(tone, title, detail, action = null) {
   return html`<div class=${`notice ${tone}`} role=${tone.startsWith("bad") ? "alert" : "status"} key=${`notice-${title}`}>
-    <strong>${title}</strong>${detail && html`<span>${detail}</span>`}${action}
+    <strong>${explained(title)}</strong>${detail && html`<span>${explained(detail)}</span>`}${action}
   </div>`;
 }
 

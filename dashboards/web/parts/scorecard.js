@@ -5,7 +5,7 @@ import { count, difference, estimate, kind, milliseconds, none, seconds, signifi
 import { choose } from "../core/router.js";
 import { bounded, FEW, level, metricsOf, VERDICTS, verdictsOf } from "../core/words.js";
 import { html } from "../vendor/preact.js";
-import { badge, figure, variantName } from "./basics.js";
+import { badge, explained, figure, variantName } from "./basics.js";
 import { axis, forest } from "./forest.js";
 
 const MAX_RATIO = 1e6; // a larger end of an interval says that there is none
@@ -23,8 +23,8 @@ export function scorecard(report, colour) {
         html`<label class="note">Baseline <select value=${report.compared_with} onChange=${(e) => choose({ baseline: e.target.value })}>
         ${names.map((name) => html`<option key=${name} value=${name}>${name}</option>`)}</select></label>`
       }
-      <p class="note">${apart(report)} ${names.length > 1 && "Differences hold however often you look (95%)."}</p>
-      ${frozen && html`<p class="note frozen">Guardrails as they stood when the rollout ended: ${frozen.reason}</p>`}
+      <p class="note">${explained(apart(report))} ${names.length > 1 && "Differences hold however often you look (95%)."}</p>
+      ${frozen && html`<p class="note frozen">Guardrails as they stood when the rollout ended: ${explained(frozen.reason)}</p>`}
     </div>
     ${metricsOf(report).map(([metric, m]) => block(page, metric, m.goal, rewardCell))}
     ${block(page, "error_rate", "minimize", errorCell)}
@@ -39,6 +39,7 @@ function apart({ contextual, variants }) {
   const lifts = Object.values(variants).flatMap((v) => Object.values(v.lift));
   const said = [
     lifts.some((one) => one.method !== "pooled") && "Shares moved: differences compare the same times, and need not be those of the means.",
+    lifts.some((one) => one.unit === "units") && "A unit counts once in differences, each request in error rates and latencies.",
     lifts.some((one) => one.adjusted_by) && "Differences are adjusted by what was known before."
   ];
   return said.filter(Boolean).join(" ");
@@ -200,5 +201,5 @@ function guardrail(report, one) {
       ? ""
       : `about ${count(one.more_requests)} more requests${one.minutes ? `, ${seconds(one.minutes * 60)} at the present rate` : ""}`;
   const rests = [one.reason, one.samples ? `${count(one.samples)} samples` : "", more].filter(Boolean).join(" · ");
-  return html`<p class="guardrail" key=${`${one.variant}-${one.bound}-${one.limit}`} data-variant=${one.variant}>${badge(`${sign} ${text}`, VERDICT_TONES[one.verdict] ?? "")} <span>${one.variant && `${one.variant}: `}${one.metric === "agreement" ? "Gate" : "Guardrail"}: ${says}${said === none ? "" : html`; it is <b>${said}</b>${ends && ` (${ends})`}`}.</span> <small>${rests}</small></p>`;
+  return html`<p class="guardrail" key=${`${one.variant}-${one.bound}-${one.limit}`} data-variant=${one.variant}>${badge(`${sign} ${text}`, VERDICT_TONES[one.verdict] ?? "")} <span>${one.variant && `${one.variant}: `}${one.metric === "agreement" ? "Gate" : "Guardrail"}: ${says}${said === none ? "" : html`; it is <b>${said}</b>${ends && ` (${ends})`}`}.</span> <small>${explained(rests)}</small></p>`;
 }

@@ -3,7 +3,7 @@
 import { ago, clockTime, count, kind, seconds, share } from "../core/format.js";
 import { bounded, STATES, sentence } from "../core/words.js";
 import { html } from "../vendor/preact.js";
-import { badge, section } from "./basics.js";
+import { badge, explained, section } from "./basics.js";
 
 const TONES = { running: "", waiting: "warn", paused: "warn", halted: "bad", promoted: "good", rolled_back: "bad" };
 const PHASES = { shadow: "as a shadow", bandit: "as a bandit" };
@@ -21,7 +21,7 @@ function state(report, found, now) {
   return html`<p class="rollout-state">${badge(STATES[found.state] ?? sentence(found.state), TONES[found.state] ?? "")}
     ${PHASES[found.phase] && html`<span>${PHASES[found.phase]}</span>`}
     ${weight && html`<span>${share(found.weight)} of the traffic goes to ${report.candidate ?? "the candidate"}</span>`}
-    <span class="note">${more}</span></p>`;
+    <span class="note">${explained(more)}</span></p>`;
 }
 
 function progress(found, now) {
