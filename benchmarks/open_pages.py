@@ -128,6 +128,7 @@ async def _measured(gateway: Child, port: int, seconds: float, rounds: int) -> d
                 costs[case].append(watched - (before + after) / 2)
                 before = after
         traffic.cancel()
+        await asyncio.gather(traffic, return_exceptions=True)
     measured = seconds * rounds
     cases = {
         case: {

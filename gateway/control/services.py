@@ -43,7 +43,7 @@ log = logging.getLogger("turnout.control")
 FRESH_S: Final = 1.0
 """A report is served from the cache for this long unless the store has changed."""
 MIN_STANDING_S: Final = 10.0
-MAX_STANDING_S: Final = 60.0
+MAX_STANDING_S: Final = 240.0
 STANDING_TIME_FACTOR: Final = 120.0
 """The expensive part of the list of routes is cached for 120 times as long as it takes, within these,"""
 MAX_STANDING_SHARE: Final = 0.1
