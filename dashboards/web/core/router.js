@@ -64,11 +64,10 @@ export function visit(address) {
   listener();
 }
 
-// Changes the query: null takes a name out. The page stays. `keep`: the browser's "Back" leads to what was before.
-export function choose(changes, keep = false) {
+// Changes the query: null takes a name out. The page stays.
+export function choose(changes) {
   const query = { ...here().query, ...changes };
   const given = Object.entries(query).filter(([, value]) => value !== null && value !== undefined && value !== "");
-  const address = location.pathname + (given.length ? `?${new URLSearchParams(given)}` : "");
-  history[keep ? "pushState" : "replaceState"](null, "", address);
+  history.replaceState(null, "", location.pathname + (given.length ? `?${new URLSearchParams(given)}` : ""));
   listener();
 }

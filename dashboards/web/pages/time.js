@@ -28,13 +28,13 @@ export function TimeTab({ report, colour, events }) {
   const history = useGet(`routes/${encodeURIComponent(report.route)}/history?limit=200`, { again: report.rollout?.decided?.time ?? report.revision });
   const [at, setAt] = useState(null);
   const absolute = query.since && query.until;
-  const zoom = (since, until) => choose({ since: Math.floor(since), until: Math.ceil(until), range: null }, true);
+  const zoom = (since, until) => choose({ since: Math.floor(since), until: Math.ceil(until), range: null });
   const controls = html`<div class="over-time" key="over-time">
     <h2>Over time</h2>
     <span class="note">Times in ${zoneName()}. Drag across a chart to zoom.</span>
     ${
       absolute
-        ? html`<button class="quiet" type="button" onClick=${() => choose({ since: null, until: null }, true)}>Back to now</button>`
+        ? html`<button class="quiet" type="button" onClick=${() => choose({ since: null, until: null })}>Back to now</button>`
         : html`<button class="quiet" type="button" aria-pressed=${String(query.pause === "1")} onClick=${() => choose({ pause: query.pause === "1" ? null : "1" })}>Pause</button>`
     }
     ${choices("Period", RANGES, absolute ? "" : (query.range ?? "900"), (range) => choose({ range, since: null, until: null }))}
