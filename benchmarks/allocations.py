@@ -93,6 +93,8 @@ MIXED = (
 """,
 )
 """The policies of routes, in turn."""
+PAST_EPOCH = 1_000_000
+"""Before the first epoch of the past, so that what is published now has others."""
 CPU_S = 10.0
 """Seconds of a phase in which processor time is measured."""
 
@@ -225,13 +227,18 @@ class Traffic:
             shares = self._rng.dirichlet([20_000 / len(used)] * len(used), len(times)).tolist()
             for start in range(0, len(times), 500):
                 outcomes = [
-                    self._outcome(r, k, now + second, n + 1 if moves else 1, shares[n][k] if moves else 1.0)
+                    self._outcome(
+                        r, k, now + second, PAST_EPOCH + n if moves else 1, shares[n][k] if moves else 1.0
+                    )
                     for n, now in enumerate(times[start : start + 500], start)
                     for k in used
                     for second in (0.0, 1.0)
                 ]
                 await self._write(r, outcomes)
-        self.ends = len(times)
+        self.ends = PAST_EPOCH + len(times)
+        for r in range(len(self.epochs)):
+            if self._given.routes[f"r{r}"].policy.type == "bandit":
+                self.epochs[r] = self.ends
 
     def _used(self, r: int) -> range:
         """The variants that get requests."""
