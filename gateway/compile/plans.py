@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
@@ -270,6 +270,21 @@ def plan_of(section: CanaryConfig) -> rollout.Plan:
             section.gate.agreement, section.gate.share, section.gate.for_, section.gate.min_samples
         ),
     )
+
+
+def in_force(route: RouteConfig, said: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]] | None:
+    """Return what the guardrails of a bandit said last of each variant, without what was said before an edit of them.
+
+    None: the policy is another, or has no guardrails; a canary's are with its rollout.
+    """
+    if not isinstance(route.policy, BanditConfig) or not route.policy.guardrails:
+        return None
+    keys = {rail_of(rail).key for rail in route.policy.guardrails}
+    return [
+        one
+        for one in said
+        if one["variant"] in route.variants and f"{one['metric']} {one['bound']} {one['limit']:g}" in keys
+    ]
 
 
 def rail_of(section: GuardrailConfig) -> Guardrail:

@@ -12,13 +12,13 @@ from typing import Final
 from cryptography import x509
 from prometheus_client import Gauge
 
-from gateway.compile.plans import canaries
+from gateway.compile.plans import canaries, in_force
 from gateway.config.document import Document
 from gateway.config.files import named_files
 from gateway.config.policy import bandit_of
 from gateway.engines.fleet import Fleet
 from gateway.ingest.spool import Spool
-from gateway.loops import alarms
+from gateway.loops import alarms, guardrail_verdicts
 from gateway.loops.allocation import Allocations
 from gateway.loops.controller import Controller
 from gateway.loops.joining import Joining
@@ -96,6 +96,10 @@ class StatusGauges:
             states[route, str(rollout.status)] = 1.0
             stages[route,] = rollout.stage + 1.0
             verdicts |= {(route, v.metric, v.verdict): 1.0 for v in of_route}
+        bandits = [name for name, route in document.routes.items() if in_force(route, ()) is not None]
+        for route, (_, text) in (await self.store.load_all(guardrail_verdicts.KIND, bandits)).items():
+            of_bandit = in_force(document.routes[route], json.loads(text)) or ()
+            verdicts |= {(route, one["metric"], one["verdict"]): 1.0 for one in of_bandit}
         metrics = self.metrics
         await self._show(metrics.rollout_state, states)
         await self._show(metrics.rollout_stage, stages)

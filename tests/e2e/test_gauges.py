@@ -33,7 +33,7 @@ routes:
   learn:
     match: {path: /learn}
     variants: {x: {backend: a}, y: {backend: a}}
-    policy: {type: bandit, metric: good}
+    policy: {type: bandit, metric: good, baseline: x, guardrails: [{metric: error_rate, max_increase: 50%}]}
     fallback: [{respond: {status: 200, json: {}}}]
 """
 
@@ -46,12 +46,14 @@ def test_states_are_shown_and_what_is_gone_disappears(tmp_path: Path) -> None:
     with GatewayProcess(tmp_path, CONFIG, "--workers", "2", ready=False) as gateway:
         url = gateway.url.replace("http", "https")
 
-        def value(series: str) -> float | None:
+        def text_of_metrics() -> str:
             try:
-                text = httpx.get(f"{url}/-/metrics", verify=trust).text
+                return httpx.get(f"{url}/-/metrics", verify=trust).text
             except httpx.HTTPError:
-                return None  # not ready yet
-            found = re.search(rf"^{re.escape(series)} (\S+)$", text, re.MULTILINE)
+                return ""  # not ready yet
+
+        def value(series: str) -> float | None:
+            found = re.search(rf"^{re.escape(series)} (\S+)$", text_of_metrics(), re.MULTILINE)
             return None if found is None else float(found[1])
 
         running = 'turnout_rollout_state{route="shop",state="running"}'
@@ -74,6 +76,8 @@ def test_states_are_shown_and_what_is_gone_disappears(tmp_path: Path) -> None:
             reward = {"decision_id": served.headers["x-decision-id"], "metric": "good", "value": True}
             assert httpx.post(f"{url}/-/feedback", json=reward, verify=trust).json()["accepted"] == 1
         wait_for(lambda: value('turnout_probability_best{route="learn",variant="x"}') is not None)
+        of_bandit = r'^turnout_guardrail_verdict\{metric="error_rate",route="learn",verdict="\w+"\} 1'
+        wait_for(lambda: re.search(of_bandit, text_of_metrics(), re.MULTILINE) is not None)
 
         second = 'turnout_backend_healthy{address="http://127.0.0.1:10",backend="a"}'
         wait_for(lambda: value(second) is not None)

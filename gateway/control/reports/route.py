@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from gateway.compile.plans import adjustments, plan, rail_of, reported
+from gateway.compile.plans import adjustments, in_force, plan, reported
 from gateway.config.document import Document
-from gateway.config.policy import BanditConfig, CanaryConfig, PolicyConfig, bandit_of
+from gateway.config.policy import CanaryConfig, PolicyConfig, bandit_of
 from gateway.config.route import RouteConfig
 from gateway.config.service import MetricConfig
 from gateway.control.gateway_api import RouteStatus
@@ -165,7 +165,7 @@ def report(
         "metrics": {metric: described(m) for metric, m in declared.items()},
         "uses": used(document.routes[name]),
         "segments": list(document.routes[name].segments),
-        "guardrails": _guardrails(document.routes[name], evidence),
+        "guardrails": in_force(document.routes[name], evidence.guardrails),
         "compared_with": against,
         "standings": {} if status.contextual is not None else _standings(compared, declared),
         "variants": {
@@ -211,18 +211,6 @@ def _comparisons(
         earned=evidence.earned,
     )
     return Comparisons(tuple(route.variants), declared, observed, adjusted=adjusted)
-
-
-def _guardrails(route: RouteConfig, evidence: Evidence) -> list[Json] | None:
-    """Of a bandit: a canary's are with its rollout. What was said before an edit of them is left out."""
-    if not isinstance(route.policy, BanditConfig) or not route.policy.guardrails:
-        return None
-    keys = {rail_of(rail).key for rail in route.policy.guardrails}
-    return [
-        dict(one)
-        for one in evidence.guardrails
-        if one["variant"] in route.variants and f"{one['metric']} {one['bound']} {one['limit']:g}" in keys
-    ]
 
 
 def used(route: RouteConfig) -> list[str]:
