@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+from typing import Any
 
 import pytest
 
 from gateway.config.load import load
 from gateway.control.reports.verdict import of_rollout
 from gateway.errors import TurnoutError
+from gateway.loops.controller import MAX_LOOK_REST_S
 from gateway.loops.route_states import KIND
 from gateway.state.base import StoreUnavailable, Unconfirmed
 from gateway.state.store import Store
@@ -18,6 +21,7 @@ from policies.rollout.route import RouteState
 from policies.rollout.state import State
 from policies.rollout.table import Status
 from tests.loops.test_rollout_bandit import Rollout
+from tests.support.made import outcome
 
 ROUTE = """
   {name}:
@@ -196,3 +200,38 @@ async def test_a_command_that_cannot_be_begun_changes_nothing(
     monkeypatch.undo()
     await one.pass_time(1)
     assert (one.state, one.trail) == ("running", [])
+
+
+async def test_after_a_slow_look_a_failing_candidate_is_soon_rolled_back(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look that a busy machine held up for seconds put off the next one by more than a minute."""
+    one = await Rollout(store, "one", CONFIG).start()
+
+    async def slowly(*args: Any, **limits: Any) -> Any:
+        await asyncio.sleep(MAX_LOOK_REST_S / 10)
+        return await counts(*args, **limits)
+
+    counts = store.counts
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "counts", slowly)
+        one.time += MAX_LOOK_REST_S
+        await one.step()
+    epoch = one.allocations.held["r"].epoch
+    await store.append(
+        [
+            outcome(
+                route="r",
+                assigned=v,
+                served=v,
+                epoch=epoch,
+                time=one.time,
+                error="reset" if v == "v2" else "",
+            )
+            for v in ("v1", "v2")
+            for _ in range(200)
+        ]
+    )
+    one.time += MAX_LOOK_REST_S
+    await one.step()
+    assert one.state == "rolled_back"
