@@ -75,6 +75,15 @@ class BackendStream(Stream):
         if head is not None and handler is not None:
             handler.on_head(head)
 
+    def pass_whole(self, lines: list[bytes]) -> None:
+        """Hand over the head if it was held; ``lines``, the last of the response, have its gRPC status, if any."""
+        head = self.held_head
+        if head is not None:
+            judged = judged_status(lines, 0)
+            head.judged = judged or head.status
+            head.statusless = not judged
+            self.pass_head()
+
     def on_data(self, data: bytes) -> None:
         self.pass_head()
         handler = self.connection_of.handler
@@ -83,11 +92,7 @@ class BackendStream(Stream):
 
     def on_end(self, trailers: list[Field]) -> None:
         lines = response_lines(trailers)
-        if self.held_head is not None:
-            judged = judged_status(lines, 0)
-            self.held_head.judged = judged or self.held_head.status
-            self.held_head.statusless = not judged
-            self.pass_head()
+        self.pass_whole(lines)
         handler = self.connection_of.take_handler()
         if self.local_open:
             self.reset(NO_ERROR)  # it responded early: the rest of the request has no reader
@@ -263,8 +268,7 @@ class StreamConnection(Connection):
         head.request_id = fields.request_id
         stream.held_head = head
         if end:
-            head.judged = judged_status(lines, status)
-            stream.pass_head()
+            stream.pass_whole(lines)
 
 
 class Http2Session(Http2):

@@ -457,19 +457,21 @@ def test_a_grpc_call_that_breaks_off_ends_with_a_status(rig: Rig, backend: Http2
 
 
 @pytest.mark.parametrize(
-    "end", [[(b"grpc-status", b"14")], [(b"x-a", b"b")], []], ids=["status", "none", "no trailers"]
+    "end",
+    [[(b"grpc-status", b"14")], [(b"x-a", b"b")], [], None],
+    ids=["status", "none", "no trailers", "head alone"],
 )
 def test_a_grpc_failure_right_behind_leading_metadata_falls_back(
-    rig: Rig, backend: Http2Backend, end: list[Pair]
+    rig: Rig, backend: Http2Backend, end: list[Pair] | None
 ) -> None:
     """As servers fail that send their leading metadata in a frame of its own."""
 
-    def respond(trailers: list[Pair], message: bytes) -> Plan:
+    def respond(trailers: list[Pair] | None, message: bytes) -> Plan:
         def plan(request: Request) -> None:
             h2, began = request.connection.h2, b"%d" % len(message)
             head = [(b":status", b"200"), (b"content-type", b"application/grpc"), (b"x-began", began)]
-            h2.send_headers(request.stream, head)
-            if message or not trailers:
+            h2.send_headers(request.stream, head, end_stream=trailers is None)
+            if trailers is not None and (message or not trailers):
                 h2.send_data(request.stream, message, end_stream=not trailers)
             if trailers:
                 h2.send_headers(request.stream, trailers, end_stream=True)
