@@ -164,6 +164,11 @@ class Registry:
                 )
             )
 
+    def tensor_names(self) -> set[str]:
+        """The inputs and outputs of all models whose configuration could be read."""
+        configs = [model.found.config for model in self.models.values() if model.found is not None]
+        return {tensor.name for one in configs if one is not None for tensor in (*one.input, *one.output)}
+
     async def load(self, name: str) -> None:
         """Brings one model to what the repository says now. Raises NotFound, LoadError.
 

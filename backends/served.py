@@ -87,6 +87,8 @@ class Served:
         """Loads and warms every instance. Raises LoadError; nothing is left running then."""
         try:
             places = await load_guarded(self.title(), partial(devices_of, self.config, device))
+            if self.config.precision == "tf32" and "cpu" in places:
+                log.warning("model %s: precision tf32 has no effect on CPUs", self.title())
             self._loads = [partial(_load, self.config, self.found, place, threads) for place in places]
             first = await load_guarded(self.title(), self._loads[0])
             if len(places) == 1 and self._belongs_on_loop(first):

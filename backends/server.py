@@ -156,7 +156,20 @@ class Server:
 
     async def _load_models(self, absent: dict[str, str]) -> None:
         await self.registry.load_all(absent)
+        self._check_redacted()
         log.info("ready" if not self.registry.faults else "not ready: some models could not be loaded")
+
+    def _check_redacted(self) -> None:
+        """Logs the names that redact nothing: a misspelt one would leave values in the request log."""
+        if self.settings.request_log is None:
+            return
+        names = self.registry.tensor_names()
+        for name in sorted(self.settings.request_log.redact - names):
+            log.warning(
+                "--request-log-redact %s redacts nothing: no model has such a tensor; they have %s",
+                name,
+                ", ".join(sorted(names)) or "none",
+            )
 
     def _check_device(self) -> None:
         from backends.runtime.device import resolve

@@ -141,6 +141,19 @@ def test_redacted_tensors_have_no_values(tmp_path: Path) -> None:
             assert "data" not in line["outputs"][0]
 
 
+def test_a_redacted_name_that_no_model_has_is_said(tmp_path: Path) -> None:
+    write_model(tmp_path, "m", PAIR, INPUTS, OUTPUTS, precision="tf32")
+    log = tmp_path / "requests.jsonl"
+    options = ("--request-log-redact", "secret", "--request-log-redact", "sceret")
+    with ModelServerProcess(tmp_path, "--request-log", str(log), *options) as server:
+        server.wait_ready()
+        assert server.stop() == 0
+    told = [line for line in server.log.splitlines() if "redacts nothing" in line]
+    assert len(told) == 1
+    assert "sceret redacts nothing: no model has such a tensor; they have out, secret, text, y" in told[0]
+    assert server.log.count("model m version 1: precision tf32 has no effect on CPUs") == 1
+
+
 def test_a_sample_of_none_writes_nothing(tmp_path: Path) -> None:
     assert logged(tmp_path, "--request-log-sample", "0") == []
 
