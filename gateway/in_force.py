@@ -91,9 +91,11 @@ class InForce:
         return self._current
 
     async def prepare(self, found: Examined, source: str) -> Prepared:
-        """Build a document in a thread; it changes nothing. Raises ConfigError."""
+        """Build a document in a thread; it changes nothing. Raises ConfigError, StoreUnavailable."""
         if found.document is not None:
-            found = replace(found, document=self.source.overridden(found.document))
+            document = self.source.overridden(found.document)
+            found = replace(found, document=document)
+            await self.controller.meet(document)
         view = View(
             registry=self.registry,
             traces=self.traces,

@@ -9,6 +9,7 @@ from typing import Final
 
 from gateway.compile.arrange import override_of
 from gateway.compile.plans import RolloutOverride, plan_of
+from gateway.config.document import Document
 from gateway.config.policy import BanditConfig, CanaryConfig, GuardrailConfig
 from gateway.config.route import RouteConfig
 from policies.rollout.route import RouteState
@@ -81,6 +82,11 @@ def controlled(route: RouteConfig) -> bool:
     """Whether anything but its configuration moves the allocation."""
     steered = isinstance(route.policy, CanaryConfig) or has_stop_rule(route)
     return steered or guarded(route.policy, None) is not None
+
+
+def of_control(document: Document) -> list[str]:
+    """The routes of ``document`` that are `controlled`."""
+    return [name for name, route in document.routes.items() if controlled(route)]
 
 
 def guardrails_fingerprint(section: BanditConfig | CanaryConfig, competing: float | None = None) -> str:

@@ -18,9 +18,9 @@ from gateway.compile.plans import canaries, plan_of
 from gateway.compile.steering import (
     Guarded,
     Steering,
-    controlled,
     guarded,
     has_stop_rule,
+    of_control,
     steering,
     stop_fingerprint,
 )
@@ -108,10 +108,12 @@ class Controller:
         Raises StoreUnavailable also for a state that can't be read: without it, a promoted candidate would lose its
         share.
         """
-        for name, route in document.routes.items():
-            if controlled(route):
-                stored = self._allocations.published.get(name, (None, b""))[0]
-                await self._routes.begin(name, route, stored, self._clock(), source)
+        await self._routes.start(document, self._allocations.published, self._clock(), source)
+
+    async def meet(self, document: Document) -> None:
+        """Reads, as `start`, where the routes of ``document`` stand that are not in force yet; call it before it is
+        prepared, or a candidate that was rolled back would get its first share."""
+        await self._routes.meet(document, self._document, self._allocations.published, self._clock())
 
     def take(self, document: Document, steered: Mapping[str, Steering]) -> None:
         """Puts a document in force with the steering that was prepared for it; call it before `Allocations.take`."""
@@ -126,7 +128,7 @@ class Controller:
         document = self._document
         if document is None:
             return
-        names = [name for name, route in document.routes.items() if controlled(route)]
+        names = of_control(document)
         stored = await self._routes.read_all(names)
         await each_route("the controller", names, lambda name: self._step(name, stored))
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 from gateway.compile.recalled import recalled
+from gateway.compile.steering import of_control
+from gateway.config.document import Document
 from gateway.config.route import RouteConfig
 from gateway.errors import TurnoutError
 from gateway.loops.route_shapes import STATE
@@ -29,6 +31,8 @@ MAX_TRIES: Final = 5
 Effects = TypeVar("Effects")
 Reducer = Callable[[RouteState], tuple[RouteState, Effects]]
 """Pure: it may be called again, with the state that another process has left."""
+Allocated = Mapping[str, tuple[Published, bytes]]
+"""By route: its newest allocation, and the ensemble that belongs to it."""
 Load = Callable[[str, str], Awaitable[tuple[int, str] | None]]
 
 
@@ -38,6 +42,8 @@ class RouteStates:
     def __init__(self, store: DocumentStore) -> None:
         self._store = store
         self._versions: dict[str, int] = {}
+        self._source: StartStore | None = None
+        """What `start` read, if not the store."""
         self._recalled: set[str] = set()
         """Routes whose state the store has lost, and did not get back yet."""
         self.states: dict[str, RouteState] = {}
@@ -45,25 +51,40 @@ class RouteStates:
     def __getitem__(self, name: str) -> RouteState:
         return self.states.get(name) or RouteState()
 
-    async def begin(
-        self, name: str, route: RouteConfig, stored: Published | None, now: float, source: StartStore | None
+    async def start(
+        self, document: Document, published: Allocated, now: float, source: StartStore | None
     ) -> None:
-        """Read where a route stands before it is served, in the store or ``source``.
+        """`_begin` for all routes of ``document`` that have a state."""
+        self._source = source
+        for name in of_control(document):
+            await self._begin(name, document.routes[name], published, now)
 
-        One whose state is lost goes on as its newest allocation, ``stored``, left it (`gateway.compile.recalled`).
+    async def meet(
+        self, document: Document, in_force: Document | None, published: Allocated, now: float
+    ) -> None:
+        """`_begin` for those that are new to the document ``in_force``; without one, to `start`."""
+        met = self.states.keys() if in_force is None else set(of_control(in_force))
+        for name in of_control(document):
+            if name not in met:
+                await self._begin(name, document.routes[name], published, now)
+
+    async def _begin(self, name: str, route: RouteConfig, published: Allocated, now: float) -> None:
+        """Read where a route stands before it is served, in the store or the source of `start`.
+
+        One whose state is lost goes on as its newest allocation left it (`gateway.compile.recalled`).
 
         Raises StoreUnavailable also for a state that can't be read: without it, a promoted candidate would lose its
         share.
         """
         try:
-            state = await self.read(name, source)
+            state = await self.read(name, self._source)
         except ValueError as error:
             raise StoreUnavailable(
                 f"The state of the route {name!r} in the store can't be read ({error}). Start the version of "
                 "Turnout that wrote it."
             ) from error
         if not self._versions.get(name) and state == RouteState():
-            self.states[name] = recalled(stored, route, now)
+            self.states[name] = recalled(published.get(name, (None, b""))[0], route, now)
             if self.states[name] != state:
                 self._recalled.add(name)
 

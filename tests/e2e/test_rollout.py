@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import pytest
 
 from backends.reference import digits
 from benchmarks.children import free_port
+from gateway.loops.route_states import KIND
+from gateway.state import open_store
+from gateway.state.base import Published
 from tests.e2e.common import replay, report, wait_for
 from tests.support.processes import GatewayProcess, ModelServerProcess
 
@@ -222,3 +226,45 @@ async def test_a_gate_lets_a_shadow_that_agrees_go_on_to_traffic(
         assert not after["shadows"]
         assert after["agreement"] is None or after["agreement"]["v2"]["rate"] > 0.8
         wait_for(lambda: "passed→running" in trail(gateway))
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_rollout_that_the_file_does_not_name_stays_rolled_back(tmp_path: Path, lost: bool) -> None:
+    """A start read where the routes of its file stood, and those of the configuration in force began again."""
+    common = """
+listen: 127.0.0.1:@PORT@
+store: sqlite:///@DIR@/turnout.db
+backends: {a: {url: "http://127.0.0.1:1"}}
+routes:
+  other: {match: {path: /other}, variants: {v1: {backend: a}}, policy: {type: single, variant: v1}}
+"""
+    canary = """  r:
+    match: {path: /r}
+    variants: {v1: {backend: a}, v2: {backend: a}}
+    policy: {type: canary, baseline: v1, candidate: v2, stages: [{weight: 50%, for: 10m}], guardrails: []}
+"""
+
+    async def published() -> Published:
+        store = open_store(f"sqlite:///{tmp_path}/turnout.db")
+        await store.open()
+        found = (await store.published())["r"]
+        if lost:
+            with sqlite3.connect(tmp_path / "turnout.db") as connection:
+                connection.execute("DELETE FROM documents WHERE kind = ?", (KIND,))
+            connection.close()
+        await store.close()
+        return found
+
+    with GatewayProcess(tmp_path, common) as gateway:
+        text = gateway.path.read_text() + canary
+        response = httpx.put(gateway.url + "/-/config", content=text, headers={"if-match": "*"}, timeout=60)
+        assert response.status_code == 200, response.text
+        rollout = f"{gateway.url}/-/routes/r/rollout"
+        assert httpx.post(rollout, json={"action": "rollback"}, timeout=60).status_code == 200
+        gateway.stop()
+        before = asyncio.run(published())
+        assert before.probabilities["v2"] == 0.0
+        gateway.start()
+        assert httpx.get(f"{gateway.url}/-/routes/r", timeout=60).json()["rollout"]["state"] == "rolled_back"
+        gateway.stop()
+        assert asyncio.run(published()) == before

@@ -44,6 +44,7 @@ class Replica:
 
     async def edit(self, text: str) -> None:
         self.document = load(text, source="test", env={})
+        await self.controller.meet(self.document)
         self.put_in_force()
         await self.step()
 
