@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import logging
 import sys
 from collections.abc import Callable, Mapping
 from importlib.machinery import SourceFileLoader
@@ -21,7 +22,11 @@ from backends.errors import LoadError
 from backends.runtime.loaded import Loaded, forget
 from backends.runtime.loaders import LOADERS, Loader, by_position, file_of, size
 
+log = logging.getLogger("turnout.backend")
+
 _COUNT = itertools.count()
+_WEIGHTS = frozenset({".bin", ".ckpt", ".pt", ".pth", ".safetensors"})
+"""Endings of files in which people keep weights."""
 
 
 def load(config: ModelConfig, folder: Path, device: torch.device) -> Loaded:
@@ -56,6 +61,13 @@ def _instantiate(config: ModelConfig, path: Path, module: ModuleType, device: to
     weights = path.parent / "model.safetensors"
     if weights.exists():
         _fill(model, weights)
+    elif unread := [file.name for file in sorted(path.parent.iterdir()) if file.suffix in _WEIGHTS]:
+        log.warning(
+            "%s is missing, and only the class Model itself can read %s: save the weights with "
+            "safetensors.torch.save_model, unless it does",
+            weights,
+            ", ".join(unread),
+        )
     model.eval().requires_grad_(False).to(device)
     return Loaded(lambda inputs: model(**inputs), size(model), True, model, module.__name__)
 

@@ -187,6 +187,15 @@ async def test_weights_that_do_not_fit(tmp_path: Path) -> None:
         assert "does not fit the class Model" in row["reason"]
 
 
+async def test_weights_that_are_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_model(tmp_path, "scaled", SCALED, X, Y)
+    for name in ("model.pt", "model.safetensors"):
+        (folder / name).write_bytes(b"")
+        async with serving(tmp_path):
+            assert ("can read model.pt:" in caplog.text) == (name == "model.pt")
+        caplog.clear()
+
+
 async def test_files_that_are_missing_or_broken(tmp_path: Path) -> None:
     write_model(tmp_path, "module", None, X, Y)
     export = write_model(tmp_path, "export", None, X, Y, platform="pytorch_export")
