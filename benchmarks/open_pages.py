@@ -80,7 +80,7 @@ class Seen:
 
 
 def main() -> None:
-    seconds, rounds = (float(word) for word in [*sys.argv[1:], "60", "2"][:2])
+    seconds, rounds = (float(word) for word in (*sys.argv[1:], *("60", "2")[len(sys.argv) - 1 :]))
     with tempfile.TemporaryDirectory() as folder:
         backend, ports = plain.start(Path(folder), cores().backend)
         port, path = free_port(), Path(folder, "turnout.yaml")
@@ -122,6 +122,8 @@ async def _measured(gateway: Child, port: int, seconds: float, rounds: int) -> d
                     got.calls = got.bytes = got.updates = 0
                     watched = await _share(gateway, seconds)
                     seen[case].add(got)
+                if traffic.done():
+                    traffic.result()  # raises what ended it
                 await asyncio.sleep(SETTLE_S)
                 after = await _share(gateway, seconds)
                 alone.append(after)

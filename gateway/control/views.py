@@ -27,6 +27,7 @@ MAKING_TIME_FACTOR: Final = 80.0
 """If making all views that are watched takes t seconds, each is made again after 80 t at the earliest, unless an event
 changes it: however many pages are open, their views take an eightieth of a core."""
 MAX_INTERVAL_S: Final = 15.0
+"""Each is made this often at least: beyond t = 0.19 s they take t / 15 of a core."""
 MIN_INTERVAL_S: Final = 0.1
 VOLATILE: Final = frozenset({"as_of"})
 """Entries that are sent only with others, since they always change."""

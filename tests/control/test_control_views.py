@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, cast
 
@@ -98,19 +99,21 @@ async def test_all_views_together_take_a_bounded_part_of_the_time(monkeypatch: p
 
     async def make() -> dict[str, float]:
         nonlocal clock
-        clock += 0.03
+        clock += 30.0
         return {"made": clock}
 
     monkeypatch.setattr("gateway.control.views.perf_counter", lambda: clock)
+    monkeypatch.setattr("gateway.control.views.INTERVAL_S", 600.0)  # none is made by itself
+    monkeypatch.setattr("gateway.control.views.MAX_INTERVAL_S", math.inf)
     views_ = Views()
     watching = [views_.patches(f"route:{n}", make) for n in range(5)]
     for one in watching:
         await asyncio.wait_for(anext(one), 60)
-    assert views_._interval() == 1.0, "the first making fills caches"
+    assert views_._interval() == 600.0, "the first making fills caches"
     views_.refresh("")
     for one in watching:
         await asyncio.wait_for(anext(one), 60)
-    assert views_._interval() == pytest.approx(80 * 5 * 0.03)
+    assert views_._interval() == pytest.approx(80 * 5 * 30.0)
     for one in watching:
         await cast("AsyncGenerator[bytes]", one).aclose()
 
