@@ -252,6 +252,11 @@ def test_dragging_zooms_and_the_address_keeps_it(lived: Served, tabs: Tabs) -> N
     tab.page.reload()
     tab.page.get_by_role("button", name="Back to now").click()
     tab.page.get_by_role("button", name="15 min", pressed=True).wait_for()
+    tab.page.go_back()
+    tab.page.get_by_role("button", name="Back to now").wait_for()
+    tab.page.go_back()
+    tab.page.get_by_role("button", name="15 min", pressed=True).wait_for()
+    assert tab.page.url.endswith("/routes/digits/time"), "one drag is one step, however many charts there are"
 
 
 def test_a_rollout_and_its_verdicts_are_shown(lived: Served, tabs: Tabs) -> None:

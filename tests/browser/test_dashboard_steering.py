@@ -12,6 +12,7 @@ from playwright.sync_api import Page
 
 from tests.browser.conftest import Tabs
 from tests.browser.serving import Served
+from tests.dashboards import glossary
 from tests.support.harness import ROUTES, auth
 
 pytestmark = pytest.mark.browser
@@ -84,6 +85,8 @@ def test_routes_are_steered_from_the_overview_by_those_who_may(keyed: Served, ta
     other = log_in(keyed, tabs, "reader", steer=True, path="")
     page.locator("[data-group=moving] [data-route=shop]").wait_for()
     page.get_by_role("button", name="Pause shop").wait_for()
+    stage = page.locator("[data-route=shop] .route-does abbr", has_text="stage")
+    assert stage.get_attribute("title") == dict(glossary.terms())["stage"]
     other.locator("[data-route=shop]").wait_for()
     other.get_by_role("button", name="Log out").wait_for()  # what its session may do is known
     assert other.locator(".route-row button").count() == 0
@@ -244,6 +247,14 @@ def test_a_bandits_winner_can_be_handed_over_to(keyed: Served, tabs: Tabs) -> No
     page.locator("#verdict", has_text="The stop rule names v2 the winner").wait_for()
     page.get_by_role("button", name="Hand over").click()
     assert "v2 gets 100% of the traffic" in page.get_by_role("dialog", name="Hand over to v2?").inner_text()
+    page.locator("#happened").wait_for()
+    notes, key = f"{keyed.address}/-/routes/digits/notes", {"authorization": "Bearer ops"}
+    httpx.post(notes, json={"text": "v2 has it"}, headers=key).raise_for_status()
+    keyed.harness.stops["digits"] |= {"state": "handed_over"}
+    page.locator("#happened", has_text="v2 has it").wait_for()
+    other = log_in(keyed, tabs, "reader", steer=False, path="")
+    digits = other.locator("[data-route=digits]")
+    digits.get_by_text("v2 has won and gets everything.").wait_for()
 
 
 def test_a_note_is_written_into_the_history(keyed: Served, tabs: Tabs) -> None:
@@ -251,6 +262,8 @@ def test_a_note_is_written_into_the_history(keyed: Served, tabs: Tabs) -> None:
     page.get_by_label("Note").fill("<b>campaign</b> began")
     page.get_by_role("button", name="Add note").click()
     page.locator("[data-step=note]", has_text="<b>campaign</b> began · by ops").wait_for()
+    page.get_by_role("link", name="Over time").click()
+    page.locator(".marks", has_text="Note: <b>campaign</b> began").wait_for()
 
 
 def test_an_edit_is_checked_while_typing_applied_and_restored(keyed: Served, tabs: Tabs) -> None:

@@ -64,10 +64,12 @@ export function visit(address) {
   listener();
 }
 
-// Changes the query: null takes a name out. The page stays.
-export function choose(changes) {
+// Changes the query: null takes a name out. The page stays. `undoable`: the browser's Back leads to the query before.
+export function choose(changes, undoable = false) {
   const query = { ...here().query, ...changes };
   const given = Object.entries(query).filter(([, value]) => value !== null && value !== undefined && value !== "");
-  history.replaceState(null, "", location.pathname + (given.length ? `?${new URLSearchParams(given)}` : ""));
+  const address = location.pathname + (given.length ? `?${new URLSearchParams(given)}` : "");
+  if (undoable) history.pushState(null, "", address);
+  else history.replaceState(null, "", address);
   listener();
 }

@@ -13,14 +13,14 @@ import { table } from "../parts/table.js";
 import { timeline } from "../parts/timeline.js";
 import { html, useState } from "../vendor/preact.js";
 import { Agreement, shadowList } from "./agreement.js";
-import { steps } from "./history.js";
+import { newestStep, steps } from "./history.js";
 
 export function FirstTab(given) {
   return given.report.policy === "shadow" ? html`<${Agreement} ...${given} />` : html`<${Decide} ...${given} />`;
 }
 
 function Decide({ report, colour, now }) {
-  const history = useGet(`routes/${encodeURIComponent(report.route)}/history?limit=6`, { again: report.rollout?.decided?.time ?? report.revision });
+  const history = useGet(`routes/${encodeURIComponent(report.route)}/history?limit=6`, { again: newestStep(report) });
   return [
     headline(report, colour),
     timeline(report, now),

@@ -35,9 +35,11 @@ function why(made, draw, now) {
   const how = made.forced
     ? `The client chose ${made.assigned} itself (x-variant): it does not count in any statistic.`
     : html`${sentence(made.policy)}, ${explained(place)}: ${made.assigned} was drawn with probability ${figure("propensity", made.propensity, share(made.propensity))}.`;
-  const unit = made.sticky
-    ? html`The unit <a class="mono" href=${href("outcomes", { route: made.route, unit: made.unit })}>${made.unit}</a> keeps its variant while the shares stay.`
-    : `The request named no unit${made.propensity < 1 ? ": chance decided" : ""}.`;
+  const unit = made.forced
+    ? ""
+    : made.sticky
+      ? html`The unit <a class="mono" href=${href("outcomes", { route: made.route, unit: made.unit })}>${made.unit}</a> keeps its variant while the shares stay.`
+      : `The request named no unit${made.propensity < 1 ? ": chance decided" : ""}.`;
   const features = Object.entries(made.features ?? {})
     .map(([name, value]) => `${name} ${value}`)
     .join(", ");

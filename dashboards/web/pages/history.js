@@ -10,10 +10,13 @@ import { html, useState } from "../vendor/preact.js";
 
 const TONES = { pass: "good", fail: "bad", error: "warn" };
 
+// Changes with each step that the report knows of: then the history is read again.
+export const newestStep = ({ revision, rollout, stop }) => [revision, rollout?.decided?.time, stop?.state].join();
+
 export function HistoryTab({ report, now, session }) {
   const [again, setAgain] = useState(0);
   const history = useGet(`routes/${encodeURIComponent(report.route)}/history?limit=200`, {
-    again: `${again} ${report.revision} ${report.rollout?.decided?.time}`
+    again: `${again} ${newestStep(report)}`
   });
   const may = session?.scopes?.includes("steer") && (session.routes === null || session.routes.includes(report.route));
   return section(

@@ -85,7 +85,7 @@ export function groupOf(route) {
   const rollout = route.rollout?.state;
   if (rollout && rollout !== "promoted") return "moving"; // also without traffic: it waits for some
   if (!route.recent.assigned) return "idle";
-  if (rollout) return "steady";
+  if (rollout || route.stop?.state === "handed_over") return "steady";
   return route.policy === "bandit" || route.policy === "shadow" ? "moving" : "steady";
 }
 
@@ -173,6 +173,7 @@ function doing(route, now) {
   const rollout = route.rollout;
   if (rollout)
     return html`<p>${badge(STATES[rollout.state] ?? rollout.state, rollout.state === "promoted" ? "good" : "")} ${explained(canary(route, rollout, now))}</p>`;
+  if (route.stop?.state === "handed_over") return html`<p>${route.stop.winner} has won and gets everything.</p>`;
   if (route.policy === "shadow") return html`<p>${shadows(route)}</p>`;
   if (route.features) return html`<p>Which variant is best depends on ${route.features.join(", ")}.</p>`;
   const several = Object.keys(route.allocation).length > 1;

@@ -8,6 +8,7 @@ import { event, gateOf, metricsOf } from "../core/words.js";
 import { choices, clockOf, figure } from "../parts/basics.js";
 import { TimeChart } from "../parts/chart.js";
 import { html, useEffect, useState } from "../vendor/preact.js";
+import { newestStep } from "./history.js";
 
 export const RANGES = [
   ["900", "15 min"],
@@ -25,16 +26,16 @@ const QUANTILES = ["p50", "p95", "p99"];
 export function TimeTab({ report, colour, events }) {
   const { query } = here();
   const series = useSeries(report.route, query, report.as_of);
-  const history = useGet(`routes/${encodeURIComponent(report.route)}/history?limit=200`, { again: report.rollout?.decided?.time ?? report.revision });
+  const history = useGet(`routes/${encodeURIComponent(report.route)}/history?limit=200`, { again: newestStep(report) });
   const [at, setAt] = useState(null);
   const absolute = query.since && query.until;
-  const zoom = (since, until) => choose({ since: Math.floor(since), until: Math.ceil(until), range: null });
+  const zoom = (since, until) => choose({ since: Math.floor(since), until: Math.ceil(until), range: null }, true);
   const controls = html`<div class="over-time" key="over-time">
     <h2>Over time</h2>
     <span class="note">Times in ${zoneName()}. Drag across a chart to zoom.</span>
     ${
       absolute
-        ? html`<button class="quiet" type="button" onClick=${() => choose({ since: null, until: null })}>Back to now</button>`
+        ? html`<button class="quiet" type="button" onClick=${() => choose({ since: null, until: null }, true)}>Back to now</button>`
         : html`<button class="quiet" type="button" aria-pressed=${String(query.pause === "1")} onClick=${() => choose({ pause: query.pause === "1" ? null : "1" })}>Pause</button>`
     }
     ${choices("Period", RANGES, absolute ? "" : (query.range ?? "900"), (range) => choose({ range, since: null, until: null }))}
@@ -262,23 +263,10 @@ function quantileWords(bucket, q) {
 function shares(page) {
   const value = (k, name) => page.bucketOf(k, name)?.allocated ?? page.bucketOf(k, name)?.share ?? null;
   const seen = page.names.filter((name) => page.x.some((_, k) => value(k, name) > 0));
-  const moving = seen.some(
-    (name) =>
-      new Set(
-        page.x
-          .map((_, k) => value(k, name))
-          .filter((v) => v !== null)
-          .map((v) => v.toFixed(3))
-      ).size > 1
-  );
-  if (seen.length === 1 && !moving) return null; // one variant has everything: there is nothing to draw
+  const [one, ...more] = seen;
+  if (one && !more.length && page.x.every((_, k) => (value(k, one) ?? 1) >= 0.9995)) return null; // it has everything: there is nothing to draw
   return {
-    ...base(
-      page,
-      "shares",
-      "Traffic shares",
-      moving ? `What the allocation called for, in steps of ${seconds(page.step)}.` : "They did not move in this period."
-    ),
+    ...base(page, "shares", "Traffic shares", `What the allocation called for, in steps of ${seconds(page.step)}.`),
     lines: seen.map((name) => ({ name, look: page.colour(name), mean: page.x.map((_, k) => value(k, name)) })),
     stacked: true,
     empty: seen.length ? null : "No traffic in this period.",
@@ -309,5 +297,5 @@ function marks(events, page) {
   if (!within.length) return null;
   const shown = within.slice(-MAX_LISTED);
   const earlier = within.length - shown.length;
-  return html`<ul class="marks" key="marks" aria-label="What happened in this period">${earlier > 0 && html`<li>${figure("marks.earlier", earlier, count(earlier))} earlier ·</li>`}${shown.map((one) => html`<li key=${one.key}>${clockOf(one.time)} ${event(one)[0]}${one.data?.backend ? `: ${one.data.backend}` : ""}</li>`)}</ul>`;
+  return html`<ul class="marks" key="marks" aria-label="What happened in this period">${earlier > 0 && html`<li>${figure("marks.earlier", earlier, count(earlier))} earlier ·</li>`}${shown.map((one) => html`<li key=${one.key}>${clockOf(one.time)} ${[event(one)[0], one.data?.backend ?? one.data?.text].filter(Boolean).join(": ")}</li>`)}</ul>`;
 }

@@ -153,9 +153,10 @@ function point(u, now) {
   now.onPoint(at);
 }
 
+// Cursors are synchronised, so a drag selects in every chart: only the one under the pointer zooms, once.
 function zoom(u, { onZoom }) {
   if (u.select.width < 8) return;
-  onZoom(u.posToVal(u.select.left, "x"), u.posToVal(u.select.left + u.select.width, "x"));
+  if (u.cursor.event) onZoom(u.posToVal(u.select.left, "x"), u.posToVal(u.select.left + u.select.width, "x"));
   u.setSelect({ left: 0, width: 0, top: 0, height: 0 }, false);
 }
 
