@@ -163,8 +163,8 @@ def judge(
 
     ``edges`` gives the ends of a latency bucket in milliseconds; a latency guardrail needs it. ``forecast``:
     whether to work out how much more data an undecided verdict needs, which is most of the cost. ``shown``:
-    whether the interval of what a bet has decided is computed, on which nothing depends. Never raises: what
-    can't be looked at is the verdict ``error`` with a reason.
+    whether intervals are computed on which nothing depends. Never raises: what can't be looked at is the verdict
+    ``error`` with a reason.
     """
     try:
         measured = measure(guardrail.metric, baseline, candidate, ratio=guardrail.relative, edges=edges)
@@ -270,11 +270,14 @@ def _decide(
     spare: bool,
     shown: bool,
 ) -> Verdict:
-    """``spare``: the interval of what a bet has not decided is left out; not ``shown``: also of what it has."""
+    """``spare``: the interval of what a bet has not decided is left out; not ``shown``: all that nothing depends on."""
     seen = measured.samples and measured.baseline_samples
     decided = bet is not None and _by_bet(bet, alpha, alpha_pass) != "inconclusive"
     needed = seen and (bet is None or (shown if decided else not spare))
-    interval = measured.ends(alpha_pass) if needed else None
+    coarse = None
+    if needed and bet is None and not shown and measured.side is not None:
+        coarse = measured.side(guardrail.threshold, alpha_pass)
+    interval = coarse or (measured.ends(alpha_pass) if needed else None)
     outcome = _outcome(guardrail, measured, interval, alpha, alpha_pass, bet)
     reason = _reason(guardrail, measured, interval, bet)
     if measured.samples < guardrail.min_samples:
@@ -286,7 +289,7 @@ def _decide(
         guardrail.limit,
         alpha,
         _estimate(guardrail, measured),
-        interval,
+        None if coarse else interval,
         _known(measured.baseline),
         _known(measured.candidate),
         measured.samples,

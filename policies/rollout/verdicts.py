@@ -66,6 +66,11 @@ class Guardrail:
     def limit(self) -> float:
         return next(limit for limit in self._limits().values() if limit is not None)
 
+    @property
+    def threshold(self) -> float:
+        """The limit as a difference (a ratio): `max_decrease` is below 0."""
+        return -self.limit if self.max_decrease is not None else self.limit
+
     def outcome(self, interval: Interval) -> Outcome:
         """What the interval of the difference (of the ratio) says about the limit."""
         low, high = interval

@@ -26,6 +26,7 @@ from policies.sequential.two_sample import (
     UnitShareMartingale,
     difference_interval,
     ratio_interval,
+    side_of,
 )
 from policies.types import MetricType, PairSums, RewardSums
 
@@ -81,6 +82,8 @@ class MetricComparison:
     interval: IntervalAt
     asymptotic: bool = False
     """Whether `interval` is that of a mean without bounds."""
+    side: Callable[[float, float], Interval | None] | None = None
+    """(limit, alpha) to a coarse interval on the same side of ``limit``, where that is plain and saves time."""
 
     def ends(self, alpha: float, scale: float = 1.0) -> Interval | None:
         """`interval`, of which each end alone is wrong with probability ``alpha`` at most: for what acts on one."""
@@ -201,7 +204,10 @@ def _of_martingales(
     def at(alpha: float, scale: float) -> Interval | None:
         return _joint(ratio, known(baseline * scale), known(candidate * scale), alpha)
 
-    return MetricComparison(baseline.mean, candidate.mean, baseline.count, candidate.count, at)
+    def side(limit: float, alpha: float) -> Interval | None:
+        return side_of(limit, known(baseline), known(candidate), alpha, ratio=ratio)
+
+    return MetricComparison(baseline.mean, candidate.mean, baseline.count, candidate.count, at, side=side)
 
 
 def _of_means(baseline: RewardSums, candidate: RewardSums, *, ratio: bool) -> MetricComparison:
@@ -227,7 +233,12 @@ def _of_capped(
         ends = _joint(ratio, first, second, alpha)
         return ends[0] * unit, ends[1] * unit
 
-    return MetricComparison(baseline.mean, candidate.mean, baseline.count, candidate.count, at)
+    def side(limit: float, alpha: float) -> Interval | None:
+        first, second = (BoundedMartingale(_on_unit(s, low, width)) for s in (baseline, candidate))
+        ends = side_of(limit / unit, first, second, alpha, ratio=ratio)
+        return None if ends is None else (ends[0] * unit, ends[1] * unit)
+
+    return MetricComparison(baseline.mean, candidate.mean, baseline.count, candidate.count, at, side=side)
 
 
 def _on_unit(sums: RewardSums, low: float, width: float) -> RewardSums:

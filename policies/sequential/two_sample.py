@@ -33,6 +33,8 @@ always fails within a handful of requests, the largest tells 0.1 % from 0.15 %."
 
 _EDGE: Final = 1e-12
 _ZOOMS: Final = 4
+_PLAIN: Final = 0.05
+"""How far the log martingale at a limit is from the level where no rounding of the interval can matter."""
 
 
 def _inside(mean: Floats) -> Floats:
@@ -168,6 +170,37 @@ def ratio_interval(baseline: MeanMartingale, candidate: MeanMartingale, alpha: f
     (b, c), (b_far, c_far) = _corners(baseline, candidate, -math.log(alpha))
     low, high = float(np.min(_exact(c) / b)), float(np.max(c_far / b_far))
     return low, (high if np.min(b_far) > _EDGE else math.inf)
+
+
+def side_of(
+    limit: float, baseline: MeanMartingale, candidate: MeanMartingale, alpha: float, *, ratio: bool
+) -> tuple[float, float] | None:
+    """Find on which side of ``limit`` the interval of the difference (of the ratio) lies, without computing it.
+
+    Return (-inf, inf) if it contains ``limit``, (inf, inf) if it lies above, (-inf, -inf) if below, and None
+    if only the interval itself can tell: near the edges, and where the limit is about to be decided.
+    """
+    b, c = float(baseline.centre), float(candidate.centre)
+    end = (c / limit if limit > 0 else math.nan) if ratio else c - limit
+    if not (_EDGE < end < 1 - _EDGE and _EDGE < b < 1 - _EDGE):
+        return None
+    # Along the claim both martingales rise outside the segment between the centres, and are convex within it.
+    means = np.linspace(b, end, 33)
+    for _ in range(2):
+        other = means * limit if ratio else means + limit
+        if not np.all((other > _EDGE) & (other < 1 - _EDGE)):
+            return None
+        logs = baseline(means) + candidate(other)
+        least = int(np.argmin(logs))
+        around = slice(max(least - 1, 0), least + 2)
+        bound = 2 * logs[least] - logs[around].max()
+        if logs[least] < -math.log(alpha) - _PLAIN:
+            return -math.inf, math.inf
+        if bound > -math.log(alpha) + _PLAIN:
+            far = math.inf if c > (b * limit if ratio else b + limit) else -math.inf
+            return far, far
+        means = np.linspace(means[around][0], means[around][-1], 33)
+    return None
 
 
 def mean_interval(martingale: MeanMartingale, alpha: float) -> tuple[float, float]:

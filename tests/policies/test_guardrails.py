@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -276,3 +277,27 @@ def test_any_counts_give_a_verdict_that_is_json(a: int, b: int, c: int, d: int, 
     if verdict.interval is not None and verdict.estimate is not None:
         low, high = verdict.interval
         assert low <= verdict.estimate <= high
+
+
+@pytest.mark.parametrize("rail", [Guardrail("m", max_decrease=0.05), Guardrail("m", min_ratio=0.9)])
+@pytest.mark.parametrize("kind", ["fraction", "real"])
+def test_verdicts_without_intervals_are_the_same(kind: MetricType, rail: Guardrail) -> None:
+    """Where the limit lies is seen without the interval, but near the moment of the verdict."""
+    rng, spared = np.random.default_rng(3), 0
+    seen: set[str] = set()
+    for worse in (0.0, 0.05, 0.3):
+        sums = [RewardSums(), RewardSums()]
+        for _ in range(12):
+            sums[0] += rewards(kind, rng.beta(7, 3, 200)).rewards["m"]
+            sums[1] += rewards(kind, rng.beta(7 - 10 * worse, 3 + 10 * worse, 100)).rewards["m"]
+            first, second = (
+                Evidence(s.count, rewards={"m": s}, kinds={"m": kind}, ranges={"m": (0.0, 1.0)}) for s in sums
+            )
+            full = judge(rail, first, second, 0.0125, 0.05, forecast=False)
+            bare = judge(rail, first, second, 0.0125, 0.05, forecast=False, shown=False)
+            assert full.interval is not None
+            assert bare == replace(full, interval=bare.interval)
+            seen.add(bare.verdict)
+            spared += bare.interval is None
+    assert {"pass", "fail"} <= seen
+    assert spared >= 24  # of 36 looks
