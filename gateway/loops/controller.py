@@ -53,12 +53,11 @@ log = logging.getLogger("turnout.rollout")
 GUARDRAILS_S: Final = 5.0
 """Seconds between two looks at the guardrails of a bandit."""
 MAX_LOOK_SHARE: Final = 0.05
-"""A look at a rollout that took t seconds of CPU is followed by a rest of t / 0.05: on a busy machine, one of 4.5 s by
-the clock would leave a failing candidate in force for 90 s."""
+"""A look at a rollout that took t seconds of CPU is followed by a rest of t / 0.05."""
 MAX_LOOKS_SHARE: Final = 0.1
 """Looks at all rollouts together take at most this part of the time: of many, each is looked at less often."""
-MAX_LOOK_REST_S: Final = 5.0
-"""The longest rest of each of ten rollouts; of more, half a second for each. Requests of this process use CPU too."""
+MAX_LOOK_REST_S: Final = 15.0
+"""The longest rest of up to ten rollouts; of n, n / 10 of it. Requests use CPU, too, while a look waits."""
 MAX_REST_S: Final = 600.0
 """A rest that ends later than this was begun before the clock was set back."""
 
