@@ -35,6 +35,8 @@ HOLD_S: Final = 15.0
 """How long a poll is held if nothing changes."""
 RETRY_S: Final = 2.0
 """How long a poll is held that refuses what was offered: it is offered again."""
+AGAIN_S: Final = 1.0
+"""A node that has nothing and polls again this soon could not read what it was sent: a restart takes longer."""
 CLUSTERS_FIRST_S: Final = 5.0
 """How long new routes wait until the node has fetched the clusters that they may name."""
 CANNOT_SEAL: Final = "its bootstrap cannot seal decision ids; print it again and restart the node with it"
@@ -120,6 +122,7 @@ class Fleet:
             wait = due - self._clock()
             if wait <= 0 or closing.is_set():
                 node.offered[poll.kind] = offer.version
+                node.sent[poll.kind] = self._clock()
                 return offer
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
@@ -129,8 +132,12 @@ class Fleet:
 
     def _explained(self, poll: Poll) -> Poll:
         """The poll; a refusal if the node asks again without what it was sent, as an Envoy that cannot read it."""
-        offered = self.nodes.own(poll.engine, poll.node).offered.get(poll.kind, "")
-        if poll.refused or not poll.version or not is_newer(offered, poll.version):
+        node = self.nodes.own(poll.engine, poll.node)
+        if poll.version:
+            unread = is_newer(node.offered.get(poll.kind, ""), poll.version)
+        else:
+            unread = 0.0 <= self._clock() - node.sent.get(poll.kind, -inf) < AGAIN_S
+        if poll.refused or not unread:
             return poll
         return replace(poll, refused=f"it could not read the newest {poll.kind}; its log says why")
 

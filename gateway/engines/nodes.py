@@ -64,6 +64,8 @@ class NodeState:
     """Version of the clusters that it has; empty if it fetches them from another replica."""
     offered: dict[str, str] = field(default_factory=dict)
     """By kind: the version that was sent last."""
+    sent: dict[str, float] = field(default_factory=dict)
+    """By kind: when that was, in seconds since the epoch."""
     counted: float = 0.0
     """When it last reported its counters, in seconds since the epoch."""
     delivered: int = 0

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gateway.config.load import load
-from gateway.engines.fleet import CANNOT_SEAL, HOLD_S, Fleet, Poll
+from gateway.engines.fleet import AGAIN_S, CANNOT_SEAL, HOLD_S, RETRY_S, Fleet, Poll
 from gateway.engines.nodes import LOSS_WINDOW_S, MAX_NODES, SILENT_S, Nodes
 from gateway.engines.offers import InEffect, Kind, Offer
 from gateway.engines.otlp import export
@@ -223,7 +223,21 @@ async def test_a_node_that_cannot_read_what_it_gets_is_shown_and_asked_to_wait()
         "refused",
         "it could not read the newest routes; its log says why",
     )
+    world.now += AGAIN_S
     assert (await world.ask("routes")).version != first, "it has restarted"
+
+
+@pytest.mark.parametrize("kind", ["clusters", "routes"])
+async def test_a_node_that_cannot_read_the_first_it_gets_is_asked_to_wait(kind: Kind) -> None:
+    world = World()
+    assert (await world.ask(kind)).version
+    again = world.ask(kind)
+    assert await held(again)
+    (node,) = world.fleet.shown("edge")["nodes"]
+    assert node["refused"] == f"it could not read the newest {kind}; its log says why"
+    world.now += RETRY_S
+    world.fleet.wake()
+    assert (await again).version, "it is sent again"
 
 
 async def test_a_node_that_cannot_seal_keeps_its_routes_and_is_shown() -> None:

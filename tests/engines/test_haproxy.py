@@ -301,6 +301,15 @@ def test_without_a_gateway_nothing_is_lost_and_haproxy_starts_again(
     assert setup.shown()["lost"] == 0
 
 
+@pytest.mark.parametrize("field", ["x-user-id", "x-request-id"])
+def test_a_client_with_a_long_id_is_in_the_record(
+    setup: HaproxySetup, client: httpx.Client, field: str
+) -> None:
+    """HAProxy hands over no row of 16 KiB or more, and a lost one makes the record of all clients doubtful."""
+    outcome = setup.outcome(client.post(PATH, headers={field: "a" * 9000}))
+    assert outcome["sticky"] is (field == "x-user-id")
+
+
 def test_rows_outlast_an_agent_that_is_killed(setup: HaproxySetup, client: httpx.Client) -> None:
     """Both those that it held, as no gateway took them, and those that were logged without it."""
     setup.gateway.crash()

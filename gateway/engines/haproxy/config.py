@@ -49,8 +49,8 @@ ROW: Final = (
     "%U",
     "%B",
     "%si:%sp",
-    "%[var(txn.request_id),hex]",
-    "%[var(txn.unit),hex]",
+    "%[var(txn.request_id),bytes(0,129),hex]",  # the record has ids of up to 128 bytes
+    "%[var(txn.unit),bytes(0,7500),hex]",  # HAProxy hands over no row of 16 KiB (tune.bufsize) or more
 )
 """HAProxy's names of the fields of a row, in the order in which `gateway.engines.haproxy.rows` reads them. The first
 numbers the rows of a worker, so a gap tells how many were lost."""

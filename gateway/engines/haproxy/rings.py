@@ -86,6 +86,9 @@ class Rings:
         """Let a worker end that was replaced, has no clients any more, and has handed over all rows."""
         try:
             facts = _facts(await worker.control.ask("show info", _PROMPT))
+        except TimeoutError:  # it stands still, and its last rows are still to come
+            worker.active = True
+            return
         except OSError:
             worker.opened.close()
             return
@@ -112,13 +115,13 @@ class _Connection:
         return made
 
     async def ask(self, text: str, end: bytes) -> str:
-        """The reply to a command, up to ``end``. Raises OSError."""
+        """The reply to a command, up to ``end``. Raises TimeoutError, and OSError if the worker has ended."""
         self.writer.write(f"{text}\n".encode())
         try:
             async with asyncio.timeout(TAKEN_S):
                 return (await self.reader.readuntil(end)).decode("latin-1")
-        except (TimeoutError, asyncio.IncompleteReadError) as error:
-            raise OSError("HAProxy does not respond") from error
+        except asyncio.IncompleteReadError as error:
+            raise OSError("HAProxy has closed the connection") from error
 
 
 @dataclass(slots=True)
