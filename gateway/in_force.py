@@ -91,7 +91,7 @@ class InForce:
         return self._current
 
     async def prepare(self, found: Examined, source: str) -> Prepared:
-        """Build a document in a thread; it changes nothing. Raises ConfigError, StoreUnavailable."""
+        """Build a document in a thread; nothing that is in force changes. Raises ConfigError, StoreUnavailable."""
         if found.document is not None:
             document = self.source.overridden(found.document)
             found = replace(found, document=document)

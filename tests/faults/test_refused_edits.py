@@ -61,7 +61,9 @@ def seen(rig: FaultRig) -> dict[str, Any]:
         "healths": {k: (id(h), h.stall_detection, tuple(h._records)) for k, h in registry.healths.items()},
         "held": {k: id(h) for k, h in gateway.in_force.allocations.held.items()},
         "steering": dict(gateway.in_force.allocations.steering),
-        "states": dict(gateway.api.controller.states),
+        "states": {
+            k: v for k, v in gateway.api.controller.states.items() if k in gateway.api.document().routes
+        },
     }
 
 
@@ -104,5 +106,5 @@ def test_the_next_good_edit_is_taken(started: FaultRig, tmp_path: Path) -> None:
     before = seen(started)
     started.edit(OTHER)
     after = seen(started)
-    assert {key for key in before if before[key] == after[key]} == {"states"}
+    assert not [key for key in before if before[key] == after[key]]
     started.edit(CONFIG)
