@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         default=["closed"],
         metavar="SCENARIO",
-        help="; ".join(f"{name}: {what}" for name, what in SCENARIOS.items()) + "; or all",
+        help="; ".join(f"{name}: {what}" for name, what in SCENARIOS.items()).replace("%", "%%") + "; or all",
     )
     parser.add_argument("--peers", default=",".join(PEERS), help="comma-separated (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each peer (default: %(default)s)")
