@@ -19,7 +19,7 @@ from gateway.transport.http2_address import Http2Address
 from gateway.transport.http2_connection import Http2Connection
 
 DEPTH: Final = 8
-"""Requests that arrive in one read, as of a client with so many at the same time."""
+"""Requests that arrive in one read, like those that a client with eight open streams sends together."""
 BODY: Final = b"x" * 74
 Fields = list[tuple[str, str]]
 _GREETING: Final = (

@@ -98,6 +98,8 @@ def test_workers_are_counted_each_and_together_once_there_are_many() -> None:
         take(ledger, str(worker), 1)
     ledger.settle()
     assert ledger.settle() == (201, 1)
+    ledger.deliver(rows("8", 101))  # it waited until its worker was no longer counted by itself
+    assert [ledger.settle(), ledger.settle()][1] == (202, 1)
     assert len(ledger.state()) < 50
 
 

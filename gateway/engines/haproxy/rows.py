@@ -161,10 +161,10 @@ class Ledger:
     def _done(self, rows: Iterable[Row]) -> Iterator[Worker]:
         """The worker of each, or what stands for those that are gone."""
         for row in rows:
-            worker = self.workers.get(row.worker) or self.workers.setdefault("", Worker())
-            if row.number is not None:
+            worker = self.workers.get(row.worker)
+            if worker is not None and row.number is not None:
                 worker.done = max(worker.done, row.number)
-            yield worker
+            yield worker or self.workers.setdefault("", Worker())
 
     def _retire(self, name: str) -> None:
         worker, gone = self.workers.pop(name), self.workers.setdefault("", Worker())
