@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, NamedTuple
 
 from pydantic import AfterValidator
 
@@ -50,6 +50,22 @@ class EngineConfig(ConfigModel):
     """A node that has been silent for this long is gone: no longer listed, and no rollout waits for it."""
 
 
+class Range(NamedTuple):
+    """What a proxy's own configuration can hold."""
+
+    proxy: str
+    seconds: float
+    longest: str
+    """A time below ``seconds``."""
+    number: int
+
+
+RANGES: Final = {
+    "envoy": Range("Envoy", 9_223_372_035.0, "106751d", 2**32 - 1),
+    "haproxy": Range("HAProxy", (2**31 - 1) / 1000, "24d", 2**31 - 1),
+}
+"""By type of engine; as Envoy 1.40 and HAProxy 2.6 say. HAProxy takes some larger counts, but wraps them."""
+
 Refusal = tuple[KeyPath, str]
 """Key path inside the route, and what is wrong with it."""
 
@@ -63,6 +79,32 @@ def refusals(route: RouteConfig, backends: Mapping[str, BackendConfig], kind: st
     yield from _of_failures(route)
     yield from _of_variants(route, backends)
     yield from (_of_haproxy if kind == "haproxy" else _of_envoy)(route, backends)
+    yield from _out_of_range(route, backends, RANGES[kind])
+
+
+def _out_of_range(
+    route: RouteConfig, backends: Mapping[str, BackendConfig], limits: Range
+) -> Iterator[Refusal]:
+    """Times and counts that the proxy refuses, or takes for others."""
+    for section in ("timeouts", "retry"):
+        for key, most in _too_large(getattr(route, section), limits):
+            yield (section, *key), f"{limits.proxy} holds no more than {most}; write that or less"
+    for at, backend in _backends(route, backends):
+        for key, most in _too_large(backend, limits):
+            option = ".".join(key)
+            yield at, f"{limits.proxy} holds no more than {most}; use a backend with a smaller '{option}'"
+
+
+def _too_large(section: ConfigModel, limits: Range) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Keys of times (floats) and counts beyond ``limits``, each with what is allowed."""
+    for key in type(section).model_fields:
+        value = getattr(section, key)
+        if isinstance(value, ConfigModel):
+            yield from (((key, *inner), most) for inner, most in _too_large(value, limits))
+        elif isinstance(value, float) and value > limits.seconds:
+            yield (key,), limits.longest
+        elif isinstance(value, int) and value > limits.number:
+            yield (key,), str(limits.number)
 
 
 def _of_requests(route: RouteConfig) -> Iterator[Refusal]:

@@ -12,7 +12,8 @@ from gateway.config.document import Document
 TABLES: Final = tuple(
     Path(__file__).with_name("given_up.md").read_text(encoding="utf-8").strip().split("\n\n")
 )
-"""In Markdown: the proxies, and weights. A row names what differs, then what each does about it, the gateway first."""
+"""In Markdown: the proxies, and weights. A row names what differs, then what each does about it, the gateway first.
+"refused" is what no valid document uses."""
 _PLACES: Final = {"envoy": (0, 2), "haproxy": (0, 3), "kubernetes": (1, 2)}
 """By type of engine: its table, and its column there."""
 _LINK: Final = re.compile(r"\[([^]]*)\]\([^)]*\)")
@@ -29,7 +30,7 @@ class GivenUp(NamedTuple):
 
 
 def given_up(document: Document) -> Iterator[GivenUp]:
-    """By engine with a route: what its routes give up, compared with routes that the gateway serves."""
+    """By engine with a route: what its routes give up, compared with the same routes on the gateway."""
     for name, engine in document.engines.items():
         if routes := document.engine_routes(name):
             lines = [
@@ -45,5 +46,5 @@ def _differences(kind: str) -> Iterator[str]:
     for row in TABLES[table].splitlines()[2:]:
         cells = [cell.strip() for cell in _LINK.sub(r"\1", row).replace("`", "'").split("|")[1:-1]]
         does = cells[column]
-        if does != cells[1] and not does.startswith("yes"):
+        if does != cells[1] and does.partition(",")[0] not in ("yes", "refused"):
             yield f"{cells[0]}: {does}"

@@ -28,7 +28,7 @@ BACKENDS = """
     headers: {x-key: 100%}
     health: {path: /ready, status: [200, 204], every: 1s}
     ejection: {consecutive: 3, max_share: 100%, panic: 0}
-    limit: {in_flight: 5000000000, waiting: 0}
+    limit: {waiting: 0}
     pool: {idle: 1s}
     slow_start: 5s
   c: {url: "https://model.example", balance: random, ejection: null, tls: {ca: "@DIR@/ca.pem", server_name: m.example}}
@@ -37,6 +37,12 @@ BACKENDS = """
   g: {url: "https://127.0.0.1:9445"}
   h: {url: "http://127.0.0.1:9446", health: {method: CONNECT}}
   f: {url: "http://127.0.0.1:9004", host: preserve}
+  m:
+    url: "http://127.0.0.1:9447"
+    health: {every: 106751d, timeout: 106751d, healthy: 4294967295, unhealthy: 4294967295}
+    ejection: {consecutive: 4294967295, local_consecutive: 4294967295, base: 106751d, max: 106751d}
+    limit: {in_flight: 4294967295, waiting: 4294967295}
+    pool: {idle: 106751d}
 """
 CONFIG = """
 engines: {edge: {type: envoy, token: a-token-of-the-edge-engine}}
@@ -66,6 +72,11 @@ ROUTES = {
     "retries": (
         "{match: {path: /}, variants: {v: {backend: a}}, policy: {type: single, variant: v}, "
         "retry: {attempts: 3, replayable: true}, timeouts: {total: null, first_byte: 500ms, idle: 2s}}"
+    ),
+    "largest": (
+        "{match: {path: /}, variants: {v: {backend: m}}, policy: {type: single, variant: v}, "
+        "retry: {attempts: 10, min: 4294967295, backoff: {base: 106751d, max: 106751d}}, "
+        "timeouts: {connect: 106751d, first_byte: 106751d, idle: 106751d, total: 106751d}}"
     ),
     "mirror": (
         "{match: {path: /}, variants: {v: {backend: a}}, policy: {type: single, variant: v}, "
@@ -150,6 +161,8 @@ REFUSED = [
     ),
     ("body", "match: {path: /}, body_limit: 1MiB", "body_limit", "limit them at the node"),
     ("fallback", "match: {path: /}, fallback: [v2]", "variants.v1", "remove the fallback"),
+    ("time", "match: {path: /}, timeouts: {total: 106752d}", "timeouts.total", "than 106751d; write"),
+    ("count", "match: {path: /}, retry: {min: 4294967296}", "retry.min", "than 4294967295; write"),
 ]
 
 

@@ -38,6 +38,13 @@ BACKENDS = """
   d: {url: "https://127.0.0.1:9443", tls: {verify: false}}
   e: {url: "https://localhost:9444"}
   f: {urls: ["http://[::1]:9004", "http://[::1]:9005"], host: preserve}
+  m:
+    urls: ["http://127.0.0.1:9006", "http://127.0.0.1:9007"]
+    health: {every: 24d, timeout: 24d, healthy: 2147483647, unhealthy: 2147483647}
+    ejection: {consecutive: 2147483647}
+    limit: {in_flight: 2147483647, waiting: 2147483647, wait: 24d}
+    pool: {idle: 24d, size: 2147483647}
+    slow_start: 24d
 """
 CONFIG = """
 engines: {edge: {type: haproxy, token: a-token-of-the-edge-engine, ids: sealed}}
@@ -65,6 +72,10 @@ ROUTES = {
     "retries": (
         "{match: {path: /}, variants: {v: {backend: a}}, policy: {type: single, variant: v}, "
         "retry: {attempts: 3, replayable: true, on: {timeout: true}}, timeouts: {first_byte: 2s, idle: 2s}}"
+    ),
+    "largest": (
+        "{match: {path: /}, variants: {v: {backend: m}}, policy: {type: single, variant: v}, "
+        "timeouts: {connect: 24d, first_byte: 24d, idle: 24d}}"
     ),
     "once": (
         "{match: {path: /}, variants: {v: {backend: a}}, policy: {type: single, variant: v}, "
@@ -129,11 +140,16 @@ REFUSED = [
     ("variants: {v1: {backend: a}, v2: {backend: numbers}}", "variants.v2.backend", "server_name: NAME"),
     ("mirror: {backend: a, share: 1%}", "mirror", "remove it"),
     ("variants: {v1: {backend: a}, v2: {backend: six}}", "variants.v2.backend", "write 'host: preserve'"),
+    ("timeouts: {connect: 25d}", "timeouts.connect", "no more than 24d; write that or less"),
+    ("variants: {v1: {backend: a}, v2: {backend: slow}}", "variants.v2.backend", "a smaller 'health.every'"),
+    ("variants: {v1: {backend: a}, v2: {backend: wide}}", "variants.v2.backend", "than 2147483647; use a"),
 ]
 MORE = """
   ejecting: {url: "http://127.0.0.1:9001", ejection: {rate: 10%}}
   numbers: {url: "https://127.0.0.1:9001"}
   six: {urls: ["http://[::1]:9001", "http://[::1]:9002"]}
+  slow: {url: "http://127.0.0.1:9001", health: {every: 25d}}
+  wide: {url: "http://127.0.0.1:9001", limit: {in_flight: 2147483648}}
 """
 
 

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from gateway.control.api_request import ApiRequest, json_response
 from gateway.control.endpoint import ENGINE, Endpoints
 from gateway.control.json_reader import parse
-from gateway.control.schemas.engines import EnginesResponse, RowsResponse
+from gateway.control.schemas.engines import CountersResponse, EnginesResponse, RowsResponse
 from gateway.engines.counters import NODE, counters
 from gateway.engines.fleet import Fleet, Poll
 from gateway.engines.offers import SEALS, Kind
@@ -100,9 +100,8 @@ async def receive_rows(request: ApiRequest) -> Response:
     "POST",
     "/-/engines/counters",
     ENGINE,
-    "",
+    CountersResponse,
     body="application/x-protobuf",
-    status=204,
     request_headers=(NODE,),
     errors=("invalid",),
 )
@@ -118,7 +117,8 @@ async def receive_counters(request: ApiRequest) -> Response:
     except ValueError as error:
         raise TurnoutError("invalid", f"{error}; use what 'turnout engine bootstrap' sets up.") from None
     fleet.count(engine, node, delivered, lost)
-    return Response(status_code=204)
+    # With 200: an Envoy logs an error for any other status.
+    return json_response({"delivered": delivered, "lost": lost})
 
 
 @endpoints("GET", "/-/engines", "read", EnginesResponse)

@@ -57,6 +57,11 @@ class EnginesResponse(ApiModel):
     engines: list[EngineModel]
 
 
+class CountersResponse(ApiModel):
+    delivered: Annotated[int, Field(description="Rows that the node delivered since its start, as received.")]
+    lost: Annotated[int, Field(description="Rows that it lost since its start, as received.")]
+
+
 class RowsResponse(ApiModel):
     accepted: int
     rejected: Annotated[

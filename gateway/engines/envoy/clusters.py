@@ -111,8 +111,8 @@ def _panic(backend: BackendConfig) -> float:
 def _limits(route: RouteConfig, backend: BackendConfig) -> Json:
     made: Json = {
         "max_connections": _UNLIMITED,
-        "max_requests": min(backend.limit.in_flight, _UNLIMITED),
-        "max_pending_requests": min(max(1, backend.limit.waiting), _UNLIMITED),
+        "max_requests": backend.limit.in_flight,
+        "max_pending_requests": max(1, backend.limit.waiting),
     }
     if route.rescuers:  # a fallback is a retry to Envoy, and is never withheld
         return made | {"max_retries": _UNLIMITED}

@@ -57,17 +57,21 @@ def _entries(name: str, route: RouteConfig, document: Document, assigned: Assign
     action = _action(name, route, document, assigned)
     match = {"prefix": route.match.path, "headers": list(_conditions(route.match))}
     if route.unit is not None and route.unit.header is not None:
-        yield _sticky(name, route.unit.header, match, action, salt_text(assigned.salt))
-    yield {
+        yield _sticky(name, route, route.unit.header, match, action, salt_text(assigned.salt))
+    yield _entry(name, match, action, route) | {"request_headers_to_remove": [UNIT]}
+
+
+def _entry(name: str, match: Json, action: Json, route: RouteConfig) -> Json:
+    return {
         "name": name,
         "match": match,
-        "request_headers_to_remove": [UNIT],
         "response_headers_to_add": _response_fields(),
+        "request_body_buffer_limit": route.buffer_limit,  # a longer body is sent once, without retry or fallback
         "route": action,
     }
 
 
-def _sticky(name: str, header: str, match: Json, action: Json, salt: str) -> Json:
+def _sticky(name: str, route: RouteConfig, header: str, match: Json, action: Json, salt: str) -> Json:
     """An empty header does not name a unit: such requests fall through to the entry without one."""
     # Regular expressions cost Envoy several percent of a request.
     empty = {"name": header, "string_match": {"exact": ""}, "treat_missing_header_as_empty": True}
@@ -76,13 +80,9 @@ def _sticky(name: str, header: str, match: Json, action: Json, salt: str) -> Jso
         "weighted_clusters": action["weighted_clusters"] | {"use_hash_policy": True},
         "hash_policy": [{"header": {"header_name": header, "regex_rewrite": rewrite}}],
     }
-    return {
-        "name": name,
-        "match": match | {"headers": [*match["headers"], empty | {"invert_match": True}]},
-        "request_headers_to_add": [_set(UNIT, f"%REQ({header})%")],
-        "response_headers_to_add": _response_fields(),
-        "route": action | sticky,
-    }
+    present = match | {"headers": [*match["headers"], empty | {"invert_match": True}]}
+    unit = {"request_headers_to_add": [_set(UNIT, f"%REQ({header})%")]}
+    return _entry(name, present, action | sticky, route) | unit
 
 
 def _conditions(match: MatchConfig) -> Iterator[Json]:
