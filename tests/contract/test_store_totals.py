@@ -8,11 +8,13 @@ from random import Random
 import pytest
 
 from gateway.record.events import Outcome
-from gateway.state.base import Retention
+from gateway.state import open_store
+from gateway.state.base import Bucket, Retention
 from gateway.state.store import Store
 from tests.support.made import T0, outcome, published, reward
 
-DAY = 86_400.0
+HOUR = 3600.0
+DAY = 24 * HOUR
 
 
 async def _check(store: Store, now: float) -> None:
@@ -103,3 +105,50 @@ async def test_a_variant_without_requests_keeps_those_that_it_is_expected_to_get
     while await store.prune(kept, now=now + 30 * DAY):
         pass
     assert await store.counts("digits") == {}
+
+
+async def _alike(sqlite_url: str, redis_url: str, seed: int) -> tuple[list[Bucket], list[Bucket]]:
+    """The cells of both stores after hours of a bandit whose rewards and outcomes come late, between folds."""
+    chance, known = Random(seed), list[Outcome]()
+    now = T0 + chance.randrange(8640) * 10
+    share, epoch = 0.5, 1
+    stores = [open_store(url) for url in (sqlite_url, redis_url)]
+    for store in stores:
+        await store.open()
+    kept = Retention(outcomes=1000 * DAY, rewards=1000 * DAY, aggregates=100 * DAY)
+    for _ in range(60):
+        made = []
+        for _ in range(chance.randrange(12)):
+            if chance.random() < 0.6:
+                epoch, share = epoch + 1, min(max(share + chance.gauss(0, 0.1), 0.05), 0.95)
+            now += chance.expovariate(1 / 40)
+            variant = "v1" if chance.random() < share else "v2"
+            mine = share if variant == "v1" else 1 - share
+            made.append(outcome(now, assigned=variant, served=variant, epoch=epoch, propensity=mine))
+        late = made[: chance.randrange(len(made) + 1)] if chance.random() < 0.2 else []
+        known += made
+        about = chance.sample(known, min(len(known), 8))
+        rewards = [reward(chance.choice([None, 0.25, 3.0]), of=one, time=now) for one in about]
+        if chance.random() < 0.1:
+            now += chance.choice([HOUR, 2 * HOUR, 2 * DAY])
+        for store in stores:
+            await store.append([one for one in made if one not in late])
+            await store.reward(rewards)
+            await store.append(late)
+            while await store.prune(kept, now=now):
+                pass
+    found = [
+        await store.series("digits", since=0.0, until=now + 1, step=1, histograms=False) for store in stores
+    ]
+    for store in stores:
+        await store.close()
+    return found[0], found[1]
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("seed", [2, 6])
+async def test_both_stores_fold_alike(sqlite_url: str, redis_url: str, seed: int) -> None:
+    in_sqlite, in_redis = await _alike(sqlite_url, redis_url, seed)
+    assert [(b.start, b.variant, b.epoch, b.counts.assigned, b.rewards) for b in in_sqlite] == [
+        (b.start, b.variant, b.epoch, b.counts.assigned, b.rewards) for b in in_redis
+    ]

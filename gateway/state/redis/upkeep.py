@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 from math import inf
 from typing import Any, Final, NamedTuple
 
@@ -27,6 +28,8 @@ _MAX_STEP_KEYS: Final = 200
 """Keys or fields that one step touches at most, so that rewards never wait long behind it."""
 _MAX_STEP_EVENTS: Final = 1000
 """Events that one step looks at."""
+_NEXT_BUCKETS: Final = 8
+"""Neighbours of a coarse bucket that one command lists. Nearly always the first of them has outcomes."""
 
 
 async def step(
@@ -236,18 +239,12 @@ def _field(fields: Any, name: bytes) -> bytes:
 # Aggregates ---------------------------------------------------------------------------------------
 async def _fold(link: Link, base: str, coarse: int, width: int) -> bool:
     """Folds the buckets of a coarse one. True."""
-    index = f"{base}:cells"
-    inside, before, after = await link.commands(
-        [
-            ("ZRANGEBYSCORE", index, coarse, f"({coarse + width}"),
-            ("ZREVRANGEBYSCORE", index, f"({coarse}", "-inf", "LIMIT", 0, 1),
-            ("ZRANGEBYSCORE", index, coarse + width, "+inf", "LIMIT", 0, 1),
-        ]
-    )
+    end = coarse + width
+    inside = await link.command("ZRANGEBYSCORE", f"{base}:cells", coarse, f"({end}")
     under = merged_epochs(
-        await _epochs(link, base, inside),
-        max(await _epochs(link, base, before), default=None),
-        min(await _epochs(link, base, after), default=None),
+        await _epochs(link, base, inside, "cs"),
+        max(await _next_epochs(link, base, "ZREVRANGEBYSCORE", f"({coarse}", "-inf"), default=None),
+        min(await _next_epochs(link, base, "ZRANGEBYSCORE", end, "+inf"), default=None),
         share_steps(await _shares(link, base, inside)),
     )
     pairs = [str(number) for item in under.items() for number in item]
@@ -255,8 +252,20 @@ async def _fold(link: Link, base: str, coarse: int, width: int) -> bool:
     return True
 
 
-async def _epochs(link: Link, base: str, starts: Sequence[bytes]) -> set[int]:
-    keys = [("HKEYS", f"{base}:{letter}:{int(start)}") for start in starts for letter in "cs"]
+async def _next_epochs(link: Link, base: str, command: str, *limits: int | str) -> set[int]:
+    """The epochs of the first bucket with outcomes. One with rewards alone may hold an epoch that was merged."""
+    for at in count(step=_NEXT_BUCKETS):
+        starts = await link.command(command, f"{base}:cells", *limits, "LIMIT", at, _NEXT_BUCKETS)
+        for start in starts:
+            if found := await _epochs(link, base, [start], "c"):
+                return found
+        if len(starts) < _NEXT_BUCKETS:
+            break
+    return set()
+
+
+async def _epochs(link: Link, base: str, starts: Sequence[bytes], letters: str) -> set[int]:
+    keys = [("HKEYS", f"{base}:{letter}:{int(start)}") for start in starts for letter in letters]
     return {cell_parts(field)[0] for fields in await link.commands(keys) for field in fields}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from gateway.record.events import Outcome
@@ -158,21 +158,33 @@ class _Coarse(NamedTuple):
 
 def _fold(connection: sqlite3.Connection, before: float, width: int) -> bool:
     """Folds the oldest coarse bucket, wholly in the past of ``before``, that is not folded yet."""
-    edge = int(before // width) * width
-    for table in ("outcome_cells", "reward_cells", "shadow_cells"):
-        row = connection.execute(
-            f"SELECT route, start - start % {width} FROM {table} "
-            f"WHERE start < ? AND start % {width} != 0 LIMIT 1",
-            (edge,),
-        ).fetchone()
-        if row is not None:
-            coarse = _Coarse(row[0], row[1], row[1] + width)
-            epochs = _merged_epochs(connection, coarse)
-            _fold_counts(connection, coarse, epochs)
-            _fold_sums(connection, coarse, epochs)
-            _fold_shadows(connection, coarse)
-            return True
-    return False
+    cells = _oldest(connection, ("outcome_cells", "reward_cells"), before, width)
+    if cells is not None:
+        epochs = _merged_epochs(connection, cells)
+        _fold_counts(connection, cells, epochs)
+        _fold_sums(connection, cells, epochs)
+        return True
+    shadows = _oldest(connection, ("shadow_cells",), before, width)
+    if shadows is not None:
+        _fold_shadows(connection, shadows)
+    return shadows is not None
+
+
+def _oldest(
+    connection: sqlite3.Connection, tables: Sequence[str], before: float, width: int
+) -> _Coarse | None:
+    """The oldest coarse bucket with finer ones in any of ``tables``."""
+    finer = " UNION ALL ".join(
+        f"SELECT * FROM (SELECT start, route FROM {table} WHERE start < :edge AND start % {width} != 0 "
+        "ORDER BY start LIMIT 1)"
+        for table in tables
+    )
+    edge = {"edge": int(before // width) * width}
+    row = connection.execute(f"SELECT start, route FROM ({finer}) ORDER BY start LIMIT 1", edge).fetchone()
+    if row is None:
+        return None
+    start = row[0] - row[0] % width
+    return _Coarse(row[1], start, start + width)
 
 
 def _merged_epochs(connection: sqlite3.Connection, coarse: _Coarse) -> dict[int, int]:
