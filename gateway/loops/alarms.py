@@ -15,7 +15,9 @@ from typing import Any, Final
 from gateway.clock import Clock
 from gateway.config.document import Document
 from gateway.config.policy import bandit_of
+from gateway.loops import early_mismatch
 from gateway.loops.allocation import Allocations
+from gateway.loops.early_mismatch import EARLY_ALPHA
 from gateway.loops.periodic import each_route
 from gateway.loops.ratio import ALPHA, Ratios
 from gateway.loops.recent_share import WINDOW_S, RecentShare
@@ -79,6 +81,11 @@ async def distrust(store: DocumentStore, name: str, since: float) -> str:
     return ""
 
 
+async def doubt(store: DocumentStore, name: str, since: float) -> str:
+    """ "" or why no winner is to be named on the route ``name``: as `distrust`, or early evidence."""
+    return await distrust(store, name, since) or await early_mismatch.early_mismatch(store, name, since)
+
+
 class Alarms:
     """The alarms of every route, in one process."""
 
@@ -115,6 +122,7 @@ class Alarms:
         self._troubles = troubles
         self._lost_rows = lost_rows
         self._damage: Mapping[str, tuple[int, str]] = {}
+        self._early: Mapping[str, tuple[int, str]] = {}
         self._standing: dict[str, float] = {}
         """This process's own alarms by code: when each was renewed."""
         self._ratios = Ratios(store, clock)
@@ -135,6 +143,7 @@ class Alarms:
         routes = tuple(document.routes)
         stored = await self._store.load_all(KIND, routes)
         self._damage = await self._store.load_all(damage.KIND, routes)
+        self._early = await self._store.load_all(early_mismatch.KIND, routes)
         await each_route("the check", routes, lambda name: self.look(document, name, stored.get(name)))
 
     async def record_loss(self) -> None:
@@ -228,19 +237,22 @@ class Alarms:
     async def look(self, document: Document, name: str, before: tuple[int, str] | None) -> list[Alarm]:
         """Looks at one route, and keeps and tells what changed. ``before``: version and text of its stored alarms."""
         lost = self._lost_rows(name)
+        mismatch, early = await self._ratio(document, name)
         looks = (
             Alarm("engine_rows_lost", lost) if lost else None,
             self._damaged(document, name),
-            await self._ratio(document, name),
+            mismatch,
             await self._silent(document, name),
             await self._failing(name),
         )
         alarms = [alarm for alarm in looks if alarm is not None]
         kept = {a["code"]: a for a in json.loads(before[1])} if before is not None else {}
-        known = set(kept)
+        known, now = set(kept), self._clock()
+        # One that was an alarm before is as old as that: a person may have resumed with it in mind.
+        raised = kept.get("sample_ratio_mismatch", {}).get("since", now)
+        await early_mismatch.keep(self._store, name, self._early, early, raised)
         if known == {a.code for a in alarms}:
             return alarms
-        now = self._clock()
         text = json.dumps(
             [
                 {"code": a.code, "message": a.message, "since": kept.get(a.code, {}).get("since", now)}
@@ -262,17 +274,20 @@ class Alarms:
         message = damage.message(text, self._clock(), retention(document).outcomes)
         return Alarm("record_damaged", message) if message else None
 
-    async def _ratio(self, document: Document, name: str) -> Alarm | None:
+    async def _ratio(self, document: Document, name: str) -> tuple[Alarm | None, str]:
+        """The alarm of a mismatch; or what there is of one already, empty for none."""
         found = await self._ratios.look(name, document.routes[name])
-        if found is None or not found[0].mismatch(ALPHA):
-            return None
+        if found is None or not found[0].mismatch(EARLY_ALPHA):
+            return None, ""
         ratio, what = found
         shown = ", ".join(f"{v}: {n:.0f} (expected {ratio.expected[v]:.0f})" for v, n in ratio.counts.items())
-        return Alarm(
-            "sample_ratio_mismatch",
+        if not ratio.mismatch(ALPHA):
+            return None, f"variants may not be assigned as the allocation says, in {what}: {shown}"
+        message = (
             f"Variants were not assigned as the allocation says, in {what}: {shown}. Comparisons can't be trusted "
-            "until the cause is known (a retrying client, a lost part of the record, a cache in front).",
+            "until the cause is known (a retrying client, a lost part of the record, a cache in front)."
         )
+        return Alarm("sample_ratio_mismatch", message), ""
 
     async def _silent(self, document: Document, name: str) -> Alarm | None:
         """A variant that serves and gets no reward, while others get some.

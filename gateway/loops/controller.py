@@ -29,7 +29,7 @@ from gateway.config.policy import BanditConfig, CanaryConfig
 from gateway.config.route import RouteConfig
 from gateway.errors import TurnoutError
 from gateway.loops import guardrail_verdicts
-from gateway.loops.alarms import distrust
+from gateway.loops.alarms import distrust, doubt
 from gateway.loops.allocation import Allocations
 from gateway.loops.guardrail_evidence import GuardrailEvidence
 from gateway.loops.periodic import each_route
@@ -290,7 +290,7 @@ class Controller:
         if state.handed_over is None:
             if standing is None or (named == state.winner and not stop_rule.known_better(state, lead)):
                 return
-            if named is not None and await distrust(self._store, name, state.since):
+            if named is not None and await doubt(self._store, name, state.since):
                 return
         assert isinstance(route.policy, BanditConfig)
         assert route.policy.stop is not None

@@ -18,6 +18,7 @@ from gateway.ingest.comparable import known_before, values_by_unit
 from gateway.ingest.evidence import observations, rewarded
 from gateway.loops.alarms import distrust
 from gateway.loops.allocation import Allocations
+from gateway.loops.early_mismatch import early_mismatch
 from gateway.record.histogram import edges
 from gateway.state.base import BUCKET_S, Counts, StoreUnavailable
 from gateway.state.store import EvidenceStore
@@ -97,15 +98,21 @@ class RolloutEvidence:
         if doubt:
             judgement = Judgement((_blind(section, doubt),))
         standing = self._standing(name, state)
+        winner = standing.stopped if standing is not None else None
+        if winner is not None and state.status is Status.RUNNING and await self._early(name, state):
+            winner = None
         return Tick(
             judgement.verdicts,
             samples,
             judgement.sick,
             share=self._allocations.share(name, section.candidate),
-            winner=standing.stopped if standing is not None else None,
+            winner=winner,
             beliefs=standing.as_dict() if standing is not None else None,
             carried=self._carried(name, state),
         )
+
+    async def _early(self, name: str, state: State) -> str:
+        return await early_mismatch(self._store, name, max(state.since, state.window))
 
     def _carried(self, name: str, state: State) -> Mapping[str, float] | None:
         known = self._bets.get(name)
@@ -128,6 +135,8 @@ class RolloutEvidence:
         """The verdicts over the current window, and the candidate's samples in it."""
         judgement, samples = await self._judgement(document, name, section, route, forecast)
         assert route.rollout is not None
+        if route.rollout.watched and {one.verdict for one in judgement.verdicts} == {"pass"}:
+            judgement = _held(judgement, await self._early(name, route.rollout))
         self._last[name] = self._clock(), route.rollout.window, judgement
         return judgement, samples
 
@@ -246,6 +255,14 @@ class RolloutEvidence:
 
 def _sick(state: State) -> str:
     return state.reason if state.status is Status.HALTED else ""
+
+
+def _held(judgement: Judgement, reason: str) -> Judgement:
+    """The judgement, but that nothing passes for a ``reason``, if there is one."""
+    if not reason:
+        return judgement
+    held = tuple(replace(one, verdict="inconclusive", reason=reason) for one in judgement.verdicts)
+    return replace(judgement, verdicts=held)
 
 
 def _blind(section: CanaryConfig, reason: str) -> Verdict:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from gateway.config.load import load
-from gateway.loops import ratio
+from gateway.loops import early_mismatch, ratio
 from gateway.loops.alarms import FORGOTTEN_S, KIND, Alarm, Alarms
 from gateway.loops.allocation import Allocations
 from gateway.loops.ratio import BACK_S, SETTLED_S, Ratios
@@ -157,6 +157,30 @@ async def test_a_broken_split_is_noticed_told_once_and_kept_for_all(scene: Scene
     kept = await scene.store.load("alarms", "r")
     assert kept is not None
     assert "expected" in json.loads(kept[1])[0]["message"]
+
+
+async def test_early_evidence_of_a_broken_split_is_kept_without_an_alarm(scene: Scene) -> None:
+    """And is as old as the alarm that follows it, and ends with its cause."""
+
+    async def kept() -> dict[str, Any]:
+        scene.time += SETTLED_S
+        await scene.watch.step(scene.document)
+        stored = await scene.store.load(early_mismatch.KIND, "r")
+        return dict(json.loads(stored[1])) if stored is not None else {}
+
+    await scene.assign(0.1, 500, seed=1)
+    assert await kept() == {}
+    await scene.assign(0.2, 300, seed=1)
+    raised = await kept()
+    assert (raised["since"], "v2:" in raised["message"]) == (scene.time, True)
+    assert (await kept(), scene.events) == (raised, [])
+    await scene.assign(0.25, 200, seed=1)
+    assert (await kept())["message"] == ""
+    assert scene.events == [("alarm", "r", "sample_ratio_mismatch")]
+    alarmed = scene.time
+    await scene.assign(0.03, 200, seed=4)
+    assert (await kept())["since"] == alarmed
+    assert scene.events[1:] == [("alarm_over", "r", "sample_ratio_mismatch")]
 
 
 STICKY = CONFIG.replace("    variants", "    unit: {header: x-user-id}\n    variants")

@@ -8,8 +8,10 @@ import pytest
 
 from gateway.compile.plans import unit_point
 from gateway.config.load import load
+from gateway.loops import early_mismatch
 from gateway.loops.alarms import KIND, Alarms, distrust
 from gateway.state.store import Store
+from tests.loops.test_rollout_bandit import CONFIG as TO_BANDIT
 from tests.loops.test_rollout_bandit import Rollout
 from tests.loops.test_stops import CONFIG as STOPS
 from tests.loops.test_stops import Bandit, report
@@ -73,9 +75,50 @@ async def test_lost_outcomes_pause_it_too(store: Store) -> None:
     assert "7 outcomes were not recorded" in one.rollout.reason
 
 
-async def test_no_winner_is_named_on_a_comparison_that_does_not_hold(store: Store) -> None:
+async def early(store: Store, message: str, since: float) -> None:
+    """Early evidence of a mismatch, or its end."""
+    stored = await store.load_all(early_mismatch.KIND, ("r",))
+    await early_mismatch.keep(store, "r", stored, message, since)
+
+
+async def test_early_evidence_of_a_mismatch_holds_a_rollout_and_says_why(store: Store) -> None:
+    one = await Rollout(store, "one", TO_BANDIT).start()
+    await early(store, "v2: 90 (expected 70)", one.time)
+    await one.serve(each=200)
+    assert (one.state, one.phase, one.share) == ("running", "canary", pytest.approx(0.2))
+    told = await one.controller.describe_rollout("r")
+    assert told is not None
+    assert [(v["verdict"], v["reason"]) for v in told["verdicts"]] == [
+        ("inconclusive", "v2: 90 (expected 70)")
+    ]
+    await early(store, "", one.time)
+    await one.pass_time(60)
+    assert (one.state, one.phase) == ("running", "bandit")
+    await early(store, "v2: 90 (expected 70)", one.time)
+    await one.report({"v1": 40, "v2": 80})
+    await one.pass_time(1)
+    assert (one.state, one.phase) == ("running", "bandit"), "nor is a winner promoted"
+    await one.say("pause")
+    await one.say("resume")
+    await one.pass_time(60)
+    assert one.state == "promoted", "a person who resumes knows of it"
+
+
+async def test_a_failure_is_rolled_back_whatever_the_early_evidence(store: Store) -> None:
+    one = await Rollout(store, "one", TO_BANDIT).start()
+    await early(store, "v2: 90 (expected 70)", one.time)
+    for _ in range(6):
+        await one.serve(errors=0.9)
+    assert one.state == "rolled_back"
+
+
+@pytest.mark.parametrize("code", ["sample_ratio_mismatch", "early"])
+async def test_no_winner_is_named_on_a_comparison_that_does_not_hold(store: Store, code: str) -> None:
     one = await Bandit(store, "one", STOPS).start()
-    await alarm(store, "sample_ratio_mismatch", one.time)
+    if code == "early":
+        await early(store, "v2: 90 (expected 70)", one.time)
+    else:
+        await alarm(store, code, one.time)
     await report(store, {"v1": 40, "v2": 80})
     await one.step()
     assert one.told["state"] == "learning"
