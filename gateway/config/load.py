@@ -12,7 +12,6 @@ from gateway.config.advice import warnings_of
 from gateway.config.document import Document
 from gateway.config.faults import MAX_FAULTS, ConfigError, Fault, render_faults
 from gateway.config.otel import protocol_warnings
-from gateway.config.pending import pending_options
 from gateway.config.permitted import refused_places
 from gateway.config.references import Finding
 from gateway.config.validate import fault_at, validate
@@ -96,7 +95,7 @@ def examine(text: str, *, env: Mapping[str, str], allowed: Collection[str] | Non
         return Examined(None, _reported(sorted(faults, key=lambda fault: (fault.line, fault.column))))
     found = Examined(document, (), tree=tree)
     of_environment = protocol_warnings(document.telemetry.traces, env)
-    warnings = islice(chain(warnings_of(document), of_environment, pending_options(document)), MAX_FAULTS)
+    warnings = islice(chain(warnings_of(document), of_environment), MAX_FAULTS)
     return replace(found, warnings=found.placed(warnings))
 
 
