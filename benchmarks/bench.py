@@ -17,7 +17,7 @@ from benchmarks.children import StartError
 from benchmarks.load.fixed import open_loop
 from benchmarks.load.wrk import closed_loop
 from benchmarks.peers import PEERS, Peer, Place, Running, start
-from benchmarks.rounds import Sample, progress
+from benchmarks.rounds import Sample, Series, interleave, progress
 from benchmarks.servers import odd, plain
 from benchmarks.usage import core_busy_us, usage
 
@@ -59,6 +59,13 @@ class Bench:
         if child is not None:
             child.thaw()
         time.sleep(self.options.pause)
+
+    def series(
+        self, measure: Callable[[str], Sample], title: str, names: Sequence[str] | None = None
+    ) -> dict[str, Series]:
+        """All rounds of ``names`` (default: every peer), each measured while the others rest."""
+        names = self.names if names is None else names
+        return interleave(names, self.options.rounds, measure, title=title, before=self.only)
 
     def requests(self, path: str, body: bytes) -> Path:
         """A file of requests to ``path`` for wrk."""

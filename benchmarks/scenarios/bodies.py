@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks import traffic, usage
 from benchmarks.bench import Bench, Options, bench
 from benchmarks.result import Column, Result, Section
-from benchmarks.rounds import Sample, interleave
+from benchmarks.rounds import Sample
 from benchmarks.servers.odd import SOURCES
 
 CONNECTIONS = 4
@@ -33,7 +33,7 @@ def run(options: Options) -> Result:
                     return _one(made, name, requests, size)
 
                 title = f"{size // _MIB} MiB {way}"
-                series = interleave(made.names, options.rounds, measure, title=title, before=made.only)
+                series = made.series(measure, title)
                 sections.append(Section(title, _COLUMNS, series, ratio="cpu_us"))
         return Result("bodies", options, sections, made.missing)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
 from benchmarks import traffic
-from benchmarks.bench import Options, bench
+from benchmarks.bench import Bench, Options, bench
 from benchmarks.load.wrk import closed_loop
 from benchmarks.result import Column, Result, Section
-from benchmarks.rounds import Sample, interleave
 
 _WARM_SECONDS = 1
 
@@ -31,13 +34,21 @@ def run(options: Options) -> Result:
                 seconds=_WARM_SECONDS,
                 cores=options.cores.load,
             )
-        sections = []
-        for connections in options.concurrency:
-
-            def measure(name: str, connections: int = connections) -> Sample:
-                return made.closed(name, requests, connections)
-
-            title = f"Concurrency {connections}"
-            series = interleave(made.names, options.rounds, measure, title=title, before=made.only)
-            sections.append(Section(title, COLUMNS, series, ratio="cpu_us"))
+        sections = concurrencies(made, requests, options.concurrency, COLUMNS)
         return Result("closed", options, sections, made.missing)
+
+
+def concurrencies(
+    made: Bench,
+    requests: Path,
+    numbers: Sequence[int],
+    columns: Sequence[Column],
+    labels: Mapping[str, str] | None = None,
+) -> list[Section]:
+    """A table of closed loops for each number of connections."""
+    sections = []
+    for number in numbers:
+        title = f"Concurrency {number}"
+        series = made.series(partial(made.closed, requests=requests, connections=number), title)
+        sections.append(Section(title, columns, series, ratio="cpu_us", labels=labels))
+    return sections

@@ -18,7 +18,7 @@ from benchmarks.bench import Bench, Options, answers, bench
 from benchmarks.children import Child, StartError, free_ports
 from benchmarks.peers import BIN, Peer, Place, Running, render
 from benchmarks.result import Column, Result, Section
-from benchmarks.rounds import Sample, interleave, progress
+from benchmarks.rounds import Sample, progress
 from benchmarks.usage import usage
 
 CONNECTIONS: Final = 32
@@ -167,7 +167,7 @@ def run(options: Options) -> Result:
             number = sample["rate"] * options.seconds
             return sample | {title: one.read() / number for title, one in receivers.items()}
 
-        series = interleave(made.names, options.rounds, measure, title="engines", before=made.only)
+        series = made.series(measure, "engines")
         title = f"Closed loop, concurrency {CONNECTIONS}"
         section = Section(title, _COLUMNS, series, ratio="cpu_us", labels=_LABELS)
         return Result("engines", replace(options, peers=bare), [section], made.missing)

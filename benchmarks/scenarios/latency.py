@@ -8,7 +8,7 @@ from benchmarks import traffic
 from benchmarks.bench import Bench, Options, bench
 from benchmarks.peers import PEERS, Running
 from benchmarks.result import Column, Result, Section
-from benchmarks.rounds import Sample, interleave
+from benchmarks.rounds import Sample
 
 SAME_RATE = 2000.0
 _SATURATE_CONNECTIONS = 64
@@ -37,24 +37,14 @@ def run(options: Options) -> Result:
             saturation = made.closed(name, requests, _SATURATE_CONNECTIONS)["rate"]
             return _one(made, requests, name, min(saturation / 2, _MOST))
 
-        def same(name: str) -> Sample:
-            return _one(made, requests, name, SAME_RATE)
-
-        halves = interleave(names, options.rounds, half, title="half of saturation", before=made.only)
+        halves = made.series(half, "half of saturation", names)
         able = [name for name in names if halves[name].median("rate") > SAME_RATE]
-        return Result(
-            "latency",
-            options,
-            [
-                Section(f"Half of its own saturation rate, at most {_MOST:,.0f}", _COLUMNS, halves),
-                Section(
-                    f"{SAME_RATE:,.0f} requests a second for all",
-                    _COLUMNS,
-                    interleave(able, options.rounds, same, title="same rate", before=made.only),
-                ),
-            ],
-            made.missing,
-        )
+        same = made.series(lambda name: _one(made, requests, name, SAME_RATE), "same rate", able)
+        sections = [
+            Section(f"Half of its own saturation rate, at most {_MOST:,.0f}", _COLUMNS, halves),
+            Section(f"{SAME_RATE:,.0f} requests a second for all", _COLUMNS, same),
+        ]
+        return Result("latency", options, sections, made.missing)
 
 
 def _one(made: Bench, requests: Path, name: str, rate: float) -> Sample:

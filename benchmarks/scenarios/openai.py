@@ -8,17 +8,10 @@ from benchmarks import traffic
 from benchmarks.bench import Options, bench
 from benchmarks.peers import PEERS, turnout
 from benchmarks.peers.litellm import LITELLM, install
-from benchmarks.result import Column, Result, Section
-from benchmarks.rounds import Sample, interleave
+from benchmarks.result import Result
+from benchmarks.scenarios.closed import COLUMNS, concurrencies
 
 CONCURRENCY = (1, 32)
-
-_COLUMNS = (
-    Column("requests/s", "rate", 1, 0, spread=True),
-    Column("p50 ms", "p50_us", 1e-3, 2),
-    Column("p99 ms", "p99_us", 1e-3, 2),
-    Column("CPU µs/request", "cpu_us", 1, 1, spread=True),
-)
 
 
 def _same(answer: bytes) -> bool:
@@ -39,14 +32,6 @@ def run(options: Options) -> Result:
     ours = replace(options, peers=names)
     with bench(ours, peers=chosen, check=(traffic.CHAT, traffic.CHAT_BODY), same=_same) as made:
         requests = made.requests(traffic.CHAT, traffic.CHAT_BODY)
-        sections = []
-        for connections in CONCURRENCY:
-
-            def measure(name: str, connections: int = connections) -> Sample:
-                return made.closed(name, requests, connections)
-
-            title = f"Concurrency {connections}"
-            series = interleave(made.names, options.rounds, measure, title=title, before=made.only)
-            labels = {name: peer.label for name, peer in chosen.items()}
-            sections.append(Section(title, _COLUMNS, series, ratio="cpu_us", labels=labels))
+        labels = {name: peer.label for name, peer in chosen.items()}
+        sections = concurrencies(made, requests, CONCURRENCY, COLUMNS[:4], labels)
         return Result("openai", ours, sections, made.missing, {"litellm": LITELLM.version()})

@@ -6,7 +6,7 @@ from benchmarks import traffic
 from benchmarks.bench import Bench, Meter, Options, bench
 from benchmarks.load.streams import read_streams
 from benchmarks.result import Column, Result, Section
-from benchmarks.rounds import Sample, interleave
+from benchmarks.rounds import Sample
 
 STREAMS = 100
 GAP_MS = 20
@@ -27,33 +27,17 @@ def run(options: Options) -> Result:
     with bench(options, server="odd") as made:
         paced = f"{traffic.MODEL}/sse?count={int(options.seconds * 1000 / GAP_MS)}&gap={GAP_MS}"
         flood = f"{traffic.MODEL}/sse?count={FLOOD_EVENTS}&gap=0"
-
-        def measure(name: str, target: str) -> Sample:
-            return one(made, name, target)
-
         sections = [
             Section(
                 f"{STREAMS} streams, an event every {GAP_MS} ms each",
                 _PACED,
-                interleave(
-                    made.names,
-                    options.rounds,
-                    lambda name: measure(name, paced),
-                    title="paced",
-                    before=made.only,
-                ),
+                made.series(lambda name: one(made, name, paced), "paced"),
                 ratio="cpu_us",
             ),
             Section(
                 f"{STREAMS} streams without pauses, {FLOOD_EVENTS} events each",
                 _FLOOD,
-                interleave(
-                    made.names,
-                    options.rounds,
-                    lambda name: measure(name, flood),
-                    title="flood",
-                    before=made.only,
-                ),
+                made.series(lambda name: one(made, name, flood), "flood"),
                 ratio="cpu_us",
             ),
         ]

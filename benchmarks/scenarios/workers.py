@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
 
 from benchmarks import traffic
 from benchmarks.bench import Options, bench
 from benchmarks.machine import Cores
 from benchmarks.result import Column, Result, Section
-from benchmarks.rounds import Sample, Series, interleave
+from benchmarks.rounds import Series
+from benchmarks.scenarios.closed import COLUMNS
 
 CONNECTIONS = 64
 WORKERS = (1, 2, 3, 4)
 
-_COLUMNS = (
-    Column("requests/s", "rate", 1, 0, spread=True),
-    Column("p50 ms", "p50_us", 1e-3, 2),
-    Column("p99 ms", "p99_us", 1e-3, 2),
-    Column("CPU µs/request", "cpu_us", 1, 1, spread=True),
-    Column("of all cores", "share", 100, 0, unit=" %"),
-)
+_COLUMNS = (*COLUMNS[:4], Column("of all cores", "share", 100, 0, unit=" %"))
 
 
 def run(options: Options) -> Result:
@@ -39,9 +35,5 @@ def run(options: Options) -> Result:
 def _with_workers(options: Options, workers: int) -> tuple[dict[str, Series], dict[str, str]]:
     with bench(options, workers=workers) as made:
         requests = made.requests(traffic.INFER, traffic.INFER_BODY)
-
-        def measure(name: str) -> Sample:
-            return made.closed(name, requests, CONNECTIONS)
-
-        series = interleave(made.names, options.rounds, measure, title=f"{workers} workers", before=made.only)
-        return series, made.missing
+        measure = partial(made.closed, requests=requests, connections=CONNECTIONS)
+        return made.series(measure, f"{workers} workers"), made.missing
