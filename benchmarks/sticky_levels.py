@@ -18,35 +18,22 @@ import numpy.typing as npt
 from scipy.special import betaincinv
 
 from benchmarks.false_alarms import shown
+from benchmarks.sticky_route import Request, Route, whole
+from gateway.config.service import MetricConfig
 from gateway.ingest.comparable import periods
-from gateway.ingest.evidence import Rewarded, RewardedBucket, observations, of_buckets
+from gateway.ingest.evidence import observations
 from gateway.loops.unit_evidence import UnitEvidence
-from gateway.record.events import Reward
-from gateway.state.base import BUCKET_S, Bucket, Counts
-from gateway.state.units import Counting
 from policies.allocation.bandit import Bandit, Objective, Stop, refresh
 from policies.allocation.model import Allocation, Learned
 from policies.rollout.guardrails import judge
 from policies.rollout.verdicts import Guardrail
 from policies.sequential.metric_comparison import compare_weighted
-from policies.sequential.unit_outcomes import UnitOutcomes
-from policies.types import RewardSums
 
 Floats = npt.NDArray[np.float64]
 Level = Callable[[float], float]
 """From the time in [0, 1] to the mean of all variants."""
 
 PERIODS, REQUESTS, LOOK_EVERY = 60, 250, 3
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """As a document declares it."""
-
-    type: str = "boolean"
-    goal: str = "maximize"
-    window: float = 600.0
-    missing: str = "ignore"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,53 +67,6 @@ def plan(variants: int) -> Bandit:
     return Bandit(names, (Objective("good"),), floor=0.01, stop=Stop())
 
 
-@dataclass(slots=True)
-class Route:
-    """One route, as its store holds it."""
-
-    missing: str = "ignore"
-    counting: Counting = field(default_factory=lambda: Counting({}))
-    decided: list[tuple[Allocation, Counter[str], Counter[str]]] = field(default_factory=list)
-    """Of each period, the allocation, the requests and the failures."""
-    outcomes: UnitOutcomes = field(default_factory=UnitOutcomes)
-
-    def serve(
-        self, allocation: Allocation, users: npt.NDArray[np.int64], points: Floats, good: Floats
-    ) -> None:
-        """Count the requests of one period, and the reward of each; those that are not good failed, or are missing."""
-        epoch, assigned, failed = len(self.decided), Counter[str](), Counter[str]()
-        facts = ("r", "", "", epoch, 0.0, 0, False, None, "", "", "all")
-        for unit, value in zip(users.tolist(), good.tolist(), strict=True):
-            k = allocation.pick(points[unit])
-            variant = allocation.variants[k]
-            assigned[variant] += 1
-            fails = value == 0 and self.missing == "ignore"
-            failed[variant] += fails
-            self.outcomes.add([(unit, epoch * BUCKET_S, variant, fails, -1, allocation.probabilities[k])])
-            if self.missing == "zero" and not value:
-                continue
-            one = Reward(b"", "good", value, 0.0, epoch * BUCKET_S, *facts)._replace(
-                assigned=variant, served=variant, propensity=allocation.probabilities[k], unit=unit
-            )
-            self.counting.change(one, None, value, "")
-        self.decided.append((allocation, assigned, failed))
-
-    def buckets(self) -> list[RewardedBucket]:
-        """What `gateway.ingest.evidence.over_time` reads from a store."""
-        rewards: dict[tuple[int, str], dict[str, RewardSums]] = {}
-        for key, sums in self.counting.cells.items():
-            rewards.setdefault((key.epoch, key.variant), {})[key.metric] = sums.rounded
-        found = []
-        for epoch, (allocation, assigned, failed) in enumerate(self.decided):
-            for variant, p in allocation.as_dict().items():
-                counts = Counts(
-                    assigned=assigned[variant], errors=failed[variant], expected=p * assigned.total()
-                )
-                sums_of = rewards.get((epoch, variant), {})
-                found.append(Bucket(epoch * BUCKET_S, variant, epoch, counts, sums_of))
-        return of_buckets(found, {"good": Metric(window=0.0, missing=self.missing)}, now=1e6)
-
-
 Look = tuple[Learned, UnitEvidence]
 """What the bandit has learned, and what its guardrails see."""
 
@@ -135,7 +75,8 @@ def looks(users: Users, level: Level, asked: Bandit, seed: int, gain: float = 0.
     """One at each look; the last variant is better by ``gain``."""
     rng = np.random.default_rng([3, seed])
     points, places = rng.random(users.number), rng.random(users.number)
-    route, allocation, weight = Route(users.missing), refresh(asked, Learned())[0], 1 / users.icc - 1
+    metric = MetricConfig.model_validate({"type": "boolean", "missing": users.missing, "window": "10s"})
+    route, allocation, weight = Route(metric), refresh(asked, Learned())[0], 1 / users.icc - 1
     for period in range(PERIODS):
         who = rng.choice(users.number, REQUESTS, p=users.activity)
         on_last = [
@@ -143,16 +84,28 @@ def looks(users: Users, level: Level, asked: Bandit, seed: int, gain: float = 0.
         ]
         means = level(period / PERIODS) + gain * np.asarray(on_last)
         good = rng.random(REQUESTS) < betaincinv(means * weight, (1 - means) * weight, places[who])
-        route.serve(allocation, who, points, good.astype(float))
+        route.serve(period, allocation.as_dict(), "all", _requests(users, allocation, who, points, good))
         if (period + 1) % LOOK_EVERY == 0:
-            buckets, whole = route.buckets(), dict[tuple[str, str], Rewarded]()
-            for bucket in buckets:
-                for metric, found in bucket.rewards.items():
-                    key = bucket.variant, metric
-                    whole[key] = whole.get(key, Rewarded()) + found
-            learned = Learned(sums=observations(whole), previous=allocation, periods=periods(buckets))
-            yield learned, UnitEvidence.of(buckets, route.outcomes, {})
+            buckets = route.buckets()
+            learned = Learned(
+                sums=observations(whole(buckets)), previous=allocation, periods=periods(buckets)
+            )
+            yield learned, UnitEvidence.of(buckets, route.outcomes["all"], {})
             allocation = refresh(asked, learned)[0]
+
+
+def _requests(
+    users: Users,
+    allocation: Allocation,
+    who: npt.NDArray[np.int64],
+    points: Floats,
+    good: npt.NDArray[np.bool_],
+) -> Iterator[Request]:
+    """Those that are not good failed, or are missing."""
+    zero = users.missing == "zero"
+    for unit, value in zip(who.tolist(), good.tolist(), strict=True):
+        variant = allocation.variants[allocation.pick(points[unit])]
+        yield unit, variant, not (value or zero), None if zero and not value else float(value)
 
 
 RAILS = Guardrail("good", max_decrease=0.0), Guardrail("error_rate", max_increase=0.0)

@@ -10,7 +10,6 @@ ones, each in proportion to how many reported values make a user's observation.
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -19,15 +18,12 @@ import numpy.typing as npt
 from scipy.special import betaincinv
 
 from benchmarks.false_alarms import shown
+from benchmarks.sticky_route import Route, whole
 from gateway.config.service import MetricConfig
 from gateway.control.reports.lift import Comparisons
 from gateway.control.reports.observed import Observed, newest, of_newest
-from gateway.ingest.evidence import Rewarded, RewardedBucket, of_buckets
-from gateway.record.events import Reward
-from gateway.state.base import BUCKET_S, Bucket, Counts
-from gateway.state.units import Counting, with_sums
-from policies.sequential.unit_outcomes import UnitOutcomes
-from policies.types import RewardSums
+from gateway.state.base import Counts
+from gateway.state.units import with_sums
 
 Floats = npt.NDArray[np.float64]
 
@@ -62,66 +58,6 @@ class World:
         return np.append((1 - self.silent) * weight / weight.sum(), self.silent)
 
 
-@dataclass(slots=True)
-class Route:
-    """One route, as its store holds it."""
-
-    metric: MetricConfig
-    counting: Counting = field(default_factory=lambda: Counting({}))
-    decided: list[tuple[int, float, Counter[str], Counter[str]]] = field(default_factory=list)
-    """Of each period, the epoch, the candidate's share, the requests and the failures."""
-    outcomes: dict[int, UnitOutcomes] = field(default_factory=dict)
-    """By epoch."""
-
-    def serve(
-        self,
-        epoch: int,
-        share: float,
-        users: Sequence[int],
-        points: Floats,
-        good: Sequence[bool],
-        broken: Sequence[bool],
-    ) -> None:
-        """Count the requests of one period; with ``missing: zero`` only values of 1 are reported, of those that did
-        not fail."""
-        start, assigned, errors = len(self.decided) * BUCKET_S, Counter[str](), Counter[str]()
-        facts = ("r", "", "", epoch, 0.0, 0, False, None, "", "", with_sums(f"e{epoch}"))
-        rows = []
-        for unit, value, fails in zip(users, good, broken, strict=True):
-            variant = VARIANTS[bool(points[unit] < share)]
-            assigned[variant] += 1
-            errors[variant] += fails
-            rows.append((unit, start, variant, fails, -1, of(variant, share)))
-            if not fails and (value or self.metric.missing == "ignore"):
-                one = Reward(b"", "good", float(value), 0.0, start, *facts)
-                one = one._replace(assigned=variant, served=variant, propensity=of(variant, share), unit=unit)
-                self.counting.change(one, None, float(value), "")
-        self.outcomes.setdefault(epoch, UnitOutcomes()).add(rows)
-        self.decided.append((epoch, share, assigned, errors))
-
-    def buckets(self) -> list[RewardedBucket]:
-        """What `gateway.ingest.evidence.over_time` reads from a store."""
-        rewards: dict[tuple[float, str], dict[str, RewardSums]] = {}
-        for key, sums in self.counting.cells.items():
-            rewards.setdefault((key.start, key.variant), {})[key.metric] = sums.rounded
-        found = []
-        for n, (epoch, share, assigned, errors) in enumerate(self.decided):
-            for variant in VARIANTS:
-                counts = Counts(
-                    assigned=assigned[variant],
-                    errors=errors[variant],
-                    expected=of(variant, share) * assigned.total(),
-                )
-                sums_of = rewards.get((n * BUCKET_S, variant), {})
-                found.append(Bucket(n * BUCKET_S, variant, epoch, counts, sums_of))
-        return of_buckets(found, {"good": self.metric}, now=1e6)
-
-
-def of(variant: str, share: float) -> float:
-    """The propensity of a variant."""
-    return share if variant == "new" else 1 - share
-
-
 Interval = tuple[float, float]
 Look = tuple[Interval | None, Interval | None]
 """The interval of the lift, and that of pooled epochs and independent missing values."""
@@ -147,20 +83,24 @@ def looks(world: World, seed: int) -> Iterator[Look]:
             route.outcomes.clear()
         if period == round(world.mended * PERIODS):
             broken[:] = False
-        route.serve(stage, world.stages[stage], who.tolist(), points, good.tolist(), broken[who].tolist())
+        share = world.stages[stage]
+        variants = np.where(points[who] < share, "new", "old").tolist()
+        reported = good | (world.missing == "ignore")
+        requests = (
+            (unit, variant, fails, float(value) if told and not fails else None)
+            for unit, variant, fails, value, told in zip(
+                who.tolist(), variants, broken[who].tolist(), good.tolist(), reported.tolist(), strict=True
+            )
+        )
+        route.serve(stage, {"old": 1 - share, "new": share}, with_sums(f"e{stage}"), requests)
         yield compared(route)
 
 
 def compared(route: Route) -> Look:
     """The lift as it is now."""
     buckets = route.buckets()
-    units = route.outcomes.get(newest(buckets)[0].epoch)
-    whole: dict[tuple[str, str], Rewarded] = {}
-    for bucket in buckets:
-        for name, found in bucket.rewards.items():
-            key = bucket.variant, name
-            whole[key] = whole.get(key, Rewarded()) + found
-    pooled = Observed({v: Counts() for v in VARIANTS}, whole, buckets, sticky=True)
+    units = route.outcomes.get(with_sums(f"e{newest(buckets)[0].epoch}"))
+    pooled = Observed({v: Counts() for v in VARIANTS}, whole(buckets), buckets, sticky=True)
     independent = route.metric.model_copy(update={"missing": "ignore"})
     return _interval(route.metric, of_newest(buckets, units)), _interval(independent, pooled)
 
