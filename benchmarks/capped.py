@@ -11,7 +11,6 @@ import argparse
 
 import numpy as np
 
-from benchmarks.false_alarms import sums
 from policies.rollout.guardrails import judge
 from policies.rollout.verdicts import Guardrail
 from policies.sequential.metric_comparison import Evidence
@@ -30,7 +29,7 @@ def requests(seed: int, spread: float, cap: float | None) -> float:
     for look in range(LOOKS):
         for place, (n, buying) in enumerate(((BASELINE, 0.05), (CANDIDATE, 0.03))):
             values = np.where(rng.random(n) < buying, rng.lognormal(0, spread, n), 0.0)
-            seen[place] += sums(values if cap is None else np.minimum(values, cap))
+            seen[place] += RewardSums.of(values if cap is None else np.minimum(values, cap))
         first, second = (
             Evidence(s.count, rewards={"m": s}, kinds={"m": "real"}, ranges=ranges) for s in seen
         )

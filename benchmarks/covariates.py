@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.false_alarms import Pair, Rng, shown, sums
+from benchmarks.false_alarms import Pair, Rng, shown
 from policies.contextual.features import GRID
 from policies.rollout.guardrails import judge_all
 from policies.rollout.verdicts import Guardrail, Levels
@@ -120,7 +120,7 @@ def looks(world: World, rng: Rng, share: float, per: int, loss: float = 0.0) -> 
         m = int(rng.binomial(per, share))
         for place, (n, less) in enumerate(((per - m, 0.0), (m, loss))):
             x, known, y = _drawn(world, rng, n, less)
-            seen[place] = seen[place][0] + sums(y), seen[place][1] + PairSums.of(x, y[known])
+            seen[place] = seen[place][0] + RewardSums.of(y), seen[place][1] + PairSums.of(x, y[known])
         first, second = (
             Evidence(values.count, rewards={"m": values}, kinds={"m": world.kind}, before={"m": pairs})
             for values, pairs in seen
@@ -195,7 +195,7 @@ def moved(world: World, rng: Rng) -> Iterator[Periods]:
             x, known, y = _drawn(world, rng, n, 0.0)
             y += level
             pairs = PairSums.of(x, y[known])
-            for aspect, part in zip(ASPECTS, (sums(y), pairs.x, pairs.y, pairs.both), strict=True):
+            for aspect, part in zip(ASPECTS, (RewardSums.of(y), pairs.x, pairs.y, pairs.both), strict=True):
                 found[variant, aspect] = part
         periods.append(Period({"old": 1 - share, "new": share}, found))
         if moment % 3 == 2:
@@ -250,13 +250,15 @@ def print_requests(runs: int) -> None:
             found = [
                 requests(world, share, round(300 / share), 0.05 / 3, runs, adjust=a) for a in (False, True)
             ]
-            median = [float(np.median(x)) for x in found]
-            text = (f"{_count(np.median(x))} ({_count(np.quantile(x, 0.8, method='higher'))})" for x in found)
-            print(
-                f"| {world.name}, {world.loss:.0%} less | {explained(world):.0%} | {share:.0%} | {' | '.join(text)} "
-                f"| {median[1] / median[0]:.2f} |",
-                flush=True,
-            )
+            told = f"{world.name}, {world.loss:.0%} less | {explained(world):.0%} | {share:.0%}"
+            print(f"| {told} | {described(*found)} |", flush=True)
+
+
+def described(*found: Floats) -> str:
+    """Median and 80 % quantile of the requests without adjustment and with it, and the ratio of the medians."""
+    text = (f"{_count(np.median(x))} ({_count(np.quantile(x, 0.8, method='higher'))})" for x in found)
+    before, after = (float(np.median(x)) for x in found)
+    return f"{' | '.join(text)} | {'–' if np.isinf([before, after]).any() else f'{after / before:.2f}'}"
 
 
 def print_moved(runs: int) -> None:

@@ -17,7 +17,6 @@ from math import floor, log
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta
 
 from policies.rollout.guardrails import judge_all
 from policies.rollout.verdicts import Guardrail, Levels
@@ -25,6 +24,7 @@ from policies.sequential.betting import WindowBets
 from policies.sequential.metric_comparison import Evidence
 from policies.sequential.stratified import StratifiedComparison, Stratum
 from policies.sequential.unit_outcomes import UnitOutcomes
+from policies.simulation import summary
 from policies.types import MetricType, RewardSums
 
 Floats = npt.NDArray[np.float64]
@@ -53,10 +53,6 @@ def edges(bucket: int) -> tuple[float, float]:
     return _RATIO**bucket, _RATIO ** (bucket + 1)
 
 
-def sums(x: Floats) -> RewardSums:
-    return RewardSums(float(x.size), float(x.sum()), float((x * x).sum()))
-
-
 def _values(
     name: str,
     kind: MetricType,
@@ -73,7 +69,7 @@ def _values(
         seen = [RewardSums(), RewardSums()]
         for _ in range(looks):
             for place, (draws, n) in enumerate(((draw, round(size / share) - size), (worse or draw, size))):
-                seen[place] += sums(draws(rng, n))
+                seen[place] += RewardSums.of(draws(rng, n))
             first, second = (Evidence(s.count, rewards={"m": s}, kinds={"m": kind}) for s in seen)
             yield first, second
 
@@ -284,9 +280,8 @@ def measured(cell: Cell, runs: int, seed: int) -> dict[tuple[float, str], int]:
 
 def shown(count: int, runs: int) -> str:
     """A share with its 95 % Clopper-Pearson interval."""
-    low = 0.0 if count == 0 else float(beta.ppf(0.025, count, runs - count + 1))
-    high = 1.0 if count == runs else float(beta.ppf(0.975, count + 1, runs - count))
-    return f"{100 * count / runs:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+    value, low, high = summary.share(count, runs)
+    return f"{100 * value:.1f} ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def main() -> None:

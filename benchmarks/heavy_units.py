@@ -52,7 +52,7 @@ def _sums(unit: np.ndarray, value: np.ndarray, mine: np.ndarray, by_unit: bool) 
     if by_unit:
         count, total = np.bincount(unit[mine]), np.bincount(unit[mine], observed)
         observed = total[count > 0] / count[count > 0]
-    return RewardSums(float(len(observed)), float(observed.sum()), float((observed**2).sum()))
+    return RewardSums.of(observed)
 
 
 def main() -> None:

@@ -102,10 +102,6 @@ SHARES: tuple[tuple[str, Share], ...] = (
 LEVELS: tuple[tuple[str, Callable[[float], float]], ...] = (("constant", still), ("triples", rising))
 
 
-def _sums(values: Floats) -> RewardSums:
-    return RewardSums(float(values.size), float(values.sum()), float((values * values).sum()))
-
-
 def looks(
     rng: Rng, draw: Draw, share: Share, level: Callable[[float], float]
 ) -> Iterator[tuple[State, tuple[WeightedSums, WeightedSums]]]:
@@ -115,7 +111,7 @@ def looks(
         time = period / PERIODS
         q = share(state, time)
         n = int(rng.binomial(REQUESTS, q))
-        b, c = (_sums(draw(rng, size, level(time))) for size in (REQUESTS - n, n))
+        b, c = (RewardSums.of(draw(rng, size, level(time))) for size in (REQUESTS - n, n))
         state = State(state.baseline + b, state.candidate + c)
         weights = overlap_weights(np.asarray([[1 - q], [q]]))[:, 0].tolist()
         yield state, (WeightedSums.of(b, weights[0]), WeightedSums.of(c, weights[1]))

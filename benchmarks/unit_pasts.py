@@ -16,21 +16,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.false_alarms import shown, sums
-from policies.rollout.guardrails import judge_all
-from policies.rollout.verdicts import Guardrail, Levels
+from benchmarks.covariates import LEVELS, LOOKS, described, plain, said
+from benchmarks.false_alarms import Floats, Pair, Rng, shown
 from policies.sequential.metric_comparison import Evidence
 from policies.types import MetricType, PairSums, RewardSums
 
-Floats = npt.NDArray[np.float64]
-Rng = np.random.Generator
-Pair = tuple[Evidence, Evidence]
-
-USERS, LOOKS = 12_000, 24
+USERS = 12_000
 PER_LOOK = 6_000
 """Requests between two looks."""
-LEVELS = (0.05, 0.004)
-RAIL = Guardrail("m", max_decrease=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,29 +123,13 @@ def _side(
     seen = place & (n > 0)
     known = (n_before > 0)[seen]
     y, x = total[seen] / n[seen], past[seen]
-    pasts = PairSums(sums(x[known]), sums(y[known]), sums(x[known] + y[known]))
     return Evidence(
         float(n[place].sum()),
-        rewards={"m": sums(y)},
+        rewards={"m": RewardSums.of(y)},
         kinds={"m": world.kind},
         units=RewardSums(float(seen.sum())),
-        before={"m": pasts},
+        before={"m": PairSums.of(x[known], y[known])},
     )
-
-
-def plain(evidence: Evidence) -> Evidence:
-    """The same without the past."""
-    return Evidence(evidence.requests, rewards=evidence.rewards, kinds=evidence.kinds, units=evidence.units)
-
-
-def said(pairs: Iterator[Pair], level: float) -> tuple[str, float]:
-    """The first verdict and the candidate's requests until then; ("", infinite) for none."""
-    for baseline, candidate in pairs:
-        judged = judge_all([RAIL], baseline, candidate, Levels(level, level, level), forecast=False)
-        verdict = judged.verdicts[0].verdict
-        if verdict in ("fail", "pass"):
-            return verdict, candidate.requests
-    return "", float("inf")
 
 
 def false_alarms(world: World, share: float, level: float, runs: int, *, adjust: bool = True) -> int:
@@ -200,13 +177,7 @@ def print_requests(runs: int) -> None:
     for world in WORLDS:
         for share in (0.2, 0.5):
             found = [requests(world, share, world.loss, 0.05 / 3, runs, adjust=a) for a in (False, True)]
-            median = [float(np.median(x)) for x in found]
-            text = (f"{_count(np.median(x))} ({_count(np.quantile(x, 0.8, method='higher'))})" for x in found)
-            ratio = "–" if np.isinf(median).any() else f"{median[1] / median[0]:.2f}"
-            print(
-                f"| {world.name}, {world.loss:.0%} less | {share:.0%} | {' | '.join(text)} | {ratio} |",
-                flush=True,
-            )
+            print(f"| {world.name}, {world.loss:.0%} less | {share:.0%} | {described(*found)} |", flush=True)
 
 
 def print_left(runs: int) -> None:
@@ -220,10 +191,6 @@ def print_left(runs: int) -> None:
         ]
         (past, level), (longer_past, _) = (np.mean(found, axis=0) for found in each)
         print(f"| {world.name} | {past:.2f} | {longer_past:.2f} | {level:.2f} |", flush=True)
-
-
-def _count(requests: float) -> str:
-    return "–" if np.isinf(requests) else f"{requests:,.0f}"
 
 
 if __name__ == "__main__":

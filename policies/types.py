@@ -26,6 +26,11 @@ class RewardSums:
     total: float = 0.0
     squares: float = 0.0
 
+    @classmethod
+    def of(cls, values: NDArray[np.float64]) -> RewardSums:
+        """Return the sums of ``values``."""
+        return cls(float(values.size), float(values.sum()), float(values @ values))
+
     def __add__(self, other: RewardSums) -> RewardSums:
         return RewardSums(self.count + other.count, self.total + other.total, self.squares + other.squares)
 
@@ -53,7 +58,7 @@ class PairSums:
     @classmethod
     def of(cls, x: NDArray[np.float64], y: NDArray[np.float64]) -> PairSums:
         """Return the sums over units of the figures ``x`` and ``y``, one of each for every unit."""
-        return cls(*(RewardSums(part.size, float(part.sum()), float(part @ part)) for part in (x, y, x + y)))
+        return cls(*map(RewardSums.of, (x, y, x + y)))
 
     def __add__(self, other: PairSums) -> PairSums:
         return PairSums(self.x + other.x, self.y + other.y, self.both + other.both)

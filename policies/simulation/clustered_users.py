@@ -16,7 +16,7 @@ from scipy import special
 
 from policies.allocation.model import Allocation
 from policies.sequential.design_based import UnitSums
-from policies.types import MetricType, PairSums, RewardSums
+from policies.types import MetricType, PairSums
 
 Array = NDArray[np.float64]
 Places = NDArray[np.intp]
@@ -129,8 +129,7 @@ class ServedUsers:
             return None
         x, y = self.weighted[:, run, :, variant]
         there = self.sums[run, :, variant, 0]
-        parts = (_sums(part[there > 0]) for part in (x, y, x + y))
-        return UnitSums(PairSums(*parts), float(there.sum()))
+        return UnitSums(PairSums.of(x[there > 0], y[there > 0]), float(there.sum()))
 
     def _begin(self) -> None:
         """A half-life that begins makes every unit a new one."""
@@ -145,10 +144,6 @@ class ServedUsers:
         there = (count > 0).astype(float)
         mean = total / np.maximum(count, 1)
         return np.stack([there, mean, mean * mean], axis=-1)
-
-
-def _sums(values: Array) -> RewardSums:
-    return RewardSums(values.size, float(values.sum()), float((values * values).sum()))
 
 
 def _picked(allocation: Allocation, order: Sequence[str], points: Array) -> Places:

@@ -137,12 +137,11 @@ class _Run:
         for k, name in enumerate(self.world.variants):
             if self.keep < 1.0:
                 self.linear[name] *= self.keep
-                self.sums[name] = _faded(self.sums[name], self.keep)
+                self.sums[name] *= self.keep
             mine = chosen == k
             if mine.any():
-                r = rewards[mine]
-                self.linear[name] += LinearSums.of(x[mine], r)
-                self.sums[name] += RewardSums(float(len(r)), float(r.sum()), float(r @ r))
+                self.linear[name] += LinearSums.of(x[mine], rewards[mine])
+                self.sums[name] += RewardSums.of(rewards[mine])
 
     def _allocated(self, x: Array) -> Array:
         """The probabilities (n, K) of these requests, in the world's order."""
@@ -163,10 +162,6 @@ class _Run:
         if self.keep == 1.0:
             return Learned(sums=sums)
         return Learned(discounted={k: Discounted(s.count, s.total, s.squares) for k, s in sums.items()})
-
-
-def _faded(sums: RewardSums, keep: float) -> RewardSums:
-    return RewardSums(keep * sums.count, keep * sums.total, keep * sums.squares)
 
 
 def shares_of(drawn: Ensemble, x: Array) -> Array:

@@ -85,7 +85,7 @@ class ValueMetric:
             values = rng.poisson(mean, n).astype(float)
         if self.limits is not None:
             values = np.clip(values, *self.limits)
-        return RewardSums(float(n), float(values.sum()), float((values * values).sum()))
+        return RewardSums.of(values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,11 +61,11 @@ def test_without_a_past_nothing_is_adjusted() -> None:
 
 def test_the_verdict_says_so() -> None:
     first, second = next(unit_pasts.looks(unit_pasts.WORLDS[0], np.random.default_rng(1), 0.5))
-    assert judge(unit_pasts.RAIL, first, second, 0.05).adjusted_by == "past"
-    plain = unit_pasts.plain
-    assert judge(unit_pasts.RAIL, plain(first), plain(second), 0.05).adjusted_by is None
+    assert judge(covariates.RAIL, first, second, 0.05).adjusted_by == "past"
+    plain = covariates.plain
+    assert judge(covariates.RAIL, plain(first), plain(second), 0.05).adjusted_by is None
     few = Evidence(9, rewards={"m": RewardSums(9, 5, 5)}, kinds={"m": "boolean"}, before={"m": PairSums()})
-    verdict = judge(unit_pasts.RAIL, few, few, 0.05)
+    verdict = judge(covariates.RAIL, few, few, 0.05)
     assert (verdict.interval, verdict.verdict) == (None, "inconclusive")
 
 
