@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, isfinite, sqrt
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from policies.bayes.posterior import Beta, Gamma, Posterior, Student
 from policies.types import Discounted, MetricType, RewardSums, Sums
+
+COMMON_DISPERSION: Final = 30.0
+"""Counts of a variant at which its own dispersion weighs as much as that of all variants together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,8 @@ def posteriors(model: MetricType, sums: Sequence[Sums], prior: Prior | None = No
         return tuple(_beta(s, _of(prior, BetaPrior, model) or BetaPrior()) for s in sums)
     if model == "count":
         declared = _of(prior, GammaPrior, model)
-        return tuple(_gamma(s, declared or _count_prior(sums)) for s in sums)
+        prior, common = declared or _count_prior(sums), dispersion(sums)
+        return tuple(_gamma(s, prior, common) for s in sums)
     return tuple(_student(s, _of(prior, NormalPrior, model) or _real_prior(sums)) for s in sums)
 
 
@@ -112,10 +116,17 @@ def _beta(sums: Sums, prior: BetaPrior) -> Beta:
     return Beta(prior.alpha + max(0.0, sums.total), prior.beta + max(0.0, failures))
 
 
-def _gamma(sums: Sums, prior: GammaPrior) -> Gamma:
+def _gamma(sums: Sums, prior: GammaPrior, common: float) -> Gamma:
+    """What was seen is divided by its dispersion (quasi-Poisson: McCullagh & Nelder, "Generalized Linear Models", 1989,
+    section 6.2.3), or counts that come in bursts would look far more certain than they are.
+
+    ``common``: the dispersion within all variants. A variant whose bursts have not come yet shows none of its own.
+    """
     if not isinstance(sums, Discounted) and sums.total < -1e-9 * (1.0 + sums.squares):
         raise ValueError(f"values of a count metric can't sum to {sums.total}; declare the metric as real")
-    discount = dispersion(sums)
+    discount = (sums.count * dispersion([sums]) + COMMON_DISPERSION * common) / (
+        sums.count + COMMON_DISPERSION
+    )
     return Gamma(prior.shape + max(0.0, sums.total) / discount, prior.rate + sums.count / discount)
 
 
@@ -141,16 +152,14 @@ def centred(sums: Sums) -> float:
     return max(0.0, sums.squares - sums.total * sums.total / sums.count) if sums.count else 0.0
 
 
-def dispersion(sums: Sums) -> float:
-    """Variance over mean of counts, at least 1: how many times wider than Poisson they scatter.
-
-    The posterior divides what was seen by it (quasi-Poisson: McCullagh & Nelder, "Generalized Linear
-    Models", 1989, section 6.2.3), or counts that come in bursts would look far more certain than they
-    are. Estimated from 30 observations on.
-    """
-    if sums.count < 30 or sums.total <= 0:
+def dispersion(sums: Sequence[Sums]) -> float:
+    """Variance within the variants over the mean of all counts, at least 1: how many times wider than Poisson they
+    scatter."""
+    freedom = sum(max(s.count - 1, 0.0) for s in sums)
+    pooled = _pooled(sums)
+    if freedom <= 0 or pooled.total <= 0:
         return 1.0
-    return max(1.0, centred(sums) / (sums.count - 1) / (sums.total / sums.count))
+    return max(1.0, sum(map(centred, sums)) / freedom / (pooled.total / pooled.count))
 
 
 def _pooled(sums: Sequence[Sums]) -> RewardSums:
