@@ -285,7 +285,8 @@ class Alarms:
             return None, f"variants may not be assigned as the allocation says, in {what}: {shown}"
         message = (
             f"Variants were not assigned as the allocation says, in {what}: {shown}. Comparisons can't be trusted "
-            "until the cause is known (a retrying client, a lost part of the record, a cache in front)."
+            "until the cause is known (a retrying client, requests of one variant that do not end, a lost part of the "
+            "record, a cache in front)."
         )
         return Alarm("sample_ratio_mismatch", message), ""
 

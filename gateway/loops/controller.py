@@ -198,14 +198,12 @@ class Controller:
         )
         variants = self._allocations.held[name].allocation.variants
         judgements = await self._guardrails.judgements(document, name, bound, state.ejections, variants)
-        trusted = not ejections.breaches(judgements) or not await distrust(
-            self._store, name, state.ejections.since
-        )
+        doubt = await distrust(self._store, name, state.ejections.since)
 
         def reducer(route: RouteState) -> tuple[RouteState, tuple[Ejected, ...]]:
             if route.ejections.fingerprint != bound.fingerprint:
                 return route, ()
-            look = ejections.look(route.ejections, judgements, candidate=bound.candidate, trusted=trusted)
+            look = ejections.look(route.ejections, judgements, candidate=bound.candidate, trusted=not doubt)
             return replace(route, ejections=look[0]), look[1]
 
         state, effects = await self._routes.update(name, reducer)
@@ -219,6 +217,8 @@ class Controller:
             told = {"variant": effect.variant, "reason": reason, "evidence": effect.verdict.as_dict()}
             await self._emit("guardrail", name, told)
         if bound.candidate is None:  # a canary's are with its rollout
+            if doubt:
+                judgements = {variant: found.doubted(doubt) for variant, found in judgements.items()}
             await guardrail_verdicts.keep(self._store, name, judgements, state.ejections.ejected)
 
     # Rollouts -------------------------------------------------------------------------------------------

@@ -94,9 +94,6 @@ class RolloutEvidence:
         judgement, samples = await self.judgement(document, name, section, route, forecast=False)
         state = route.rollout
         assert state is not None
-        doubt = await distrust(self._store, name, max(state.since, state.window))
-        if doubt:
-            judgement = Judgement((_blind(section, doubt),))
         standing = self._standing(name, state)
         winner = standing.stopped if standing is not None else None
         if winner is not None and state.status is Status.RUNNING and await self._early(name, state):
@@ -112,7 +109,7 @@ class RolloutEvidence:
         )
 
     async def _early(self, name: str, state: State) -> str:
-        return await early_mismatch(self._store, name, max(state.since, state.window))
+        return await early_mismatch(self._store, name, state.doubted_from)
 
     def _carried(self, name: str, state: State) -> Mapping[str, float] | None:
         known = self._bets.get(name)
@@ -134,10 +131,15 @@ class RolloutEvidence:
     ) -> tuple[Judgement, float]:
         """The verdicts over the current window, and the candidate's samples in it."""
         judgement, samples = await self._judgement(document, name, section, route, forecast)
-        assert route.rollout is not None
-        if route.rollout.watched and {one.verdict for one in judgement.verdicts} == {"pass"}:
-            judgement = _held(judgement, await self._early(name, route.rollout))
-        self._last[name] = self._clock(), route.rollout.window, judgement
+        state = route.rollout
+        assert state is not None
+        if state.watched and (doubt := await distrust(self._store, name, state.doubted_from)):
+            judgement = judgement.doubted(doubt)
+            if not judgement.verdicts:
+                judgement = Judgement((_blind(section, doubt),))
+        elif state.watched and {one.verdict for one in judgement.verdicts} == {"pass"}:
+            judgement = _held(judgement, await self._early(name, state))
+        self._last[name] = self._clock(), state.window, judgement
         return judgement, samples
 
     async def recent(

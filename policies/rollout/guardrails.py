@@ -44,6 +44,10 @@ class Judgement:
     verdicts: tuple[Verdict, ...]
     sick: str = ""
 
+    def doubted(self, reason: str) -> Judgement:
+        """The same figures, of which nothing follows."""
+        return Judgement(tuple(replace(v, verdict="error", reason=reason) for v in self.verdicts))
+
 
 def judge_all(
     guardrails: Sequence[Guardrail],

@@ -7,7 +7,7 @@ signal leads where is data, in `policies.rollout.table`; read that first.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from typing import Any, Final
@@ -15,6 +15,7 @@ from typing import Any, Final
 from policies.rollout.events import Audit, Command, Configured, Effect, Event, Refused, SetWeight, Tick
 from policies.rollout.state import Plan, Stage, State, begin, shadow_share, stage_of
 from policies.rollout.table import COMMANDS, TABLE, Action, Signal, Status
+from policies.rollout.verdicts import Verdict
 
 
 def step(state: State, event: Event, plan: Plan, now: float) -> tuple[State, tuple[Effect, ...]]:
@@ -130,7 +131,7 @@ def _signals(state: State, tick: Tick, plan: Plan, now: float) -> list[tuple[Sig
     if by_verdict["fail"] and not (tick.sick and state.status is Status.PROMOTED):
         found.append((Signal.FAIL, "; ".join(v.breach() for v in by_verdict["fail"])))
     if by_verdict["error"]:
-        found.append((Signal.ERROR, "; ".join(f"{v.metric}: {v.reason}" for v in by_verdict["error"])))
+        found.append((Signal.ERROR, _errors(by_verdict["error"])))
     if tick.waits:
         return found  # only a failure moves it meanwhile
     if state.bake_until is not None and now >= state.bake_until:
@@ -146,6 +147,14 @@ def _signals(state: State, tick: Tick, plan: Plan, now: float) -> list[tuple[Sig
     if lasted and not decided and now >= deadline:
         found.append((Signal.STALE, _undecided(tick, stage)))
     return found
+
+
+def _errors(verdicts: Sequence[Verdict]) -> str:
+    """Each reason once, after the metrics that it is given for."""
+    metrics: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        metrics.setdefault(verdict.reason, []).append(verdict.metric)
+    return "; ".join(f"{', '.join(named)}: {reason}" for reason, named in metrics.items())
 
 
 def _contest(state: State, tick: Tick, plan: Plan) -> list[tuple[Signal, str]]:
@@ -257,7 +266,7 @@ def _act(state: State, action: Action, plan: Plan, now: float, given: float | No
     if action is Action.RESTART:
         return replace(begin(plan, now), checked=state.checked)
     if action is Action.CONTINUE:
-        return _resume(state, plan, now)
+        return _resume(replace(state, acknowledged=now), plan, now)
     if action is Action.FULL:
         return _promote(state, plan, now)
     if action is Action.ZERO:
@@ -290,7 +299,7 @@ def _set(state: State, weight: float, now: float) -> State:
     """By hand. A share of the traffic is the end of the gate; another share is another window."""
     stage = max(state.stage, 0) if weight > 0 else state.stage
     entered = state.entered if weight == state.weight else now
-    return replace(state, weight=weight, stage=stage, entered=entered, by_hand=True)
+    return replace(state, weight=weight, stage=stage, entered=entered, by_hand=True, acknowledged=now)
 
 
 def _resume(state: State, plan: Plan, now: float) -> State:

@@ -117,6 +117,8 @@ class State:
     reason: str = ""
     competing: float | None = None
     """Since when a bandit decides on the share, pauses included; None while the stages do."""
+    acknowledged: float = 0.0
+    """When a person last resumed it or set its weight: they know the alarms that were raised before."""
     by_hand: bool = False
     """Whether ``weight`` was set by a person and is not the stage's."""
     carried: Mapping[str, float] = field(default_factory=dict)
@@ -132,6 +134,11 @@ class State:
         if self.competing is not None:
             return "bandit"
         return "shadow" if self.stage == GATE else "canary"
+
+    @property
+    def doubted_from(self) -> float:
+        """From when alarms count: those raised before are of earlier evidence, or a person let the rollout go on."""
+        return max(self.acknowledged, self.window)
 
     @property
     def watched(self) -> bool:

@@ -141,3 +141,32 @@ def test_each_rollout_begins_with_other_users() -> None:
     longer = load(CANARY.replace("for: 1h", "for: 2h"), source="test", env={})
     same = [unit_point(longer, "r", u) == unit_point(first, "r", u) for u in users]
     assert all(same), "an edit of the stages moves no unit"
+
+
+async def test_nothing_is_rolled_back_on_a_comparison_that_does_not_hold(store: Store) -> None:
+    one = Rollout(store, "one", CANARY.replace("unit: {header: x-user}", ""))
+    await one.start()
+    await one.pass_time(2)
+    await alarm(store, "sample_ratio_mismatch", one.time)
+    await one.serve(errors=0.5, each=400)
+    assert one.state == "paused"
+    await one.pass_time(2)
+    assert one.state == "paused", "the pause began after the alarm, which stands"
+    view = await one.controller.describe_rollout("r")
+    assert view is not None
+    (verdict,) = view["verdicts"]
+    assert verdict["verdict"] == "error"
+    assert "it does not fit" in verdict["reason"]
+    assert verdict["candidate"] == 0.5, "what was seen stays to be seen"
+    await one.say("resume")
+    await one.pass_time(2)
+    assert one.state == "rolled_back", "the person knows of the alarm"
+
+
+async def test_each_reason_is_given_once(store: Store) -> None:
+    two = "[{metric: error_rate, max_increase: 5%}, {metric: latency_p50, max_ratio: 2}]"
+    one = Rollout(store, "one", CANARY.replace("[{metric: error_rate, max_increase: 5%}]", two))
+    await one.start()
+    await alarm(store, "sample_ratio_mismatch", one.time)
+    await one.pass_time(2)
+    assert one.rollout.reason == "error_rate, latency_p50: sample_ratio_mismatch: it does not fit"

@@ -8,7 +8,7 @@ export const POLICIES = { single: "Single variant", split: "Fixed split", shadow
 
 export const STATES = { running: "Running", waiting: "Waiting for you", paused: "Paused", halted: "Halted", promoted: "Promoted", rolled_back: "Rolled back" };
 
-export const VERDICTS = { pass: ["✓", "pass"], fail: ["✕", "fail"], inconclusive: ["?", "can't tell yet"], error: ["!", "could not look"] };
+export const VERDICTS = { pass: ["✓", "pass"], fail: ["✕", "fail"], inconclusive: ["?", "can't tell yet"], error: ["!", "no verdict"] };
 
 const TONES = { running: "open", waiting: "warn", paused: "thin", promoted: "good", halted: "bad", rolled_back: "bad" };
 const ENDED = ["rolled_back", "halted", "promoted"];
@@ -73,9 +73,9 @@ function rollout(report) {
     return {
       tone: "warn",
       title,
-      detail: `Could not look at ${told("error")
+      detail: `No verdict on ${told("error")
         .map((v) => v.metric)
-        .join(", ")}.`
+        .join(", ")}: ${told("error")[0].reason}`
     };
   if (told("inconclusive").length) return { tone, title, detail: undecided(told("inconclusive")) };
   if (found.phase === "shadow") return { tone, title, detail: "The stages begin once the gate passes." };
