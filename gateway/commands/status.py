@@ -122,8 +122,10 @@ def _fleet(engine: dict[str, Any]) -> str:
 def _rollout(rollout: dict[str, Any] | None) -> list[str]:
     if rollout is None:
         return []
-    lines = [f"  rollout: {rollout['state']}, {_phase(rollout)} at {rollout['weight']:.1%}"]
     decided = rollout.get("decided")
+    lines = [f"  rollout: {rollout['state']}, {_phase(rollout)} at {rollout['weight']:.1%}"]
+    if rollout.get("bake_until"):
+        lines[0] += f", guardrails watch until {clock_time(rollout['bake_until'])}"
     if rollout.get("waits"):
         lines.append(f"    the stage's time stands: {rollout['waits']}")
     if rollout["state"] == "running":
@@ -153,6 +155,11 @@ def _unhealthy(health: dict[str, Any]) -> Iterator[str]:
 
 
 def _phase(rollout: dict[str, Any]) -> str:
+    ended = (
+        rollout["decided"]["source"] if rollout["state"] == "rolled_back" and rollout.get("decided") else ""
+    )
+    if "promoted" in (rollout["state"], ended):
+        return "after the last stage"
     return f"stage {rollout['stage'] + 1}" if rollout["phase"] == "canary" else str(rollout["phase"])
 
 

@@ -84,6 +84,36 @@ def test_a_gate_at_which_a_rollout_ended_is_not_under_way(served: Served, tabs: 
     assert page.locator("#rollout [aria-current=step], #rollout .now").count() == 0
 
 
+def test_a_rollout_that_ended_in_its_bake_ended_after_its_stages(served: Served, tabs: Tabs) -> None:
+    step = {
+        "source": "promoted",
+        "target": "rolled_back",
+        "reason": "errors",
+        "actor": "",
+        "stage": 1,
+        "weight": 0.0,
+    }
+    served.do(lambda h: h.emit("rollout", "shop", step))
+    served.set_rollout("shop", rollout("rolled_back", "canary", stage=1, weight=0.0))
+    page = tabs.new(served.address, "/-/dashboard/routes/shop").page
+    page.locator("#rollout .failed", has_text="promoted, ended here").wait_for()
+    assert page.locator("#rollout .failed").count() == 1
+
+
+def test_a_comparison_that_is_not_to_be_trusted_passes_nothing(served: Served, tabs: Tabs) -> None:
+    doubted = {
+        **GATE,
+        "metric": "error_rate",
+        "verdict": "error",
+        "reason": "record_loss: 7 outcomes were not recorded",
+    }
+    served.set_rollout(
+        "shop", rollout("paused", "canary", verdicts=[doubted], reason="error_rate: record_loss")
+    )
+    page = tabs.new(served.address, "/-/dashboard/routes/shop").page
+    page.locator(".verdict .note", has_text="No verdict on error_rate: record_loss: 7 outcomes").wait_for()
+
+
 def test_a_rollout_that_paused_by_itself_needs_a_person(served: Served, tabs: Tabs) -> None:
     reason = "correct is still inconclusive after 1 d"
     served.set_rollout("shop", rollout("paused", "canary", reason=reason))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from gateway.commands.status import _lift, _shown, _variant
+from typing import Any
+
+import pytest
+
+from gateway.commands.status import _lift, _rollout, _shown, _variant
 
 
 def test_the_difference_comes_with_its_intervals() -> None:
@@ -53,3 +57,37 @@ def test_the_guardrails_of_a_bandit_are_shown() -> None:
         "guardrails": [verdict],
     }
     assert "  v2: error_rate: inconclusive, about 40 more requests to the candidate\n" in _shown(route)
+
+
+@pytest.mark.parametrize(
+    ("rollout", "line"),
+    [
+        ({"state": "running"}, "running, stage 2 at 50.0%"),
+        (
+            {"state": "promoted", "bake_until": 1.8e9},
+            "promoted, after the last stage at 50.0%, guardrails watch until 20",
+        ),
+        ({"state": "promoted"}, "promoted, after the last stage at 50.0%"),
+        (
+            {"state": "rolled_back", "decided": {"source": "promoted"}},
+            "rolled_back, after the last stage at 50.0%",
+        ),
+        ({"state": "rolled_back", "decided": {"source": "running"}}, "rolled_back, stage 2 at 50.0%"),
+        ({"state": "running", "decided": {"source": "promoted"}}, "running, stage 2 at 50.0%"),
+    ],
+)
+def test_a_rollout_in_its_bake_is_in_no_stage(rollout: dict[str, Any], line: str) -> None:
+    if "decided" in rollout:
+        rollout["decided"] |= {"time": 1.8e9, "actor": ""}
+    base = {
+        "phase": "canary",
+        "stage": 1,
+        "weight": 0.5,
+        "verdicts": [],
+        "reason": "",
+        "bake_until": None,
+        "decided": None,
+    }
+    first = _rollout(base | rollout)[0]
+    assert first.startswith(f"  rollout: {line}")
+    assert ("watch" in first) == ("bake_until" in rollout)

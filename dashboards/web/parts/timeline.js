@@ -34,14 +34,15 @@ function progress(found, now) {
   return parts.join(", ");
 }
 
-// Nothing is under way once a rollout has ended: no stage is "now" then.
+// Nothing is under way once a rollout has ended: no stage is "now" then. It ends in its bake after all stages.
 function stages({ stages: all, candidate, metrics }, found) {
   if (!all) return null;
   const gate = found.phase === "shadow" && (found.verdicts ?? []).find((one) => one.metric === "agreement");
   const over = found.state === "promoted";
   const bandit = found.phase === "bandit";
   const ended = ["rolled_back", "halted"].includes(found.state);
-  const place = (k) => (over || bandit || k < found.stage ? "done" : k > found.stage ? "ahead" : ended ? "failed" : "now");
+  const baking = ended && found.decided?.source === "promoted";
+  const place = (k) => (over || baking || bandit || k < found.stage ? "done" : k > found.stage ? "ahead" : ended ? "failed" : "now");
   return html`<ol class="stages" aria-label="Stages">
     ${gate && html`<li class=${ended ? "failed" : "now"} key="gate" aria-current=${ended ? null : "step"}><b>shadow</b><small>${candidate} agrees in ${bounded(gate, kind(gate.metric, metrics))}${ended && ", ended here"}</small></li>`}
     ${all.map((stage, k) => {
@@ -51,6 +52,6 @@ function stages({ stages: all, candidate, metrics }, found) {
       return html`<li key=${k} class=${place(k)} aria-current=${place(k) === "now" ? "step" : null}><b>${share(stage.weight)}</b><small>${says}</small></li>`;
     })}
     ${bandit && html`<li class=${over ? "done" : ended ? "failed" : "now"} key="bandit" aria-current=${over || ended ? null : "step"}><b>bandit</b><small>by what it earns</small></li>`}
-    <li class=${over ? "done" : "ahead"} key="end"><b>100%</b><small>promoted</small></li>
+    <li class=${over ? "done" : baking ? "failed" : "ahead"} key="end"><b>100%</b><small>promoted${baking && ", ended here"}</small></li>
   </ol>`;
 }
