@@ -70,7 +70,7 @@ ORDER: Mapping[str, str] = {
         "policies"
     ),
     "gateway.loops": (
-        "gateway.json_text gateway.errors gateway.internal_errors gateway.clock gateway.runtime gateway.config "
+        "gateway.json_text gateway.errors gateway.internal_errors gateway.clock gateway.config "
         "gateway.auth gateway.record gateway.transport gateway.telemetry gateway.dataplane gateway.state "
         "gateway.compile gateway.ingest gateway.engines gateway.archive policies"
     ),

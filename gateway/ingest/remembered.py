@@ -8,11 +8,12 @@ rewarded meanwhile.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from math import inf, lcm
 from typing import Final, Generic, NamedTuple, TypeVar
 
-from gateway.ingest.evidence import HOUR_S, RECENT_S
+from gateway.ingest.evidence import HOUR_S, RECENT_S, Metric, ended_before
 from gateway.runtime.collector import collector_paused
 from gateway.state.base import BUCKET_S, MAX_CLOCK_SKEW_S, Bucket
 from gateway.state.folding import LADDER, cell_width
@@ -60,6 +61,16 @@ def spans_of_all(now: float) -> list[Span]:
     ]
 
 
+def windows_over(metrics: Mapping[str, Metric]) -> Callable[[Span, float], object]:
+    """The ``stage`` (`Remembered`) of what `evidence.of_buckets` makes: how far into a span missing values count."""
+    windows = [metric.window for metric in metrics.values() if metric.missing == "zero"]
+
+    def stage(span: Span, now: float) -> object:
+        return [min(max(ended_before(now, window, span.step), span.begin), span.end) for window in windows]
+
+    return stage
+
+
 def runs(wanted: Iterable[Span], now: float) -> Iterable[list[Span]]:
     """Neighbouring spans that are read together: `MAX_CELLS` at most, or one span."""
     run: list[Span] = []
@@ -97,19 +108,46 @@ def pieces(since: float, until: float, now: float, step: float = BUCKET_S) -> It
         begin = end
 
 
+async def read_part(
+    store: AggregateStore,
+    route: str,
+    begin: float,
+    end: float,
+    step: float,
+    make: Callable[[list[Bucket]], T],
+    *,
+    histograms: bool = False,
+) -> T:
+    """What ``make`` returns, in a thread, of the buckets of ``step`` seconds between two times.
+
+    Epochs of like shares are read together. ``make`` is to empty the list: to free thousands would hold up the event
+    loop. Raises StoreUnavailable.
+    """
+    with collector_paused():
+        buckets = await store.series(
+            route, since=begin, until=end, step=step, epochs="alike", histograms=histograms
+        )
+        return await asyncio.to_thread(make, buckets)
+
+
 class Remembered(Generic[T]):
     """What was made of each span of one route."""
 
-    def __init__(self, make: Callable[[list[Bucket], float], T]) -> None:
-        """``make``: of the buckets of a span, and their length; it runs in a thread."""
-        self._make = make
+    def __init__(
+        self,
+        make: Callable[[list[Bucket], float, float], T],
+        stage: Callable[[Span, float], object] = lambda span, now: None,
+    ) -> None:
+        """``make``: of the buckets of a span, their length, and the time; it runs in a thread. ``stage``: of a span
+        and the time, what else it depends on: once that is another, it is made again."""
+        self._make, self._stage = make, stage
         self._version, self._begun = -1, 0.0
-        self._parts: dict[Span, T] = {}
+        self._parts: dict[Span, tuple[object, T]] = {}
 
     async def read(self, store: AggregateStore, route: str, wanted: Sequence[Span], *, now: float) -> list[T]:
         """What is made of each of the ``wanted`` spans, in their order, as their cells are now.
 
-        Epochs of like shares are read together, and without histograms. Raises StoreUnavailable.
+        They are read without histograms. Raises StoreUnavailable.
         """
         if not now - MAX_AGE_S < self._begun <= now:
             self._version, self._begun = -1, now
@@ -117,30 +155,23 @@ class Remembered(Generic[T]):
         known = {} if starts is None else await asyncio.to_thread(self._unchanged, starts, now)
         missing = [span for span in wanted if span not in known]
         for run in runs(missing, now):
-            with collector_paused():
-                buckets = await store.series(
-                    route,
-                    since=run[0].begin,
-                    until=run[-1].end,
-                    step=run[0].step,
-                    epochs="alike",
-                    histograms=False,
-                )
-                known.update(await asyncio.to_thread(self._made, run, buckets))
+            begin, end, step = run[0].begin, run[-1].end, run[0].step
+            known.update(await read_part(store, route, begin, end, step, partial(self._made, run, now)))
         self._version, self._parts = version, {span: known[span] for span in wanted}
-        return list(self._parts.values())
+        return [part for _, part in self._parts.values()]
 
-    def _unchanged(self, starts: Iterable[int], now: float) -> dict[Span, T]:
-        """The parts without those that hold a bucket that changed."""
+    def _unchanged(self, starts: Iterable[int], now: float) -> dict[Span, tuple[object, T]]:
+        """The parts without those that hold a bucket that changed, or are at another stage."""
         changed = {_folded(start, now) for start in starts}
         return {
-            span: part
-            for span, part in self._parts.items()
-            if not any(low < span.end and span.begin < high for low, high in changed)
+            span: (stage, part)
+            for span, (stage, part) in self._parts.items()
+            if stage == self._stage(span, now)
+            and not any(low < span.end and span.begin < high for low, high in changed)
         }
 
-    def _made(self, run: Sequence[Span], buckets: list[Bucket]) -> dict[Span, T]:
-        """Of neighbouring spans. Empties ``buckets``: they are freed in this thread."""
+    def _made(self, run: Sequence[Span], now: float, buckets: list[Bucket]) -> dict[Span, tuple[object, T]]:
+        """Of neighbouring spans. Empties ``buckets``."""
         parts: list[list[Bucket]] = [[] for _ in run]
         place = 0
         for bucket in buckets:
@@ -148,7 +179,10 @@ class Remembered(Generic[T]):
                 place += 1
             parts[place].append(bucket)
         buckets.clear()
-        return {span: self._make(part, span.step) for span, part in zip(run, parts, strict=True)}
+        return {
+            span: (self._stage(span, now), self._make(part, span.step, now))
+            for span, part in zip(run, parts, strict=True)
+        }
 
 
 def _folded(start: int, now: float) -> tuple[float, float]:

@@ -21,12 +21,11 @@ from gateway.config.document import Document
 from gateway.ingest.by_unit import OutcomesByUnit
 from gateway.ingest.comparable import units_of_all_time
 from gateway.ingest.evidence import Metric, RewardedBucket, ended_before, of_buckets, over_time
-from gateway.ingest.remembered import Remembered, pieces, spans
+from gateway.ingest.remembered import Remembered, pieces, read_part, spans
 from gateway.loops.periodic import MAX_READ_SHARE
 from gateway.loops.rollout_evidence import capped_ranges
 from gateway.loops.unit_evidence import UnitEvidence
 from gateway.record.histogram import edges
-from gateway.runtime.collector import collector_paused
 from gateway.state.base import BUCKET_S, Bucket, Counts
 from gateway.state.store import EvidenceStore
 from policies.rollout.ejections import Ejections
@@ -163,23 +162,18 @@ class GuardrailEvidence:
         now, declared = self._clock() - SETTLED_S, reported(document, name)
         until = now // BUCKET_S * BUCKET_S
         for begin, end in pieces(watched.until, until, now):
-            with collector_paused():
-                buckets = await self._store.series(
-                    name, since=begin, until=end, step=BUCKET_S, epochs="alike"
-                )
-                watched.until = end
-                await asyncio.to_thread(_add_counts, watched.matched, baseline, buckets, now)
+            counts = partial(_counts, watched.matched, baseline, now)
+            found = await read_part(self._store, name, begin, end, BUCKET_S, counts, histograms=True)
+            watched.matched, watched.until = found, end
         for metric, m in declared.items():
             step = _stretch(m.window) if m.missing == "ignore" else BUCKET_S
             edge, since = ended_before(now, m.window, step), watched.rewarded.get(metric, watched.since)
             moved = edge > since
-            make = partial(_rewards, baseline, {metric: m}, now)
+            make = partial(_rewards, baseline, {metric: m})
             for begin, end in pieces(since, edge, now, step):
-                with collector_paused():
-                    buckets = await self._store.series(
-                        name, since=begin, until=end, step=step, epochs="alike", histograms=False
-                    )
-                    found = await asyncio.to_thread(make, buckets, step)
+                found = await read_part(
+                    self._store, name, begin, end, step, partial(make, step=step, now=now)
+                )
                 watched.matched = _joined([watched.matched, found])
                 watched.rewarded[metric] = since = end
             fresh = watched.fresh.get(metric)
@@ -209,14 +203,16 @@ def _stretch(window: float) -> float:
     return max(1.0, -(-window // (MAX_STRETCHES * BUCKET_S))) * BUCKET_S
 
 
-def _add_counts(matched: _Matched, baseline: str, buckets: list[Bucket], now: float) -> None:
-    """Empties ``buckets``: to free thousands would hold up the event loop."""
-    _add(matched, baseline, of_buckets(buckets, {}, now=now), ())
+def _counts(matched: _Matched, baseline: str, now: float, buckets: list[Bucket]) -> _Matched:
+    """``matched`` with what was counted in ``buckets``, which are emptied."""
+    found: _Matched = defaultdict(StratifiedComparison)
+    _add(found, baseline, of_buckets(buckets, {}, now=now), ())
     buckets.clear()
+    return _joined([matched, found])
 
 
 def _rewards(
-    baseline: str, metrics: Mapping[str, Metric], now: float, buckets: list[Bucket], step: float
+    baseline: str, metrics: Mapping[str, Metric], buckets: list[Bucket], step: float, now: float
 ) -> _Matched:
     """The comparisons in what was earned, in strata of ``step`` seconds. Empties ``buckets``."""
     found: _Matched = defaultdict(StratifiedComparison)

@@ -22,16 +22,14 @@ from gateway.ingest.by_unit import OutcomesByUnit
 from gateway.ingest.comparable import periods
 from gateway.ingest.evidence import (
     Metric,
-    RewardedBucket,
     by_time,
     joined,
     observations,
     of_buckets,
-    over_time,
     rewarded,
 )
 from gateway.ingest.feature_rows import MAX_HALF_LIVES, linear_sums
-from gateway.ingest.remembered import Remembered, spans_of_all
+from gateway.ingest.remembered import Remembered, spans_of_all, windows_over
 from gateway.loops.periodic import MAX_READ_SHARE
 from gateway.state.base import BUCKET_S, Bucket, OutcomeFilter
 from gateway.state.store import Store
@@ -202,39 +200,32 @@ class Learning:
         """
         now, known = self._clock(), self._compared.get(look.name)
         if known is None or known[0] != plan or not now - STOP_RULE_S < known[1] <= now:
-            metrics = look.metrics(plan)
+            metrics, requests = look.metrics(plan), dict[str, PairSums]()
             zeros = any(metric.missing == "zero" for metric in metrics.values())
-            found = await (self._with_missing if zeros else self._of_values)(look, metrics, now)
-            if found is None:
-                return None
+            if zeros and look.document.routes[look.name].unit is not None:
+                outcomes = await self._units.read(look.name, 0.0)
+                if outcomes is None:
+                    return None
+                failures = await asyncio.to_thread(outcomes.failures)
+                requests = {variant: pairs for (variant, _), pairs in failures.items()}
+            parts = await self._parts_of(look, metrics, now)
+            found = await asyncio.to_thread(Periods.joined, parts, requests)
             known = self._compared[look.name] = plan, now, found
         return known[2]
 
-    async def _with_missing(self, look: Look, metrics: Mapping[str, Metric], now: float) -> Periods | None:
-        """The periods where missing values count as zero: all are read, since their number changes at the ends of
-        windows; None while the record of units is being read."""
-        units: Mapping[tuple[str, str], PairSums] = {}
-        if look.document.routes[look.name].unit is not None:
-            outcomes = await self._units.read(look.name, 0.0)
-            if outcomes is None:
-                return None
-            units = await asyncio.to_thread(outcomes.failures)
-        buckets = await over_time(self._store, look.name, metrics, now=now, histograms=False)
-        return await asyncio.to_thread(_periods, buckets, units)
-
-    async def _of_values(self, look: Look, metrics: Mapping[str, Metric], now: float) -> Periods:
-        """The periods where nothing counts as zero: only those that changed are read."""
+    async def _parts_of(self, look: Look, metrics: Mapping[str, Metric], now: float) -> list[Periods]:
+        """The periods a span of time at a time: only those that changed, or in which windows ended, are read."""
         totals = joined(await self._store.reward_sums(look.name))
         by_unit = frozenset(metric for (_, metric), one in totals.items() if one.weighted.y.count)
         known = self._parts.get(look.name)
         if known is None or known[0] != (metrics, by_unit):
 
-            def made(buckets: list[Bucket], step: float) -> Periods:
+            def made(buckets: list[Bucket], step: float, now: float) -> Periods:
                 return periods(of_buckets(buckets, metrics, now=now, step=step), by_unit=by_unit)
 
-            known = self._parts[look.name] = (metrics, by_unit), Remembered(made)
-        parts = await known[1].read(self._store, look.name, spans_of_all(now), now=now)
-        return await asyncio.to_thread(Periods.joined, parts)
+            remembered = Remembered(made, windows_over(metrics))
+            known = self._parts[look.name] = (metrics, by_unit), remembered
+        return await known[1].read(self._store, look.name, spans_of_all(now), now=now)
 
     # Bandits with features: all work on numbers is done in threads --------------------------------------
     async def _contextual(self, plan: Contextual, look: Look) -> Proposal | None:
@@ -249,13 +240,6 @@ class Learning:
         recent = await self._store.outcomes(OutcomeFilter(route=look.name, limit=RECENT))
         fresh = await asyncio.to_thread(averaged, drawn, recent, held.allocation)
         return Proposal(fresh, drawn.evidence, drawn)
-
-
-def _periods(buckets: list[RewardedBucket], units: Mapping[tuple[str, str], PairSums]) -> Periods:
-    """`periods`, which empties ``buckets``: to free thousands would hold up the event loop."""
-    found = periods(buckets, units)
-    buckets.clear()
-    return found
 
 
 def counts_missing(look: Look) -> bool:

@@ -37,6 +37,7 @@ from policies.types import PairSums, RewardSums
 
 Columns = npt.NDArray[np.float64]
 
+_UNKNOWN: Final[Mapping[str, PairSums]] = {}
 SAME_SHARES: Final = 1e-6
 """Change of one variant's share among two below which it counts as constant."""
 
@@ -226,8 +227,11 @@ class Periods:
         self._never = np.zeros(len(periods))
 
     @classmethod
-    def joined(cls, parts: Sequence[Periods]) -> Periods:
-        """Return the periods of all ``parts``, one part after the other."""
+    def joined(cls, parts: Sequence[Periods], requests: Mapping[str, PairSums] = _UNKNOWN) -> Periods:
+        """Return the periods of all ``parts``, one part after the other.
+
+        ``requests``: `UnitSums.requests` of each variant, where values are missing.
+        """
         found, parts = cls(()), [part for part in parts if part._never.size]
         for variant in dict.fromkeys(variant for part in parts for variant in part._propensity):
             columns = [part._propensity.get(variant, part._never) for part in parts]
@@ -236,6 +240,16 @@ class Periods:
             sums = [part._sums.get(key, np.zeros((part._never.size, 3))) for part in parts]
             found._sums[key] = np.concatenate(sums)
         found._units = [units for part in parts for units in part._units]
+        if requests:
+            found._units = [
+                {
+                    (variant, metric): replace(units, requests=requests.get(variant))
+                    if units.missing
+                    else units
+                    for (variant, metric), units in each.items()
+                }
+                for each in found._units
+            ]
         found._never = np.zeros(len(found._units))
         return found
 

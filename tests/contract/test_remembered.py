@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import lcm
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gateway.ingest.comparable import periods
 from gateway.ingest.evidence import all_buckets, of_buckets
-from gateway.ingest.remembered import MAX_CELLS, Remembered, pieces, spans, spans_of_all
+from gateway.ingest.remembered import MAX_CELLS, Remembered, pieces, spans, spans_of_all, windows_over
 from gateway.record.events import Outcome
 from gateway.state.base import Bucket, Retention
 from gateway.state.folding import cell_width
 from gateway.state.store import Store
 from gateway.state.tally import KEPT_CHANGES
 from policies.sequential.design_based import Periods
+from policies.types import PairSums
 from tests.support.made import T0, outcome, reward
 
 HOUR = 3600.0
@@ -50,7 +53,7 @@ async def _remembered(known: Remembered[list[Bucket]], store: Any, now: float) -
     return [bucket for part in parts for bucket in part]
 
 
-def _as_is(buckets: list[Bucket], step: float) -> list[Bucket]:
+def _as_is(buckets: list[Bucket], step: float, now: float) -> list[Bucket]:
     return list(buckets)
 
 
@@ -142,11 +145,19 @@ async def test_versions_that_are_not_known_change_all(store: Store) -> None:
         assert (await store.changed_cells("digits", since=unknown))[1] is None
 
 
+@pytest.mark.parametrize("missing", ["ignore", "zero"])
 @pytest.mark.parametrize("period", ["", "all"])
-async def test_periods_of_parts_are_those_of_the_whole(store: Store, period: str) -> None:
+async def test_periods_of_parts_are_those_of_the_whole(store: Store, period: str, missing: str) -> None:
+    """Also while windows end without a change in the store."""
     chance, now = Random(3), T0 + 2 * HOUR
     made = [
-        outcome(T0 + 20.0 * n, epoch=n // 3 + 1, assigned=(v := chance.choice(["v1", "v2", "v3"])), served=v)
+        outcome(
+            T0 + 20.0 * n,
+            epoch=n // 3 + 1,
+            assigned=(v := chance.choice(["v1", "v2", "v3"])),
+            served=v,
+            error=chance.choice(["", "", "reset"]),
+        )
         for n in range(360)
     ]
     await store.append(made)
@@ -154,17 +165,39 @@ async def test_periods_of_parts_are_those_of_the_whole(store: Store, period: str
         reward(float(chance.random() < 0.5), of=one, metric=m, unit=n % 40, period=period)
         for n, one in enumerate(made)
         for m in "ab"
+        if missing == "ignore" or n % 3
     ]
     await store.reward(rewards)
     by_unit = frozenset("ab") if period else frozenset[str]()
+    # Complaints: a failure counts as the worst value.
+    declared = {"bounds": (0.0, 1.0), "goal": "minimize", "type": "boolean"}
+    metrics: dict[str, Any] = {
+        "a": SimpleNamespace(missing=missing, window=600.0, **declared),
+        "b": SimpleNamespace(missing=missing, window=3000.0, **declared),
+    }
+    each = {
+        v: PairSums.of(np.asarray([1.0, 0.0, 2.0]), np.asarray([5.0, 3.0, k]))
+        for k, v in enumerate(["v1", "v2", "v3"])
+    }
+    known = {(v, "error_rate"): pairs for v, pairs in each.items()} if period and missing == "zero" else {}
 
-    def make(buckets: Sequence[Bucket], step: float) -> Periods:
-        return periods(of_buckets(buckets, {}, now=now), by_unit=by_unit)
+    def make(buckets: Sequence[Bucket], step: float, now: float) -> Periods:
+        return periods(of_buckets(buckets, metrics, now=now, step=step), by_unit=by_unit)
 
-    parts = await Remembered(make).read(store, "digits", spans_of_all(now), now=now)
-    whole, joined = periods(of_buckets(await _all(store, now), {}, now=now)), Periods.joined(parts)
-    for pair in (("v1", "v2"), ("v2", "v3")):
-        assert joined.moved(*pair) == whole.moved(*pair)
-        for metric in ("a", "b", "error_rate"):
-            assert joined.one_by_one(metric) == whole.one_by_one(metric) == (metric in by_unit)
-            assert joined.weighted(metric, *pair) == whole.weighted(metric, *pair)
+    remembered, counting = Remembered(make, windows_over(metrics)), Counting(store)
+    for later in (0.0, 5.0, 30.0, 700.0, 10.0, HOUR):
+        now, counting.read = now + later, 0
+        parts = await remembered.read(counting, "digits", spans_of_all(now), now=now)  # type: ignore[arg-type]
+        assert later in (0.0, HOUR) or counting.read < 200
+        buckets = [
+            bucket
+            async for step, found in all_buckets(store, "digits", now=now, histograms=False)
+            for bucket in of_buckets(found, metrics, now=now, step=step)
+        ]
+        whole = periods(buckets, known)
+        joined = Periods.joined(parts, each if known else {})
+        for pair in (("v1", "v2"), ("v2", "v3")):
+            assert joined.moved(*pair) == whole.moved(*pair)
+            for metric in ("a", "b", *(() if known else ("error_rate",))):
+                assert joined.one_by_one(metric) == whole.one_by_one(metric) == (metric in by_unit)
+                assert joined.weighted(metric, *pair) == whole.weighted(metric, *pair)

@@ -104,6 +104,27 @@ async def verdicts(scene: Scene) -> dict[str, Any]:
     return {one["variant"]: one for one in json.loads(text)}
 
 
+async def test_rows_that_could_not_be_added_are_added_at_the_next_look(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader, rng = OfScene(scene, "leader"), np.random.default_rng(5)
+    await leader.start()
+    await scene.serve(dict.fromkeys(("v1", "v2", "v3"), 0.01), 300, rng)
+    scene.time += 20
+    series: Any = scene.store.series
+
+    async def unreadable(*args: object, **limits: object) -> list[Any]:
+        return [None for _ in await series(*args, **limits)]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scene.store, "series", unreadable)
+        await leader.step()
+    assert await verdicts(scene) == {}
+    scene.time += 10
+    await leader.step()
+    assert (await verdicts(scene))["v2"]["samples"] == 100
+
+
 with_and_without_features = pytest.mark.parametrize("config", [CONFIG, LINEAR], ids=["plain", "features"])
 
 
