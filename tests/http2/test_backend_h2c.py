@@ -79,6 +79,10 @@ RIG = {
     variants: {v1: {backend: multi}}
     policy: {type: single, variant: v1}
     retry: {attempts: 1, replayable: true}
+  again:
+    match: {path: /again}
+    variants: {v1: {backend: multi}}
+    policy: {type: single, variant: v1}
   old:
     match: {path: /old}
     variants: {v1: {backend: old}}
@@ -213,9 +217,16 @@ def test_a_refused_stream_is_repeated(rig: Rig, backend: Http2Backend) -> None:
     def refuse(request: Request) -> None:
         request.connection.h2.reset_stream(request.stream, 7)
 
-    backend.plans.append(refuse)
     with Client(rig.port) as client:
-        assert client.request(headers(to(b"/m"), end=False) + data(b"again")).body == b"again"
+        for stream in (1, 3, 5):
+            backend.plans.append(refuse)
+            again = headers(to(b"/m"), stream, end=False) + data(b"again", stream)
+            assert client.request(again, stream).body == b"again"
+        backend.plans.extend([refuse, refuse])
+        assert client.request(headers(to(b"/m"), 7), 7).status == 502
+        backend.plans.extend([refuse, refuse])  # it has acted on neither, so that any request may be retried
+        assert client.request(headers(to(b"/again"), 9), 9).status == 200
+    assert len(backend.connections) == 1
 
 
 @pytest.mark.parametrize("began", [False, True])

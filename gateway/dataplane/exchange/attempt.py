@@ -88,7 +88,7 @@ class Attempt(SlotHolder, Timed):
     span: AttemptSpan | None
     """Of a traced request."""
     repeated: bool
-    """Whether it was sent once on a connection that was closed while idle."""
+    """Whether it was sent once on a connection that was closed while idle, or that refused it."""
 
     def __init__(
         self,
@@ -147,11 +147,14 @@ class Attempt(SlotHolder, Timed):
         self.task = address.connect(self)
 
     def repeat(self) -> None:
-        """Sends the request once more on a new connection: the backend had closed the idle one."""
-        self.repeated = self.fresh = True
+        """Sends the request once more: on a new connection, unless one with other requests has refused it."""
+        address, connection = self.address, self.connection
+        assert address is not None
+        assert connection is not None
+        self.repeated = True
+        self.fresh = not (address.http2 and connection.unread)
         self.connection = None
-        assert self.address is not None
-        self.go(self.address)
+        self.go(address)
 
     def on_connected(self, connection: Connection) -> None:
         if self.state == CONNECTING and self.address is not None:

@@ -61,7 +61,10 @@ class Failover(ExchangeBase):
             self.body.rewind()
             attempt.repeat()
             return
-        attempt.connection = None
+        connection, attempt.connection = attempt.connection, None
+        sent = CODES[code].sent and not (
+            self.body.replayable and connection is not None and connection.unread
+        )
         if not idle_close:
             attempt.observe_failure(code)
         if self._hedge is not None:
@@ -69,7 +72,7 @@ class Failover(ExchangeBase):
                 self._promote(code)
                 return
             self._end_hedge("hedge_lost")
-        self._next(attempt, code, detail, sent=CODES[code].sent)
+        self._next(attempt, code, detail, sent=sent)
 
     def on_expired(self, attempt: Attempt, code: str) -> None:
         state = attempt.state
