@@ -316,6 +316,7 @@ class Stream:
             last = end and start + len(piece) == size
             flags = frames.END_STREAM if last else 0
             self.connection.send(frames.header(len(piece), frames.DATA, flags, self.id) + piece)
+        self.connection.flush()  # a transport that has enough says so before the next large piece
 
     def _wait(self, data: bytes, *, end: bool) -> None:
         if data:

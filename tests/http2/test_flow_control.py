@@ -64,6 +64,20 @@ def test_a_transport_that_takes_no_more_stops_data_and_not_control_frames() -> N
     assert server.reader.replies[1].ended
 
 
+def test_a_transport_that_has_enough_is_heard_before_the_next_large_piece() -> None:
+    """In one turn of the loop, a backend's bytes may be read many times."""
+    server = Server()
+    server.receive(HELLO + settings((4, 1 << 30)) + frame(WINDOW_UPDATE, 0, 0, word(1 << 30)), 1.0)
+    server.receive(headers(GOOD, end=False), 1.0)
+    opened = stream(server, 1)
+    opened.send_head(b"\x88", end=False)
+    opened.send_data(b"x" * 100_000)
+    assert len(server.reader.replies[1].body) == 100_000
+    server.pause_writing()
+    opened.send_data(b"x" * 100_000)
+    assert (opened.pending_bytes, opened.blocked) == (100_000, True)
+
+
 def test_a_held_stream_gets_one_window_and_a_released_one_goes_on() -> None:
     server = Server(Limits(stream_window=30_000, connection_window=100_000))
     server.start()
