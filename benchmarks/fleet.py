@@ -10,14 +10,13 @@ import asyncio
 import json
 import statistics
 import sys
-import tempfile
 from contextlib import suppress
-from pathlib import Path
 from time import perf_counter
 
 import httpx
 
 from benchmarks.children import Child, free_port
+from benchmarks.gateway_process import running, share
 from benchmarks.machine import cores
 from benchmarks.usage import usage
 
@@ -35,20 +34,14 @@ CANARY = {
 
 def main() -> None:
     routes, nodes, changes = (int(word) for word in [*sys.argv[1:], "300", "50", "20"][:3])
-    with tempfile.TemporaryDirectory() as folder:
-        port, path = free_port(), Path(folder, "turnout.yaml")
-        path.write_text(json.dumps(_document(port, folder, routes, engine=nodes > 0)))
-        command = [sys.executable, "-m", "gateway.cli", "run", "--config", str(path)]
-        with Child("turnout", command, cores=cores().proxy, log=Path(folder, "log")) as child:
-            child.wait_listening(port, 60.0)
-            print(json.dumps(asyncio.run(_measured(child, port, routes, nodes, changes))))
+    port = free_port()
+    with running(port, _document(routes, engine=nodes > 0), cores().proxy) as child:
+        print(json.dumps(asyncio.run(_measured(child, port, routes, nodes, changes))))
 
 
-def _document(port: int, folder: str, routes: int, *, engine: bool) -> dict[str, object]:
+def _document(routes: int, *, engine: bool) -> dict[str, object]:
     served = {"engine": "edge"} if engine else {}
     return {
-        "listen": f"127.0.0.1:{port}",
-        "store": f"sqlite:///{folder}/turnout.db",
         "backends": {name: {"url": f"http://127.0.0.1:{n}"} for n, name in enumerate("ab", 9001)},
         "engines": {"edge": {"type": "envoy", "token": TOKEN}} if engine else {},
         "routes": {
@@ -68,7 +61,7 @@ async def _measured(child: Child, port: int, routes: int, nodes: int, changes: i
     fleet = [Node(port, f"edge-{n}") for n in range(nodes)]
     tasks = [asyncio.create_task(node.follow(kind)) for node in fleet for kind in ("clusters", "routes")]
     await asyncio.sleep(SETTLE_S)
-    figures: dict[str, object] = {"routes": routes, "nodes": nodes, "rest": await _share(child, REST_S)}
+    figures: dict[str, object] = {"routes": routes, "nodes": nodes, "rest": await share(child, REST_S)}
     if fleet:
         figures["table_bytes"] = fleet[0].size
         began, before, delays = perf_counter(), usage(child.session).cpu_us, []
@@ -83,13 +76,6 @@ async def _measured(child: Child, port: int, routes: int, nodes: int, changes: i
         with suppress(asyncio.CancelledError):
             await task
     return figures
-
-
-async def _share(child: Child, seconds: float) -> float:
-    """Part of a core that the gateway uses."""
-    before, began = usage(child.session).cpu_us, perf_counter()
-    await asyncio.sleep(seconds)
-    return (usage(child.session).cpu_us - before) / 1e6 / (perf_counter() - began)
 
 
 async def _change(client: httpx.AsyncClient, route: str, weight: float, fleet: list[Node]) -> float:

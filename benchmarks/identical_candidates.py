@@ -13,16 +13,14 @@ import asyncio
 import json
 import math
 import os
-import sys
-import tempfile
 from collections import Counter
-from pathlib import Path
 from typing import Any, Final
 
 import httpx
 import numpy as np
 
-from benchmarks.children import Child, end_on_signals, free_ports
+from benchmarks.children import end_on_signals, free_ports
+from benchmarks.gateway_process import running
 
 BUYERS: Final = 0.02
 ERRORS: Final = 0.01
@@ -33,28 +31,27 @@ SETTLE_S: Final = 15.0
 """Seconds that the gateway has for its last looks."""
 
 
-def config(port: int, backend: int, directory: Path, routes: int) -> str:
-    sections = "".join(
-        f"""  r{n}:
-    match: {{path: /r{n}}}
-    variants: {{old: {{backend: b}}, new: {{backend: b}}}}
-    policy:
-      type: canary
-      baseline: old
-      candidate: new
-      stages: [{{weight: 5%, for: 7d}}]
-      guardrails:
-        - {{metric: error_rate, max_increase: 0.5%}}
-        - {{metric: latency_p99, max_ratio: 1.5}}
-        - {{metric: revenue, max_decrease: {MEAN / 10:.4f}}}
-"""
-        for n in range(routes)
-    )
-    return (
-        f"listen: 127.0.0.1:{port}\nstore: sqlite:///{directory}/turnout.db\n"
-        f"metrics: {{revenue: {{type: real}}}}\n"
-        f'backends: {{b: {{url: "http://127.0.0.1:{backend}"}}}}\nroutes:\n{sections}'
-    )
+def config(backend: int, routes: int) -> dict[str, object]:
+    policy = {
+        "type": "canary",
+        "baseline": "old",
+        "candidate": "new",
+        "stages": [{"weight": "5%", "for": "7d"}],
+        "guardrails": [
+            {"metric": "error_rate", "max_increase": "0.5%"},
+            {"metric": "latency_p99", "max_ratio": 1.5},
+            {"metric": "revenue", "max_decrease": MEAN / 10},
+        ],
+    }
+    variants = {"old": {"backend": "b"}, "new": {"backend": "b"}}
+    return {
+        "metrics": {"revenue": {"type": "real"}},
+        "backends": {"b": {"url": f"http://127.0.0.1:{backend}"}},
+        "routes": {
+            f"r{n}": {"match": {"path": f"/r{n}"}, "variants": variants, "policy": policy}
+            for n in range(routes)
+        },
+    }
 
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -108,15 +105,8 @@ async def drive(port: int, routes: int, requests: int, seed: int) -> list[dict[s
 async def measured(routes: int, requests: int, seed: int) -> list[dict[str, Any]]:
     (port, backend) = free_ports(2)
     server = await asyncio.start_server(serve, "127.0.0.1", backend)
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        file = directory / "turnout.yaml"
-        file.write_text(config(port, backend, directory, routes))
-        command = [sys.executable, "-m", "gateway.cli", "run", "--config", str(file)]
-        cores = sorted(os.sched_getaffinity(0))
-        with Child("gateway", command, cores=cores, log=directory / "gateway.log") as child:
-            await asyncio.to_thread(child.wait_listening, port)
-            found = await drive(port, routes, requests, seed)
+    with running(port, config(backend, routes), sorted(os.sched_getaffinity(0))):
+        found = await drive(port, routes, requests, seed)
     server.close()
     return found
 

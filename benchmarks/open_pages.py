@@ -18,15 +18,15 @@ import tempfile
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter, time
+from time import time
 from typing import Final
 
 import httpx
 
 from benchmarks.children import Child, free_port
+from benchmarks.gateway_process import running, share
 from benchmarks.machine import cores
 from benchmarks.servers import plain
-from benchmarks.usage import usage
 
 RATE: Final = 30.0
 """Requests per second over all routes; two of three get a reward."""
@@ -83,20 +83,14 @@ def main() -> None:
     seconds, rounds = (float(word) for word in (*sys.argv[1:], *("60", "2")[len(sys.argv) - 1 :]))
     with tempfile.TemporaryDirectory() as folder:
         backend, ports = plain.start(Path(folder), cores().backend)
-        port, path = free_port(), Path(folder, "turnout.yaml")
-        path.write_text(json.dumps(_document(port, folder, ports)))
-        command = [sys.executable, "-m", "gateway.cli", "run", "--config", str(path)]
-        gateway = Child("turnout", command, cores=cores().proxy, log=Path(folder, "log"))
-        with backend, gateway:
-            gateway.wait_listening(port, 60.0)
+        port = free_port()
+        with backend, running(port, _document(ports), cores().proxy) as gateway:
             print(json.dumps(asyncio.run(_measured(gateway, port, seconds, int(rounds))), indent=1))
 
 
-def _document(port: int, folder: str, backends: Sequence[int]) -> dict[str, object]:
+def _document(backends: Sequence[int]) -> dict[str, object]:
     variants = {"v1": {"backend": "a"}, "v2": {"backend": "b"}}
     return {
-        "listen": f"127.0.0.1:{port}",
-        "store": f"sqlite:///{folder}/turnout.db",
         "metrics": {"correct": {"type": "boolean", "window": "1h"}},
         "backends": {name: {"url": f"http://127.0.0.1:{n}"} for name, n in zip("ab", backends, strict=True)},
         "routes": {
@@ -114,18 +108,18 @@ async def _measured(gateway: Child, port: int, seconds: float, rounds: int) -> d
     async with httpx.AsyncClient(base_url=base, timeout=60) as client:
         traffic = asyncio.create_task(_traffic(client))
         await asyncio.sleep(WARM_UP_S)
-        before = await _share(gateway, seconds)
+        before = await share(gateway, seconds)
         for _ in range(rounds):
             for case, pages in CASES.items():
                 async with _open(base, pages) as got:
                     await asyncio.sleep(SETTLE_S)
                     got.calls = got.bytes = got.updates = 0
-                    watched = await _share(gateway, seconds)
+                    watched = await share(gateway, seconds)
                     seen[case].add(got)
                 if traffic.done():
                     traffic.result()  # raises what ended it
                 await asyncio.sleep(SETTLE_S)
-                after = await _share(gateway, seconds)
+                after = await share(gateway, seconds)
                 alone.append(after)
                 costs[case].append(watched - (before + after) / 2)
                 before = after
@@ -147,13 +141,6 @@ async def _measured(gateway: Child, port: int, seconds: float, rounds: int) -> d
 def _percent(shares: list[float]) -> dict[str, float]:
     found = {"mean": statistics.mean(shares), "min": min(shares), "max": max(shares)}
     return {name: round(100 * value, 2) for name, value in found.items()}
-
-
-async def _share(gateway: Child, seconds: float) -> float:
-    """Part of a core that the gateway uses."""
-    before, began = usage(gateway.session).cpu_us, perf_counter()
-    await asyncio.sleep(seconds)
-    return (usage(gateway.session).cpu_us - before) / 1e6 / (perf_counter() - began)
 
 
 async def _traffic(client: httpx.AsyncClient) -> None:
