@@ -21,9 +21,9 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from gateway.ingest.metric_values import Metric as Bounds
+from gateway.config.service import MetricConfig
 from gateway.ingest.metric_values import worst
 from gateway.state.base import BUCKET_S, Bucket, Counts
 from gateway.state.folding import LADDER, Grouping
@@ -57,15 +57,6 @@ _NO_PAIRS: Final = PairSums()
 _PAIRS: Final = {"past": OF_PAST, "weighted": OF_WEIGHTS, "inverse": OF_INVERSE, "by_unit": OF_UNITS}
 """Fields of `Rewarded`, each with the aspects of its x, its y and of both together."""
 _KNOWN: Final = frozenset(("", STICKY, UNITS)).union(*_PAIRS.values())
-
-
-class Metric(Bounds, Protocol):
-    """A declared metric."""
-
-    @property
-    def missing(self) -> str:
-        """ignore | zero"""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +152,7 @@ def ended_before(now: float, window: float, step: float = BUCKET_S) -> float:
 async def rewarded(
     store: AggregateStore,
     route: str,
-    metrics: Mapping[str, Metric],
+    metrics: Mapping[str, MetricConfig],
     *,
     now: float,
     since: float | None = None,
@@ -200,7 +191,7 @@ async def rewarded(
 
 
 def of_buckets(
-    buckets: Iterable[Bucket], metrics: Mapping[str, Metric], *, now: float, step: float = BUCKET_S
+    buckets: Iterable[Bucket], metrics: Mapping[str, MetricConfig], *, now: float, step: float = BUCKET_S
 ) -> list[RewardedBucket]:
     """Buckets of ``step`` seconds with their rewards read by the rules, each bucket as a whole."""
     each = [(b, joined({(b.variant, name): s for name, s in b.rewards.items()})) for b in buckets]
@@ -227,7 +218,7 @@ def of_buckets(
 async def over_time(
     store: AggregateStore,
     route: str,
-    metrics: Mapping[str, Metric],
+    metrics: Mapping[str, MetricConfig],
     *,
     now: float,
     since: float | None = None,
@@ -303,7 +294,7 @@ def share_observed(found: Iterable[Mapping[str, Rewarded]], metric: str) -> floa
     return _share({("", str(n)): f[metric] for n, f in enumerate(found) if metric in f}, None)
 
 
-def _edges(metrics: Mapping[str, Metric], now: float, step: float = BUCKET_S) -> dict[float, list[str]]:
+def _edges(metrics: Mapping[str, MetricConfig], now: float, step: float = BUCKET_S) -> dict[float, list[str]]:
     """Metrics whose missing values count, by the time before which their windows are over."""
     found: dict[float, list[str]] = {}
     for name, metric in metrics.items():
@@ -353,7 +344,7 @@ def _share(found: Mapping[Key, Rewarded], metric: str | None) -> float:
 
 
 def _missing(
-    counts: Counts, ended: Sums, variant: str, name: str, metric: Metric
+    counts: Counts, ended: Sums, variant: str, name: str, metric: MetricConfig
 ) -> tuple[RewardSums, RewardSums]:
     """Sums of the decisions without a value, in buckets whose windows are over: that count as zero, and as the worst
     value."""
@@ -372,7 +363,9 @@ def _hold_back(found: dict[Key, Rewarded], name: str) -> None:
             found[key] = Rewarded(waiting=one.values.count)
 
 
-def _entered(counts: Counts, ended: Sums, variant: str, name: str, metric: Metric, share: float) -> Rewarded:
+def _entered(
+    counts: Counts, ended: Sums, variant: str, name: str, metric: MetricConfig, share: float
+) -> Rewarded:
     """Values and missing values of one variant, in buckets whose windows are over."""
     reported = joined({key: one for key, one in ended.items() if key[0] == variant}).get(
         (variant, name), Rewarded()
@@ -389,6 +382,6 @@ def _entered(counts: Counts, ended: Sums, variant: str, name: str, metric: Metri
     )
 
 
-def longest(metrics: Mapping[str, Metric], names: Sequence[str]) -> float:
+def longest(metrics: Mapping[str, MetricConfig], names: Sequence[str]) -> float:
     """Seconds after which all missing values of these metrics count; 0 if none do."""
     return max((metrics[n].window for n in names if metrics[n].missing == "zero"), default=0.0)

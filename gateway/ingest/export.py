@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, Protocol
 
 from gateway.archive.record import WholeRecord
+from gateway.config.service import MetricConfig
 from gateway.errors import MissingExtra
-from gateway.ingest.evidence import Metric
 from gateway.ingest.reward_value import reward_value
 from gateway.record.events import Outcome
 from gateway.state.base import DecisionRecord
@@ -74,7 +74,7 @@ async def export(
     route: str | None = None,
     since: float | None = None,
     until: float | None = None,
-    declared: Mapping[str, Metric] | None = None,
+    declared: Mapping[str, MetricConfig] | None = None,
     now: float = 0.0,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> int:
@@ -125,7 +125,7 @@ def outcome_row(outcome: Outcome) -> Row:
     return made | {"decision": outcome.decision.hex(), "unit": f"{outcome.unit & _UNIT_MASK:016x}"}
 
 
-def counts(record: DecisionRecord, metrics: Mapping[str, Metric], now: float) -> Row:
+def counts(record: DecisionRecord, metrics: Mapping[str, MetricConfig], now: float) -> Row:
     """Columns ``counts_METRIC`` of a record."""
     return {f"counts_{name}": reward_value(record, name, metric, now=now) for name, metric in metrics.items()}
 

@@ -3,29 +3,12 @@
 from __future__ import annotations
 
 from math import inf, isfinite
-from typing import Final, Protocol
+from typing import Final
+
+from gateway.config.service import MetricConfig
 
 MAX_MAGNITUDE: Final = 1e100
 """Squares of larger values overflow the sums."""
-
-
-class Metric(Protocol):
-    """A declared metric; optional attributes ``minimum``, ``maximum`` and ``cap`` bound its values further."""
-
-    @property
-    def type(self) -> str:
-        """boolean | fraction | real | count"""
-        ...
-
-    @property
-    def goal(self) -> str:
-        """maximize | minimize"""
-        ...
-
-    @property
-    def window(self) -> float:
-        """Seconds after the decision within which a value is accepted."""
-        ...
 
 
 class RejectedItem(Exception):
@@ -36,7 +19,7 @@ class RejectedItem(Exception):
         self.code = code
 
 
-def checked_value(given: object, metric: Metric, name: str) -> float:
+def checked_value(given: object, metric: MetricConfig, name: str) -> float:
     """The number for a reported value. Raises RejectedItem."""
     if isinstance(given, bool):
         if metric.type != "boolean":
@@ -53,13 +36,12 @@ def checked_value(given: object, metric: Metric, name: str) -> float:
         metric.type == "count" and not number.is_integer()
     ):
         raise RejectedItem("invalid", f"{name!r} is a {metric.type}; send {_EXPECTED[metric.type]}.")
-    low, high = bounds(metric)
+    low, high = metric.lowest, metric.highest
     if not low <= number <= high:
         raise RejectedItem(
             "out_of_bounds", f"{number:g} is out of bounds; send a {name!r} from {low:g} to {high:g}."
         )
-    cap = getattr(metric, "cap", None)
-    return number if cap is None else min(number, cap)
+    return number if metric.cap is None else min(number, metric.cap)
 
 
 _EXPECTED: Final = {
@@ -68,19 +50,10 @@ _EXPECTED: Final = {
     "count": "a whole number, not negative",
     "real": "a number",
 }
-_OF_TYPE: Final = {"boolean": (0.0, 1.0), "fraction": (0.0, 1.0), "count": (0.0, inf), "real": (-inf, inf)}
 
 
-def bounds(metric: Metric) -> tuple[float, float]:
-    """Smallest and largest value of a metric; infinite if it is not bounded."""
-    low, high = _OF_TYPE[metric.type]
-    minimum, maximum = getattr(metric, "minimum", None), getattr(metric, "maximum", None)
-    return (low if minimum is None else max(low, minimum), high if maximum is None else min(high, maximum))
-
-
-def worst(metric: Metric) -> float | None:
+def worst(metric: MetricConfig) -> float | None:
     """Worst value of a metric; None if it is not bounded on that side."""
-    low, high = bounds(metric)
-    cap = getattr(metric, "cap", None)
-    end = low if metric.goal == "maximize" else high if cap is None else min(high, cap)
+    most = metric.highest if metric.cap is None else metric.cap
+    end = metric.lowest if metric.goal == "maximize" else most
     return end if isfinite(end) else None

@@ -13,7 +13,8 @@ from functools import partial
 from math import inf, lcm
 from typing import Final, Generic, NamedTuple, TypeVar
 
-from gateway.ingest.evidence import HOUR_S, RECENT_S, Metric, ended_before
+from gateway.config.service import MetricConfig
+from gateway.ingest.evidence import HOUR_S, RECENT_S, ended_before
 from gateway.runtime.collector import collector_paused
 from gateway.state.base import BUCKET_S, MAX_CLOCK_SKEW_S, Bucket
 from gateway.state.folding import LADDER, cell_width
@@ -61,7 +62,7 @@ def spans_of_all(now: float) -> list[Span]:
     ]
 
 
-def windows_over(metrics: Mapping[str, Metric]) -> Callable[[Span, float], object]:
+def windows_over(metrics: Mapping[str, MetricConfig]) -> Callable[[Span, float], object]:
     """The ``stage`` (`Remembered`) of what `evidence.of_buckets` makes: how far into a span missing values count."""
     windows = [metric.window for metric in metrics.values() if metric.missing == "zero"]
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from gateway.ingest.evidence import Metric
+from gateway.config.service import MetricConfig
 from gateway.ingest.metric_values import worst
 from gateway.state.base import DecisionRecord
 from gateway.state.tally import counted_value
 
 
-def reward_value(record: DecisionRecord, name: str, metric: Metric | None, *, now: float) -> float | None:
+def reward_value(
+    record: DecisionRecord, name: str, metric: MetricConfig | None, *, now: float
+) -> float | None:
     """The value of the metric ``name`` for one decision; None if the decision does not count.
 
     Args:

@@ -10,8 +10,9 @@ from time import monotonic
 from typing import Any, Final, Protocol
 
 from gateway.clock import Clock, wall
+from gateway.config.service import MetricConfig
 from gateway.errors import TurnoutError
-from gateway.ingest.metric_values import Metric, RejectedItem, checked_value, worst
+from gateway.ingest.metric_values import RejectedItem, checked_value, worst
 from gateway.ingest.request_lookup import Found, RequestIds
 from gateway.ingest.reward_items import item_parts, named_request
 from gateway.ingest.sealing_keys import SealingKeys
@@ -79,7 +80,7 @@ class RewardIngest:
         store: RewardStore,
         sealer: Sealer,
         *,
-        metrics: Mapping[str, Metric] | None = None,
+        metrics: Mapping[str, MetricConfig] | None = None,
         clock: Clock = wall,
         spool: Spool | None = None,
         allowed: Callable[[str, str], bool] | None = None,
@@ -109,7 +110,7 @@ class RewardIngest:
         self.stamped_units = stamped_units
         self.store = store
         self.sealer = sealer
-        self.metrics: Mapping[str, Metric] = metrics or {}
+        self.metrics: Mapping[str, MetricConfig] = metrics or {}
         self.spool = spool
         self.allowed = allowed
         self.period = period or (lambda route, epoch, decided, metric: f"e{epoch}")
@@ -331,7 +332,7 @@ class RewardIngest:
             period=self.period(opened.route, opened.epoch, opened.decided, name) if opened.sticky else "",
         )
 
-    def _metric(self, route: str, name: str) -> Metric:
+    def _metric(self, route: str, name: str) -> MetricConfig:
         metric = self.metrics.get(name)
         if metric is None:
             declared = ", ".join(sorted(self.metrics)) or "none"
@@ -346,7 +347,7 @@ class RewardIngest:
         return metric
 
 
-def _check_time(decided: float, now: float, metric: Metric, name: str) -> None:
+def _check_time(decided: float, now: float, metric: MetricConfig, name: str) -> None:
     if now - decided > metric.window:
         raise RejectedItem(
             "window_closed",

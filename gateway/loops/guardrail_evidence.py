@@ -18,9 +18,10 @@ from gateway.clock import Clock
 from gateway.compile.plans import rail_of, reported
 from gateway.compile.steering import Guarded
 from gateway.config.document import Document
+from gateway.config.service import MetricConfig
 from gateway.ingest.by_unit import OutcomesByUnit
 from gateway.ingest.comparable import units_of_all_time
-from gateway.ingest.evidence import Metric, RewardedBucket, ended_before, of_buckets, over_time
+from gateway.ingest.evidence import RewardedBucket, ended_before, of_buckets, over_time
 from gateway.ingest.remembered import Remembered, pieces, read_part, spans
 from gateway.loops.periodic import MAX_READ_SHARE
 from gateway.loops.rollout_evidence import capped_ranges
@@ -212,7 +213,7 @@ def _counts(matched: _Matched, baseline: str, now: float, buckets: list[Bucket])
 
 
 def _rewards(
-    baseline: str, metrics: Mapping[str, Metric], buckets: list[Bucket], step: float, now: float
+    baseline: str, metrics: Mapping[str, MetricConfig], buckets: list[Bucket], step: float, now: float
 ) -> _Matched:
     """The comparisons in what was earned, in strata of ``step`` seconds. Empties ``buckets``."""
     found: _Matched = defaultdict(StratifiedComparison)

@@ -18,10 +18,10 @@ from gateway.compile.ensembles import RECENT, Drawn, averaged, draw, refit, seed
 from gateway.compile.plans import reported
 from gateway.compile.steering import Steering
 from gateway.config.document import Document
+from gateway.config.service import MetricConfig
 from gateway.ingest.by_unit import OutcomesByUnit
 from gateway.ingest.comparable import periods
 from gateway.ingest.evidence import (
-    Metric,
     by_time,
     joined,
     observations,
@@ -60,7 +60,7 @@ class Look:
     epoch: int
     """The epoch under which an allocation would be published now."""
 
-    def metrics(self, plan: Bandit) -> dict[str, Metric]:
+    def metrics(self, plan: Bandit) -> dict[str, MetricConfig]:
         """The declared metrics that the bandit learns from."""
         declared = reported(self.document, self.name)
         return {o.metric: declared[o.metric] for o in plan.objectives if o.metric in declared}
@@ -80,7 +80,7 @@ class Proposal:
 class _Aged(NamedTuple):
     """Rewards by their age, as they were read last."""
 
-    of: tuple[Mapping[str, Metric], float]
+    of: tuple[Mapping[str, MetricConfig], float]
     """Metrics and half-life."""
     due: float
     """When they are read again."""
@@ -159,7 +159,7 @@ class Learning:
         return replace(learned, discounted=await self._discounted(look.name, metrics, plan.half_life))
 
     async def _observations(
-        self, name: str, metrics: Mapping[str, Metric]
+        self, name: str, metrics: Mapping[str, MetricConfig]
     ) -> Mapping[tuple[str, str], RewardSums]:
         """Read again only if rewards of the route came, or missing ones may count now: it is all of its history."""
         of, known = (await self._store.rewards_version(name), metrics), self._sums.get(name)
@@ -169,7 +169,7 @@ class Learning:
         return known[1]
 
     async def _discounted(
-        self, name: str, metrics: Mapping[str, Metric], half_life: float
+        self, name: str, metrics: Mapping[str, MetricConfig], half_life: float
     ) -> Mapping[tuple[str, str], Discounted]:
         """The rewards by their age. Of months they take a second to read: then they are not read each second."""
         now, began, known = self._clock(), perf_counter(), self._aged.get(name)
@@ -213,7 +213,7 @@ class Learning:
             known = self._compared[look.name] = plan, now, found
         return known[2]
 
-    async def _parts_of(self, look: Look, metrics: Mapping[str, Metric], now: float) -> list[Periods]:
+    async def _parts_of(self, look: Look, metrics: Mapping[str, MetricConfig], now: float) -> list[Periods]:
         """The periods a span of time at a time: only those that changed, or in which windows ended, are read."""
         totals = joined(await self._store.reward_sums(look.name))
         by_unit = frozenset(metric for (_, metric), one in totals.items() if one.weighted.y.count)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
+from gateway.config.service import MetricConfig
 from gateway.ingest.comparable import periods
 from gateway.ingest.evidence import (
     Rewarded,
@@ -26,21 +26,15 @@ from gateway.state.store import Store
 from policies.allocation.bandit import discounted
 from policies.bayes.prior import posteriors
 from policies.sequential.stratified import StratifiedComparison
-from policies.types import PairSums, RewardSums
+from policies.types import MetricType, PairSums, RewardSums
 from tests.support.made import T0, outcome, reward
 
 
-@dataclass(frozen=True)
-class Declared:
-    type: str = "boolean"
-    goal: str = "maximize"
-    window: float = 60.0
-    missing: str = "zero"
-    minimum: float | None = None
-    maximum: float | None = None
+def declared_as(kind: MetricType = "boolean", **more: Any) -> MetricConfig:
+    return MetricConfig(type=kind, **{"window": 60.0, "missing": "zero", **more})
 
 
-ZERO = {"correct": Declared()}
+ZERO = {"correct": declared_as()}
 
 
 async def read(store: Store, now: float, metrics: Any = ZERO, **limits: Any) -> dict[str, Rewarded]:
@@ -53,7 +47,7 @@ def of(number: float, good: float = 0.0) -> RewardSums:
     return RewardSums(number, good, good)
 
 
-@pytest.mark.parametrize("declared", [ZERO, {"correct": Declared(missing="ignore")}])
+@pytest.mark.parametrize("declared", [ZERO, {"correct": declared_as(missing="ignore")}])
 async def test_sums_that_a_later_release_adds_are_not_counted(declared: Any) -> None:
     """Replicas of two releases share a store during an upgrade, and the earlier one may lead."""
     counts, sums = Counts(assigned=20, served=20), {"correct": of(4, 2), "correct|sticky": of(3, 1)}
@@ -74,7 +68,7 @@ async def test_missing_counts_when_the_window_is_over_for_all_variants_alike(sto
     after = await read(store, T0 + 70)
     assert after == {"v1": Rewarded(of(10, 3), of(10, 3), 7), "v2": Rewarded(of(10), of(10), 10)}
     assert await read(store, T0 + 9999) == after, "exactly once"
-    ignored = {"correct": Declared(missing="ignore")}
+    ignored = {"correct": declared_as(missing="ignore")}
     assert await read(store, T0 + 9999, ignored) == {"v1": Rewarded(of(3, 3), of(3, 3))}
 
 
@@ -114,7 +108,7 @@ async def test_a_failure_earns_the_worst_reported_or_not(store: Store, goal: str
     rows += [failed(T0 + 6, "v1"), failed(T0 + 7, "v1"), failed(T0 + 8, ""), failed(T0 + 9, "")]
     await store.append(rows)
     await store.reward([reward(1.0, of=rows[0]), reward(0.5, of=rows[6], worst=worst)])
-    found = await read(store, T0 + 100, {"correct": Declared(goal=goal)})
+    found = await read(store, T0 + 100, {"correct": declared_as(goal=goal)})
     unreported = of(3 * worst, 3 * worst)
     assert found == {"v2": Rewarded(of(10, 1 + 4 * worst), of(10, 1 + 4 * worst), 8, worst=unreported)}
 
@@ -123,7 +117,7 @@ async def test_without_a_worst_value_a_failure_is_a_zero(store: Store) -> None:
     rows = [outcome(T0, assigned="v2", served="v2"), failed(T0 + 1, "v1"), failed(T0 + 2, "")]
     await store.append(rows)
     await store.reward([reward(7.0, of=rows[0]), reward(5.0, of=rows[1], worst=None)])
-    found = await read(store, T0 + 100, {"correct": Declared("real")})
+    found = await read(store, T0 + 100, {"correct": declared_as("real")})
     assert found["v2"] == Rewarded(RewardSums(3, 7.0, 49.0), RewardSums(3, 7.0, 49.0), 2)
 
 
@@ -147,7 +141,7 @@ async def test_epochs_and_limits(store: Store) -> None:
 
 @pytest.mark.slow
 async def test_folding_changes_nothing(store: Store) -> None:
-    long = {"correct": Declared(window=3 * 3600.0)}
+    long = {"correct": declared_as(window=3 * 3600.0)}
     rows = [outcome(T0 + 30 * k) for k in range(600)]
     await store.append(rows)
     await store.reward([reward(1.0, of=row) for row in rows[::3]])
@@ -215,7 +209,7 @@ async def test_limits_that_cut_through_periods_estimate_the_observations(store: 
     rows = [outcome(T0 + 100 * k, unit=k % 2) for k in range(20)]
     await store.append(rows)
     await store.reward([reward(1.0, of=row, period="e1") for row in rows])
-    ignored = {"correct": Declared(missing="ignore")}
+    ignored = {"correct": declared_as(missing="ignore")}
     whole = await read(store, T0 + 9999, ignored)
     assert whole["v1"] == Rewarded(of(20, 20), of(2, 2))
     assert (await read(store, T0 + 9999, ignored, since=T0 + 1000))["v1"] == Rewarded(
@@ -261,7 +255,7 @@ async def test_what_comes_for_a_folded_epoch_counts_with_its_decisions_at_once(s
     while await store.prune(Retention(), now=now):
         pass
     await store.reward([of_second[1]._replace(value=1.0)])
-    found = await over_time(store, "digits", {"correct": Declared(missing="ignore")}, now=now)
+    found = await over_time(store, "digits", {"correct": declared_as(missing="ignore")}, now=now)
     told = {b.variant: (b.counts.assigned, b.rewards["correct"]) for b in found if b.rewards}
     assert told["v1"][0] == told["v2"][0] == 10
     assert told["v1"][1].values == RewardSums(2, 1.0, 1.0)
@@ -288,7 +282,7 @@ async def test_variants_are_compared_by_the_shares_of_each_second(store: Store) 
         for variant in shares:
             own = [row for row in rows if row.assigned == variant]
             await store.reward([reward(float(n < level * len(own)), of=row) for n, row in enumerate(own)])
-    declared = {"correct": Declared(missing="ignore")}
+    declared = {"correct": declared_as(missing="ignore")}
     found = await over_time(store, "digits", declared, now=start + 60)
     assert {bucket.epoch for bucket in found} == {1, 3}
     first, second = periods(found).weighted("correct", "v1", "v2")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.config.service import MetricConfig
 from gateway.errors import TurnoutError
 from gateway.ingest.metric_values import worst
 from gateway.ingest.rewards import MAX_ITEMS, FeedbackReport, RewardIngest
@@ -27,23 +27,13 @@ NOW = 1_700_000_000.0
 SEALER = Sealer([b"k" * 32])
 
 
-@dataclass(frozen=True)
-class Declared:
-    type: str
-    goal: str = "maximize"
-    window: float = 3600.0
-    minimum: float | None = None
-    maximum: float | None = None
-    cap: float | None = None
-
-
 METRICS = {
-    "correct": Declared("boolean"),
-    "score": Declared("fraction"),
-    "clicks": Declared("count"),
-    "amount": Declared("real"),
-    "revenue": Declared("real", minimum=0.0, cap=50.0),
-    "delay": Declared("real", "minimize", 60.0, 0.0, 100.0),
+    "correct": MetricConfig(type="boolean"),
+    "score": MetricConfig(type="fraction"),
+    "clicks": MetricConfig(type="count"),
+    "amount": MetricConfig(type="real"),
+    "revenue": MetricConfig(type="real", minimum=0.0, cap=50.0),
+    "delay": MetricConfig(type="real", goal="minimize", window=60.0, minimum=0.0, maximum=100.0),
 }
 
 
@@ -341,10 +331,10 @@ async def test_a_rescued_decision_counts_as_the_worst(book: RewardIngest, store:
 
 def test_the_worst_value_of_each_metric() -> None:
     assert [worst(m) for m in METRICS.values()] == [0.0, 0.0, 0.0, None, 0.0, 100.0]
-    assert worst(Declared("count", "minimize")) is None
-    assert worst(Declared("count", "minimize", cap=9.0)) == 9.0
-    assert worst(Declared("real", "maximize", maximum=5.0)) is None
-    assert worst(Declared("fraction", "minimize", minimum=0.5)) == 1.0
+    assert worst(MetricConfig(type="count", goal="minimize")) is None
+    assert worst(MetricConfig(type="count", goal="minimize", cap=9.0)) == 9.0
+    assert worst(MetricConfig(type="real", goal="maximize", maximum=5.0)) is None
+    assert worst(MetricConfig(type="fraction", goal="minimize", minimum=0.5)) == 1.0
 
 
 async def test_too_many_items(book: RewardIngest) -> None:
