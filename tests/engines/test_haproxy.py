@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -205,10 +206,32 @@ def test_what_the_backend_is_sent(setup: HaproxySetup, client: httpx.Client) -> 
         assert fields["host"] == backend.url.removeprefix("http://")
 
 
-@pytest.mark.parametrize("unit", [b"", b"\xff\xfe", b"a\tb"])
-def test_no_value_of_a_unit_breaks_its_row(setup: HaproxySetup, client: httpx.Client, unit: bytes) -> None:
-    response = client.post(PATH, headers={b"x-user-id": unit})
-    assert setup.outcome(response)["sticky"] is bool(unit)
+HOSTILE = [
+    b"",
+    b"\xff\xfe",
+    b"a\tb",
+    b"\x1f",
+    b"a\x1f-\x1fb\x1b\x7f",
+    b"\"'%[rand] \\r\\n 9 x.1.y digits:v1 v1",
+]
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_no_value_of_a_header_breaks_its_row_or_another(setup: HaproxySetup, value: bytes) -> None:
+    host, port = setup.node.address.split(":")
+    for field, name in ((b"x-user-id", "unit"), (b"x-request-id", "request_id")):
+        with socket.create_connection((host, int(port))) as plain:
+            head = b"POST %b HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\nconnection: close\r\n%b: %b\r\n\r\n"
+            plain.sendall(head % (PATH.encode(), field, value))
+            with plain.makefile("rb") as reader:
+                lines = reader.read().split(b"\r\n")
+        assert lines[0] == b"HTTP/1.1 200 OK"
+        identity = next(line for line in lines if line.startswith(b"x-decision-id: "))[15:].decode()
+        outcome = setup.outcome(httpx.Response(200, headers={"x-decision-id": identity}))
+        if name == "unit":
+            assert outcome["sticky"] is bool(value)
+        else:
+            assert (outcome["request_id"] == "") is bool(value), "HAProxy makes one where there is none"
 
 
 def test_conditions_of_a_route_and_requests_of_none(setup: HaproxySetup, client: httpx.Client) -> None:

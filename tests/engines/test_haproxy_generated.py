@@ -99,7 +99,7 @@ def test_the_real_haproxy_takes_it(name: str, tmp_path: Path) -> None:
     assigned = Assigned(shares, dict.fromkeys(variants, "STAMP"), salt(document, "digits"))
     # Not tmp_path: its name has what neither HAProxy nor the limit of a socket's path allows.
     node = Node("edge", "h1", "t" * 16, "https://turnout.example", "/proc/self/cwd", None)
-    files = {**made.files, RANGES: f"digits {ranges(assigned)}\n"}
+    files = {**made.files, RANGES: f"digits {ranges('digits', assigned)}\n"}
     files |= {"routes.cfg": made.text, "node.cfg": bootstrap(node, "127.0.0.1:8000")}
     for file, text in files.items():
         (tmp_path / file).write_text(text)

@@ -10,7 +10,7 @@ import pytest
 from gateway.engines.haproxy.rows import Ledger, Row, parsed
 from gateway.engines.rows import SEPARATOR
 
-LINE = "7 STAMP.1.UUID digits v1 200 -- 0 1 0 2 30 33 98 229 127.0.0.1:9101 7231 616E6EFF"
+LINE = "7 STAMP.1.UUID digits:v1 v1 200 -- 0 1 0 2 30 33 98 229 127.0.0.1:9101\rr1\rann\xff"
 
 
 def test_a_line_becomes_a_row() -> None:
@@ -22,25 +22,35 @@ def test_a_line_becomes_a_row() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "state", "address", "error"),
+    ("status", "state", "server", "error"),
     [
         ("503", "SC", "127.0.0.1:1", "backend_connect"),
-        ("503", "SC", "-:-", "backend_unhealthy"),
+        ("503", "SC", "<NOSRV>", "backend_unhealthy"),
         ("504", "sH", "127.0.0.1:1", "backend_first_byte_timeout"),
-        ("503", "PR", "-:-", "backend_overloaded"),
+        ("503", "PR", "<NOSRV>", "backend_overloaded"),
         ("200", "SD", "127.0.0.1:1", "backend_truncated"),
         ("-1", "CH", "127.0.0.1:1", "client_left"),
     ],
 )
-def test_what_failed(status: str, state: str, address: str, error: str) -> None:
-    line = LINE.replace("200 --", f"{status} {state}").replace("127.0.0.1:9101", address)
+def test_what_failed(status: str, state: str, server: str, error: str) -> None:
+    line = LINE.replace("200 --", f"{status} {state}").replace("127.0.0.1:9101", server)
     row = parsed("41-1", 7, line.replace(" 0 1 0 2 30 33 ", " +1 1 0 -1 -1 33 "))
     assert row is not None
     fields = row.text.split(SEPARATOR)
     assert fields[3:9] == ["0" if status == "-1" else status, error, "2", "33000", "-", "-"]
 
 
-@pytest.mark.parametrize("line", ["", "3 events dropped", LINE.replace("STAMP.1.UUID", "-"), f"{LINE} -"])
+def test_what_a_client_wrote_moves_no_field() -> None:
+    row = parsed("41-1", 7, LINE.replace("r1", "a b\x1fc").replace("ann\xff", " digits:v2 - \x1f"))
+    assert row is not None
+    fields = row.text.split(SEPARATOR)
+    assert (len(fields), fields[2], fields[12:]) == (14, "v1", ["a b c", " digits:v2 -  "])
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "3 events dropped", LINE.replace("digits:v1", "turnout"), f"{LINE}\r", LINE.replace(" v1", "  v1")],
+)
 def test_other_lines_are_none(line: str) -> None:
     assert parsed("41-1", 7, line) is None
 

@@ -62,7 +62,10 @@ backend {name}:{variant} from turnout
   timeout tunnel {milliseconds(route.timeouts.idle)}
   timeout queue {milliseconds(backend.limit.wait)}
   http-request deny deny_status 503 if {{ be_conn gt {backend.limit.in_flight + backend.limit.waiting} }}
-  http-response set-var(txn.served) str({variant})"""
+  http-response set-var(txn.served) str({variant})
+  http-after-response set-header x-decision-id %[var(txn.decision)].%[var(txn.served)]
+  http-after-response set-header x-variant %[var(txn.served)]
+  http-after-response set-header x-request-id %[var(txn.request_id)]"""
     yield from _retries(route, backend)
     yield from _path(route.match.path, route.variants[variant].rewrite.path, backend.addresses[0].path)
     yield from _fields(route, variant, backend)

@@ -36,7 +36,7 @@ RING: Final = "turnout"
 ROW: Final = (
     "%[sc0_inc_gpc0]",
     "%[var(txn.decision)]",
-    "%[var(txn.route)]",
+    "%b",
     "%[var(txn.served)]",
     "%ST",
     "%ts",
@@ -48,15 +48,23 @@ ROW: Final = (
     "%Ta",
     "%U",
     "%B",
-    "%si:%sp",
-    "%[var(txn.request_id),bytes(0,129),hex]",  # the record has ids of up to 128 bytes
-    "%[var(txn.unit),bytes(0,7500),hex]",  # HAProxy hands over no row of 16 KiB (tune.bufsize) or more
+    "%s",
 )
 """HAProxy's names of the fields of a row, in the order in which `gateway.engines.haproxy.rows` reads them. The first
 numbers the rows of a worker, so a gap tells how many were lost."""
+TEXTS: Final = (
+    "%[var(txn.request_id),bytes(0,129)]",  # the record has ids of up to 128 bytes
+    "%[var(txn.unit),bytes(0,7500)]",  # HAProxy hands over no row of 16 KiB (tune.bufsize) or more
+)
+"""What clients wrote, after the fields."""
+TEXT: Final = "\r"
+"""Before each of these: HAProxy refuses a header with this character, as it does one with a line end."""
 MAX_ROW_BYTES: Final = 65_535
 RING_BYTES: Final = 16 * 1024 * 1024
 """Rows that wait in a node while its agent does not read."""
+_ESCAPED: Final = TEXT.encode("unicode_escape").decode()
+_UNKNOWN: Final = "turnout-unknown"
+"""The backend of requests of no route, and of those of a route without ranges: it has no servers, so these get 503."""
 _NUMBERS: Final = "turnout-rows"
 """The table with the last row's number."""
 _DOTS: Final = r"(^|[/\\;]|%2f|%5c)(\.|%2e){1,2}([/\\;]|%2f|%5c|$)"
@@ -121,12 +129,12 @@ def _is_plain(match: MatchConfig) -> bool:
     )
 
 
-def ranges(assigned: Assigned) -> str:
+def ranges(route: str, assigned: Assigned) -> str:
     """The ranges of one route, with the key of the seal if nodes seal requests."""
     parts, end = [], 0
     for variant, size in assigned.cells.segments:
         end += size
-        part = f"{end}|{variant}|{assigned.stamps[variant]}"
+        part = f"{end}|{route}:{variant}|{assigned.stamps[variant]}"
         key = assigned.keys.get(variant)
         parts.append(part if key is None else f"{part}|{b64encode(key).decode()}")
     return "~".join(parts)
@@ -167,60 +175,57 @@ backend {_NUMBERS} from turnout
 def _frontend(
     routes: Mapping[str, RouteConfig], entries: Mapping[str, str], most: int, *, sealed: bool
 ) -> Iterator[str]:
-    """The listener.
+    """The listener, and what responds to requests of no route.
 
-    A worker that is being replaced empties its table, so the requests that it still accepts have no number.
+    A worker that is being replaced empties its table once it has no connections any more, so that those which it still
+    accepts have no numbers.
     """
     yield f"""\
 frontend turnout from turnout
   bind "${{{BIND}[*]}}"
   log ring@{RING} len {MAX_ROW_BYTES} format raw local0
-  log-format "{" ".join(ROW)}"
-  acl routed var(txn.found) -m found
-  acl sticky var(txn.unit) -m len gt 0
+  log-format "{" ".join(ROW)}{"".join(_ESCAPED + text for text in TEXTS)}"
   acl inside var(txn.pick),field(1,|),sub(txn.part) gt 0
   acl named var(txn.request_id) -m len gt 0
   acl dots path -m reg -i {word(_DOTS)}
-  http-request track-sc0 int(1) table {_NUMBERS} unless {{ stopping }}
+  tcp-request connection track-sc0 int(1) table {_NUMBERS} unless {{ stopping }}
   http-request set-var(txn.found) "path,concat(/),map_beg(${{{FILES}}}/{PATHS})" if !dots"""
     for name in reversed(list(routes)):
         if not _is_plain(routes[name].match):
             yield from _conditional(name, routes, entries)
-    unknown = word(render("unknown_route").decode())
-    yield f"""\
-  http-request set-log-level silent unless routed
-  http-request return status 404 content-type application/json string {unknown} unless routed
-  http-request set-var(txn.route) var(txn.found),field(1,|)"""
-    for place, header in enumerate(_headers(routes)):
-        field = f"req.fhdr({word(header)})"
-        yield f"  http-request set-var(txn.unit) {field} if {{ var(txn.found),field(2,|) -m str {place} }}"
+    headers = _headers(routes)
+    shared = len(headers) == 1 and all(map(_header, routes.values()))
+    for place, header in enumerate(headers):
+        condition = "" if shared else f" if {{ var(txn.found),field(2,|) -m str {place} }}"
+        yield f"  http-request set-var(txn.unit) req.fhdr({word(header)}){condition}"
     hashed = f"concat(,txn.unit),xxh64,and({2**63 - 1}),mod({PARTS})"
     yield f"""\
-  http-request set-var(txn.part) var(txn.found),field(3,|),{hashed} if sticky
-  http-request set-var(txn.part) rand({PARTS}) unless sticky
-  http-request set-var(txn.ranges) "var(txn.route),map_str(${{{FILES}}}/{RANGES})\""""
-    for place in range(1, most + 1):
+  http-request set-var(txn.part) rand({PARTS})
+  http-request set-var(txn.part) var(txn.found),field(3,|),{hashed} if {{ var(txn.unit) -m len gt 0 }}
+  http-request set-var(txn.ranges) "var(txn.found),field(1,|),map_str(${{{FILES}}}/{RANGES})"
+  http-request set-var(txn.pick) var(txn.ranges),field(1,~)"""
+    for place in range(2, most + 1):
         yield f"  http-request set-var(txn.pick) var(txn.ranges),field({place},~) unless inside"
     yield """\
-  http-request set-var(txn.variant) var(txn.pick),field(2,|)
-  http-request set-var(txn.uuid) uuid
-  http-request set-var-fmt(txn.decision) %[var(txn.pick),field(3,|)].%[date(0,ms)].%[var(txn.uuid)]"""
+  http-request set-var-fmt(txn.decision) %[var(txn.pick),field(3,|)].%[date(0,ms)].%[uuid]
+  http-request set-var(txn.request_id) req.fhdr(x-request-id)
+  http-request set-header x-request-id %[var(txn.decision),field(3,.)] unless named
+  http-request set-var(txn.request_id) var(txn.decision),field(3,.) unless named"""
     if sealed:
         yield """\
   http-request set-var(txn.key) var(txn.pick),field(4,|)
   http-request set-var(txn.seal) var(txn.decision),hmac(sha256,txn.key),bytes(0,16),hex,lower
   http-request set-var-fmt(txn.decision) %[var(txn.decision)]~%[var(txn.seal)]"""
-    yield """\
+    unknown = word(render("unknown_route").decode())
+    yield f"""\
   http-request set-var(txn.served) str(-)
-  http-request set-var(txn.request_id) req.fhdr(x-request-id)
-  http-request set-header x-request-id %[var(txn.uuid)] unless named
-  http-request set-var(txn.request_id) var(txn.uuid) unless named
   http-request set-header x-decision-id %[var(txn.decision)]
   http-request del-header x-variant
-  http-after-response set-header x-decision-id %[var(txn.decision)].%[var(txn.served)] if routed
-  http-after-response set-header x-variant %[var(txn.served)] if routed
-  http-after-response set-header x-request-id %[var(txn.request_id)] if routed
-  use_backend %[var(txn.route)]:%[var(txn.variant)]"""
+  use_backend %[var(txn.pick),field(2,|)]
+  default_backend {_UNKNOWN}
+backend {_UNKNOWN} from turnout
+  http-request set-log-level silent
+  http-request return status 404 content-type application/json string {unknown} unless {{ var(txn.found) -m found }}"""
 
 
 def _conditional(name: str, routes: Mapping[str, RouteConfig], entries: Mapping[str, str]) -> Iterator[str]:

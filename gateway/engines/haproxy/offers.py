@@ -61,7 +61,7 @@ class HaproxyOffers:
             known = before.get(name)
             if known is None or known[0] != made_from:
                 parts = assigned(self._sealer, name, effect, salt(document, name), sealed)
-                known = made_from, ranges(parts)
+                known = made_from, ranges(name, parts)
             maps[name] = known
         self._maps[engine] = maps
         return {name: text for name, (_, text) in maps.items()}

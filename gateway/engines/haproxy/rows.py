@@ -9,7 +9,7 @@ from typing import Final, NamedTuple, Self
 
 from pydantic import NonNegativeInt, TypeAdapter
 
-from gateway.engines.haproxy.config import ROW
+from gateway.engines.haproxy.config import ROW, TEXT, TEXTS
 from gateway.engines.rows import ABSENT, SEPARATOR
 
 _BY_STATE: Final = {
@@ -34,6 +34,7 @@ _BY_STATE: Final = {
     "c": "client_left",
 }
 """HAProxy's state at the end of a request: both letters, or the first alone → the gateway's error."""
+_NO_SERVER: Final = "<NOSRV>"
 _STATE: Final = TypeAdapter(dict[str, tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt]])
 _MAX_WORKERS: Final = 32
 """Workers that are counted one by one; each reload starts one."""
@@ -50,21 +51,22 @@ class Row(NamedTuple):
 
 
 def parsed(worker: str, number: int | None, line: str) -> Row | None:
-    """A row of `gateway.engines.haproxy.config.ROW`; None for a line that says nothing of a request."""
-    fields = line.split(" ")
-    if len(fields) != len(ROW) or fields[1] == ABSENT:
+    """A row of `gateway.engines.haproxy.config.ROW`; None for a line that says nothing of a request to a variant."""
+    fixed, *texts = line.split(TEXT)
+    fields = fixed.split(" ")
+    if len(fields) != len(ROW) or len(texts) != len(TEXTS) or ":" not in fields[2]:
         return None
     (
-        _, decision, route, served, status, state, retries, received, queued, connected, responded, total,
-        bytes_in, bytes_out, address, request_id, unit,
+        _, decision, backend, served, status, state, retries, received, queued, connected, responded, total,
+        bytes_in, bytes_out, server,
     ) = fields  # fmt: skip
     error = _BY_STATE.get(state, _BY_STATE.get(state[0], ""))
-    if error == "backend_connect" and address.startswith(ABSENT):
+    if error == "backend_connect" and server == _NO_SERVER:
         error = "backend_unhealthy"
     before = [int(part) for part in (received, queued, connected)]
     row = (
         decision,
-        route,
+        backend.partition(":")[0],
         served,
         "0" if status == "-1" else status,
         error or ABSENT,
@@ -74,20 +76,14 @@ def parsed(worker: str, number: int | None, line: str) -> Row | None:
         _microseconds(int(responded)),
         bytes_in,
         bytes_out,
-        address,
-        _text(request_id),
-        _text(unit),
+        server,
+        *(text.replace(SEPARATOR, " ") for text in texts),
     )
     return Row(worker, number, SEPARATOR.join(row))
 
 
 def _microseconds(milliseconds: int) -> str:
     return ABSENT if milliseconds < 0 else str(1000 * milliseconds)
-
-
-def _text(hexadecimal: str) -> str:
-    """A field as it came, a character for each byte."""
-    return bytes.fromhex(hexadecimal).decode("latin-1") if hexadecimal != ABSENT else ABSENT
 
 
 @dataclass(slots=True)
