@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.children import free_port
-from gateway.engines.haproxy.agent import command
+from gateway.engines.haproxy.sockets import command
 from tests.engines.node import EnvoyNode, wait_for
 from tests.support.command import turnout
 from tests.support.processes import GatewayProcess
@@ -57,8 +57,11 @@ class HaproxyNode(EnvoyNode):
         return next(line for line in info.splitlines() if line.startswith("Pid:"))
 
     def old_workers(self) -> int:
-        """Processes that serve the rest of their connections after a reload."""
-        text = asyncio.run(command(self.files / "master.sock", "show proc"))
+        """Processes that serve the rest of their connections after a reload; -1 while the master starts again."""
+        try:
+            text = asyncio.run(command(self.files / "master.sock", "show proc"))
+        except OSError:
+            return -1
         return text.partition("# old workers")[2].partition("#")[0].count("worker")
 
     def kill(self) -> None:

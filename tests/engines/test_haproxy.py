@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import xxhash
 
 from gateway.compile.plans import salt
 from gateway.config.load import load
+from gateway.engines.haproxy import rings
 from gateway.engines.offers import salt_text
 from gateway.errors import render
 from policies.allocation.bucketing import allocation
@@ -366,6 +368,57 @@ def test_a_reload_by_hand_loses_no_row_even_while_the_agent_stands_still(setup: 
     assert responses[-1].headers["connection"] == "close", "the old worker served it"
     assert [setup.outcome(response)["status"] for response in responses] == [200] * 3
     wait_for(lambda: node.old_workers() == 0, "the agent lets the old worker end")
+
+
+def test_rows_of_workers_that_were_replaced_without_an_agent_arrive(setup: HaproxySetup) -> None:
+    """An agent that starts later reaches them by the master alone."""
+    node = setup.node
+    node.agent.kill()
+    node.agent.wait(60)
+    with ExitStack() as opened:
+        clients = [opened.enter_context(httpx.Client(base_url=node.url, timeout=60)) for _ in range(3)]
+        responses = []
+        for client in clients:
+            responses += [client.post(PATH) for _ in range(2)]
+            worker = node.worker()
+            node.process.send_signal(signal.SIGUSR2)
+            wait_for(lambda: node.worker() != worker, "another worker accepts connections")  # noqa: B023
+        wait_for(lambda: node.old_workers() == 3, "the replaced ones have a client each")
+        node.start_agent()
+        assert [setup.outcome(response)["status"] for response in responses] == [200] * 6
+    wait_for(lambda: node.old_workers() == 0, "the old workers end")
+    assert setup.shown()["lost"] == 0
+
+
+async def test_a_worker_is_read_as_soon_as_it_starts(
+    setup: HaproxySetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another reload may replace it before the agent looks for it."""
+    monkeypatch.setattr(rings, "LOOK_S", 3600.0)
+    setup.node.agent.terminate()
+    setup.node.agent.wait(60)
+    taken, room = asyncio.Queue[str](), asyncio.Event()
+    room.set()
+
+    async def read() -> None:
+        async with asyncio.TaskGroup() as group:
+            await rings.Rings(setup.node.files, lambda worker, _: taken.put_nowait(worker), room, group).run()
+
+    def replace() -> None:
+        before = setup.node.worker()
+        setup.node.process.send_signal(signal.SIGUSR2)
+        wait_for(lambda: setup.node.worker() != before, "another worker accepts connections")
+        assert httpx.post(setup.node.url + PATH).status_code == 200
+
+    await asyncio.to_thread(httpx.post, setup.node.url + PATH)
+    task = asyncio.create_task(read())
+    first = await asyncio.wait_for(taken.get(), 60)
+    await asyncio.to_thread(replace)
+    while await asyncio.wait_for(taken.get(), 60) == first:
+        pass
+    task.cancel()
+    await asyncio.wait([task])
+    setup.node.start_agent()
 
 
 def test_a_node_that_refuses_keeps_its_last_configuration(setup: HaproxySetup, client: httpx.Client) -> None:

@@ -22,6 +22,7 @@ from gateway.engines.haproxy.bootstrap import ADMIN_SOCKET, MASTER_SOCKET, ROUTE
 from gateway.engines.haproxy.config import RANGES, VERSION
 from gateway.engines.haproxy.deliver import Delivery
 from gateway.engines.haproxy.rings import Rings
+from gateway.engines.haproxy.sockets import command
 
 _FAILED: Final = re.compile(r" master .*\[failed: (\d+)\]")
 
@@ -42,7 +43,7 @@ async def run(node: Node) -> None:
         asyncio.TaskGroup() as group,
     ):
         delivery = Delivery(node, control)
-        rings = Rings(node.folder / ADMIN_SOCKET, delivery.take, delivery.room, group)
+        rings = Rings(node.folder, delivery.take, delivery.room, group)
         for task in (HaproxyFollower(node, control, rings), delivery, rings):
             group.create_task(task.run())
 
@@ -104,12 +105,20 @@ class HaproxyFollower(Follower):
         return reply.strip().removeprefix(f"{VERSION}=")
 
     async def _reload(self) -> None:
-        try:
-            await command(self._folder / MASTER_SOCKET, "reload")
-        except OSError:
-            raise Refused(
-                f"HAProxy has no master socket; start it with 'haproxy -W -S {self._folder / MASTER_SOCKET}'"
-            ) from None
+        """Raises Refused."""
+        now = asyncio.get_running_loop().time
+        end = now() + TAKEN_S
+        while True:
+            try:
+                await command(self._folder / MASTER_SOCKET, "reload")
+                return
+            except OSError as error:  # a master that reloads refuses connections for a moment
+                if isinstance(error, FileNotFoundError) or now() > end:
+                    raise Refused(
+                        "HAProxy has no master socket; start it with "
+                        f"'haproxy -W -S {self._folder / MASTER_SOCKET}'"
+                    ) from None
+            await asyncio.sleep(LOOK_S)
 
     async def _reloaded(self, version: str) -> None:
         """Wait until a worker has ``version``. Raises Refused."""
@@ -148,18 +157,3 @@ def _text(path: Path) -> str | None:
         return path.read_text()
     except FileNotFoundError:
         return None
-
-
-async def command(socket: Path, text: str) -> str:
-    """HAProxy's reply to a command on one of its sockets. Raises OSError."""
-    try:
-        async with asyncio.timeout(TAKEN_S):
-            reader, writer = await asyncio.open_unix_connection(socket)
-            try:
-                writer.write(f"{text}\n".encode())
-                writer.write_eof()  # the master's socket stays open until then
-                return (await reader.read()).decode("latin-1")
-            finally:
-                writer.close()
-    except TimeoutError as error:
-        raise OSError(f"{socket} does not respond") from error

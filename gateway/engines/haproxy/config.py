@@ -33,6 +33,8 @@ PATHS: Final = "paths.map"
 """The route of each prefix, with the place of its unit's header, and its salt."""
 RING: Final = "turnout"
 """Where a worker keeps its rows until the agent has read them."""
+AGENT_SOCKET: Final = "agent.sock"
+"""Where the agent listens for workers that have started."""
 ROW: Final = (
     "%[sc0_inc_gpc0]",
     "%[var(txn.decision)]",
@@ -163,6 +165,10 @@ ring {RING}
   format raw
   maxlen {MAX_ROW_BYTES}
   size {RING_BYTES}
+ring {RING}-greeting
+  timeout connect 1s
+  timeout server 1d
+  server agent "unix@${{{FILES}}}/{AGENT_SOCKET}"
 backend {_NUMBERS} from turnout
   stick-table type integer size 1 store gpc0"""
     yield from resolvers(document, routes)

@@ -3,25 +3,31 @@
 A worker keeps its rows in a ring; its command ``show events -w`` hands over what the ring holds, then what follows. A
 reload replaces the worker, but the old one does not end while that command runs: it is left once it has no clients any
 more, so that no row of theirs is lost.
+
+A worker greets the agent when it starts, so it is read before another reload replaces it. One that was replaced while
+no agent ran is reached through the master only, which cannot follow its ring: that is read whole, again and again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, aclosing, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from gateway.engines.haproxy.config import RING
+from gateway.engines.haproxy.bootstrap import ADMIN_SOCKET, MASTER_SOCKET
+from gateway.engines.haproxy.config import AGENT_SOCKET, RING
+from gateway.engines.haproxy.sockets import READ_BYTES, Connection, command, replies
+from gateway.engines.rows import ABSENT
 
 LOOK_S: Final = 0.25
-TAKEN_S: Final = 10.0
-"""How long HAProxy may take to respond to a command, or to a reload."""
-_READ_BYTES: Final = 256 * 1024
+REST: Final = 20.0
+"""How many times as long as it read the left workers the agent waits before it reads them again."""
 _PROMPT: Final = b"\n> "
+_OLD: Final = re.compile(r"^(\d+)\s+worker\s", re.MULTILINE)
 _FACT: Final = re.compile(r"^(Pid|Start_time_sec|Stopping|CurrConns): (\d+)$", re.MULTILINE)
 
 
@@ -30,13 +36,15 @@ class Rings:
 
     def __init__(
         self,
-        admin: Path,
+        folder: Path,
         take: Callable[[str, str], None],
         room: asyncio.Event,
         group: asyncio.TaskGroup,
     ) -> None:
-        """``admin``: HAProxy's socket. ``take``: gets a worker's name and a row, unless ``room`` is not set."""
-        self._admin = admin
+        """``folder``: of the node. ``take``: gets a worker's name and a row, unless ``room`` is not set."""
+        self._admin = folder / ADMIN_SOCKET
+        self._master = folder / MASTER_SOCKET
+        self._greetings = folder / AGENT_SOCKET
         self._take = take
         self._room = room
         self._group = group
@@ -45,36 +53,70 @@ class Rings:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        while True:
-            with suppress(OSError):  # it does not run
-                await self.attach()
-            for worker in [*self._workers.values()]:
-                await self._leave(worker)
-            await asyncio.sleep(LOOK_S)
+        self._group.create_task(self._read_left())
+        with ExitStack() as opened:
+            with suppress(OSError):  # on a full disk: looking finds a worker too, but later
+                server = await asyncio.start_unix_server(self._greeted, self._greetings)
+                opened.callback(server.close)
+            while True:
+                with suppress(OSError):  # it does not run
+                    await self.attach()
+                for worker in [*self._workers.values()]:
+                    await self._leave(worker)
+                await asyncio.sleep(LOOK_S)
+
+    def _greeted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._group.create_task(self._greet(reader, writer))
+
+    async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Read a worker that has just started. It keeps the connection open, and sends nothing."""
+        with closing(writer), suppress(OSError):
+            await self.attach()
+            await reader.read(1)
 
     async def attach(self) -> None:
         """Read the worker that accepts connections now, unless it is read already. Raises OSError."""
         async with self._attaching:
             with ExitStack() as opened:
-                control = await _Connection.open(self._admin, opened)
+                control = await Connection.open(self._admin, opened)
                 await control.ask("prompt", _PROMPT)
                 name = _name(await control.ask("show info", _PROMPT))
                 if name in self._workers:
                     return
-                rows = await _Connection.open(self._admin, opened)
+                rows = await Connection.open(self._admin, opened)
                 if _name(await rows.ask(f"show info;show events {RING} -w", b"\n\n")) != name:
                     return  # a reload came between; the next look finds the new worker
                 worker = self._workers[name] = _Worker(rows, control, opened.pop_all())
                 self._group.create_task(self._read(name, worker))
 
-    async def _read(self, name: str, worker: _Worker) -> None:
-        rest = b""
-        try:
-            while data := await worker.rows.reader.read(_READ_BYTES):
-                *lines, rest = (rest + data).split(b"\n")
+    async def _read_left(self) -> None:
+        """Read the replaced workers that are not attached, until cancelled."""
+        now = asyncio.get_running_loop().time
+        while True:
+            started = now()
+            with suppress(OSError):
+                _, _, old = (await command(self._master, "show proc")).partition("# old workers")
+                attached = {name.partition("-")[0] for name in self._workers}
+                for process in _OLD.findall(old):
+                    if process not in attached:
+                        await self._read_once(process)
+            await asyncio.sleep(max(LOOK_S, REST * (now() - started)))
+
+    async def _read_once(self, process: str) -> None:
+        """Take what the ring of a replaced worker holds. Raises OSError."""
+        name = _name(await command(self._master, f"@!{process} show info"))
+        async with aclosing(replies(self._master, f"@!{process} show events {RING}")) as parts:
+            async for lines in _lines(parts):
                 for line in lines:
-                    self._take(name, line.decode("latin-1"))
-                worker.active = True
+                    if not line.startswith(ABSENT):  # without a number, it would be taken again and again
+                        self._take(name, line)
+                await self._room.wait()
+
+    async def _read(self, name: str, worker: _Worker) -> None:
+        try:
+            async for lines in _lines(worker.parts()):
+                for line in lines:
+                    self._take(name, line)
                 await self._room.wait()
         except OSError:
             pass  # it was killed
@@ -100,38 +142,28 @@ class Rings:
             worker.opened.close()
 
 
-@dataclass(frozen=True, slots=True)
-class _Connection:
-    """To the socket of one worker. It stays with the worker when a reload hands the socket to the next one."""
-
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-
-    @classmethod
-    async def open(cls, path: Path, opened: ExitStack) -> _Connection:
-        """One that is closed with ``opened``. Raises OSError."""
-        made = cls(*await asyncio.open_unix_connection(path))
-        opened.callback(made.writer.close)
-        return made
-
-    async def ask(self, text: str, end: bytes) -> str:
-        """The reply to a command, up to ``end``. Raises TimeoutError, and OSError if the worker has ended."""
-        self.writer.write(f"{text}\n".encode())
-        try:
-            async with asyncio.timeout(TAKEN_S):
-                return (await self.reader.readuntil(end)).decode("latin-1")
-        except asyncio.IncompleteReadError as error:
-            raise OSError("HAProxy has closed the connection") from error
-
-
 @dataclass(slots=True)
 class _Worker:
-    rows: _Connection
-    control: _Connection
+    rows: Connection
+    control: Connection
     opened: ExitStack
     """Ends both connections."""
     active: bool = True
     """Whether it had clients at the last look, or a row came since."""
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        """What it hands over of its ring. Raises OSError if it was killed."""
+        while data := await self.rows.reader.read(READ_BYTES):
+            yield data
+            self.active = True
+
+
+async def _lines(parts: AsyncIterator[bytes]) -> AsyncIterator[list[str]]:
+    """The whole lines that each part ends."""
+    rest = ""
+    async for part in parts:
+        *lines, rest = (rest + part.decode("latin-1")).split("\n")
+        yield lines
 
 
 def _facts(info: str) -> dict[str, str]:
