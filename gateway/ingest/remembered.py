@@ -17,7 +17,7 @@ from gateway.config.service import MetricConfig
 from gateway.ingest.evidence import HOUR_S, RECENT_S, ended_before
 from gateway.runtime.collector import collector_paused
 from gateway.state.base import BUCKET_S, MAX_CLOCK_SKEW_S, Bucket
-from gateway.state.folding import LADDER, cell_width
+from gateway.state.folding import LADDER, Grouping, cell_width
 from gateway.state.store import AggregateStore
 
 T = TypeVar("T")
@@ -117,16 +117,17 @@ async def read_part(
     step: float,
     make: Callable[[list[Bucket]], T],
     *,
+    epochs: Grouping = "alike",
     histograms: bool = False,
 ) -> T:
     """What ``make`` returns, in a thread, of the buckets of ``step`` seconds between two times.
 
-    Epochs of like shares are read together. ``make`` is to empty the list: to free thousands would hold up the event
-    loop. Raises StoreUnavailable.
+    ``epochs``, ``histograms``: as in `AggregateStore.series`. ``make`` is to empty the list: to free thousands would
+    hold up the event loop. Raises StoreUnavailable.
     """
     with collector_paused():
         buckets = await store.series(
-            route, since=begin, until=end, step=step, epochs="alike", histograms=histograms
+            route, since=begin, until=end, step=step, epochs=epochs, histograms=histograms
         )
         return await asyncio.to_thread(make, buckets)
 

@@ -21,7 +21,7 @@ import numpy as np
 from gateway.clock import Clock
 from gateway.config.policy import BanditConfig
 from gateway.config.route import RouteConfig
-from gateway.ingest.remembered import pieces
+from gateway.ingest.remembered import pieces, read_part
 from gateway.state import shapes
 from gateway.state.base import BUCKET_S, Bucket, Published
 from gateway.state.store import Store
@@ -119,10 +119,10 @@ class Ratios:
         tested = self._requests.setdefault(name, _Requests())
         until = self._clock() // BUCKET_S * BUCKET_S - SETTLED_S
         for begin, end in pieces(tested.until, until, until):
-            cells = await self._store.series(name, since=begin, until=end, step=BUCKET_S, histograms=False)
-            if cells:
-                probabilities = await self._probabilities(name, min(cell.epoch for cell in cells))
-                await asyncio.to_thread(_add, tested.ratio, probabilities, cells)
+            assigned = await read_part(self._store, name, begin, end, BUCKET_S, _assigned, epochs="each")
+            if assigned:
+                probabilities = await self._probabilities(name, min(assigned))
+                await asyncio.to_thread(_add, tested.ratio, probabilities, assigned)
             tested.until = end
         return tested.ratio
 
@@ -200,13 +200,20 @@ def _written(tested: _Units) -> str:
     return json.dumps(kept)
 
 
-def _add(ratio: SampleRatio, probabilities: Probabilities, cells: list[Bucket]) -> None:
-    """Add what was assigned in each epoch whose allocation is known. Empties ``cells``: this thread frees them."""
-    assigned: dict[int, dict[str, float]] = {}
+def _assigned(cells: list[Bucket]) -> dict[int, dict[str, float]]:
+    """Decisions by epoch and variant. Empties ``cells``: this thread frees them."""
+    found: dict[int, dict[str, float]] = {}
     for cell in cells:
-        if cell.epoch in probabilities:
-            of_epoch = assigned.setdefault(cell.epoch, {})
-            of_epoch[cell.variant] = of_epoch.get(cell.variant, 0.0) + cell.counts.assigned
+        of_epoch = found.setdefault(cell.epoch, {})
+        of_epoch[cell.variant] = of_epoch.get(cell.variant, 0.0) + cell.counts.assigned
     cells.clear()
+    return found
+
+
+def _add(
+    ratio: SampleRatio, probabilities: Probabilities, assigned: Mapping[int, Mapping[str, float]]
+) -> None:
+    """Add what was assigned in each epoch whose allocation is known."""
     for epoch, found in sorted(assigned.items()):
-        ratio.add(found, probabilities[epoch])
+        if epoch in probabilities:
+            ratio.add(found, probabilities[epoch])
