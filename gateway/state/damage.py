@@ -99,8 +99,9 @@ async def note_cells(store: DocumentStore, route: str, mended: Mended) -> None:
 
 
 async def note_rewards(store: DocumentStore, route: str, replacing: Sequence[Reward]) -> None:
-    """Count damaged rewards of ``route`` that a report for the same decision and metric replaced."""
-    log.error("%d damaged rewards of the route %s were replaced by new reports", len(replacing), route)
+    """Count reports for decisions and metrics of ``route`` whose rewards were damaged: those with a value replaced
+    them, retractions left them as they were."""
+    log.error("%d reports for the route %s met a damaged reward", len(replacing), route)
     await _count(store, route, "rewards", len(replacing), max(reward.decided for reward in replacing))
 
 
@@ -135,7 +136,7 @@ def message(text: str | None, now: float, kept: float) -> str:
         )
     if found["rewards"]:
         told.append(
-            f"Damaged rewards were replaced by new reports ({found['rewards']}, the last of {last}): "
+            f"New reports met damaged rewards ({found['rewards']} reports, the last of {last}): "
             "sums still count the damaged values."
         )
     if not (found["cells"] or found["rewards"]):

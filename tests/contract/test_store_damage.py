@@ -201,7 +201,7 @@ async def test_a_damaged_reward_is_replaced_by_the_next_report(
     known = await store.load(damage.KIND, "digits")
     assert known is not None
     assert json.loads(known[1]) == {"pages": 0, "cells": 0, "rewards": 3, "last": T0}
-    assert "Damaged rewards were replaced by new reports" in damage.message(known[1], T0 + 60, 3600.0)
+    assert "New reports met damaged rewards" in damage.message(known[1], T0 + 60, 3600.0)
     await store.close()
 
 
