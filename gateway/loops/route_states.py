@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 from gateway.compile.recalled import recalled
 from gateway.compile.steering import of_control
 from gateway.config.document import Document
-from gateway.config.route import RouteConfig
 from gateway.errors import TurnoutError
 from gateway.loops.route_shapes import STATE
 from gateway.state import shapes
@@ -27,13 +26,13 @@ log = logging.getLogger("turnout.rollout")
 
 KIND: Final = shapes.kind("route", STATE)
 MAX_TRIES: Final = 5
+_PARTS: Final = ("rollout", "guards", "stop")
 
 Effects = TypeVar("Effects")
 Reducer = Callable[[RouteState], tuple[RouteState, Effects]]
 """Pure: it may be called again, with the state that another process has left."""
 Allocated = Mapping[str, tuple[Published, bytes]]
 """By route: its newest allocation, and the ensemble that belongs to it."""
-Load = Callable[[str, str], Awaitable[tuple[int, str] | None]]
 
 
 class RouteStates:
@@ -56,37 +55,39 @@ class RouteStates:
     ) -> None:
         """`_begin` for all routes of ``document`` that have a state."""
         self._source = source
-        for name in of_control(document):
-            await self._begin(name, document.routes[name], published, now)
+        await self._begin(document, of_control(document), published, now)
 
     async def meet(
         self, document: Document, in_force: Document | None, published: Allocated, now: float
     ) -> None:
         """`_begin` for those that are new to the document ``in_force``; without one, to `start`."""
         met = self.states.keys() if in_force is None else set(of_control(in_force))
-        for name in of_control(document):
-            if name not in met:
-                await self._begin(name, document.routes[name], published, now)
+        new = [name for name in of_control(document) if name not in met]
+        await self._begin(document, new, published, now)
 
-    async def _begin(self, name: str, route: RouteConfig, published: Allocated, now: float) -> None:
-        """Read where a route stands before it is served, in the store or the source of `start`.
+    async def _begin(
+        self, document: Document, names: Sequence[str], published: Allocated, now: float
+    ) -> None:
+        """Read where routes stand before they are served, in the store or the source of `start`.
 
         One whose state is lost goes on as its newest allocation left it (`gateway.compile.recalled`).
 
         Raises StoreUnavailable also for a state that can't be read: without it, a promoted candidate would lose its
         share.
         """
-        try:
-            state = await self.read(name, self._source)
-        except ValueError as error:
-            raise StoreUnavailable(
-                f"The state of the route {name!r} in the store can't be read ({error}). Start the version of "
-                "Turnout that wrote it."
-            ) from error
-        if not self._versions.get(name) and state == RouteState():
-            self.states[name] = recalled(published.get(name, (None, b""))[0], route, now)
-            if self.states[name] != state:
-                self._recalled.add(name)
+        read = await self._read(names, self._source)
+        for name in names:
+            try:
+                state = read(name)
+            except ValueError as error:
+                raise StoreUnavailable(
+                    f"The state of the route {name!r} in the store can't be read ({error}). Start the version of "
+                    "Turnout that wrote it."
+                ) from error
+            if not self._versions.get(name) and state == RouteState():
+                self.states[name] = recalled(published.get(name, (None, b""))[0], document.routes[name], now)
+                if self.states[name] != state:
+                    self._recalled.add(name)
 
     async def keep_recalled(self, name: str) -> str:
         """Store what `begin` made of a lost state, unless another process has; what to tell of it, "" if nothing."""
@@ -106,26 +107,33 @@ class RouteStates:
         log.error("%s", told)
         return told
 
-    async def read(self, name: str, source: StartStore | None = None) -> RouteState:
-        """What the store (or ``source``) has now."""
-        before, load = self._versions.get(name, 0), (source or self._store).load
-        found = await load(KIND, name)
-        if found is None and name not in self.states:
-            self.states[name] = await _in_parts(load, name)
-        if source is None:
-            await self._write_back(name, before, found)
-        return self._take(name, before, found)
+    async def read(self, name: str) -> RouteState:
+        """What the store has now. Raises ValueError for a state that cannot be read."""
+        return (await self.read_all([name]))(name)
 
     async def read_all(self, names: Sequence[str]) -> Callable[[str], RouteState]:
         """Read ``names`` in one call; return the function that gives the state of one of them.
 
         The function raises ValueError for a state that cannot be read.
         """
-        before = dict(self._versions)
-        found = await self._store.load_all(KIND, names)
-        for name in names:
-            await self._write_back(name, before.get(name, 0), found.get(name))
-        return lambda name: self._take(name, before.get(name, 0), found.get(name))
+        return await self._read(names, None)
+
+    async def _read(self, names: Sequence[str], source: StartStore | None) -> Callable[[str], RouteState]:
+        """`read_all`, from the ``source`` of `start` if there is one."""
+        before, load_all = dict(self._versions), (source or self._store).load_all
+        found = await load_all(KIND, names)
+        new = [name for name in names if name not in found and name not in self.states]
+        parts = {kind: await load_all(kind, new) for kind in _PARTS} if new else {}
+        if source is None:
+            for name in names:
+                await self._write_back(name, before.get(name, 0), found.get(name))
+
+        def take(name: str) -> RouteState:
+            if name in new and name not in self.states:
+                self.states[name] = _joined({kind: texts.get(name) for kind, texts in parts.items()})
+            return self._take(name, before.get(name, 0), found.get(name))
+
+        return take
 
     async def _write_back(self, name: str, before: int, found: tuple[int, str] | None) -> None:
         """Store again what is known of a route if the store has lost it: a rollback would be forgotten at a start."""
@@ -178,14 +186,14 @@ def require_unchanged(seen: Seen, state: str, epoch: int, *, moves: bool = False
         raise TurnoutError("conflict", f"The rollout is {state} now; read the route again.")
 
 
-async def _in_parts(load: Load, name: str) -> RouteState:
-    """The state that an earlier build left in one document for each part; without any, that of a new route.
+def _joined(parts: Mapping[str, tuple[int, str] | None]) -> RouteState:
+    """The state that an earlier build left in one document for each of `_PARTS`; without any, that of a new route.
 
     Raises ValueError for parts that cannot be read.
     """
-    parts = {kind: await load(kind, name) for kind in ("rollout", "guards", "stop")}
     rollout, guards, stop = (
-        shapes.read(found[1], {str: object}) if found is not None else None for found in parts.values()
+        shapes.read(found[1], {str: object}) if (found := parts[kind]) is not None else None
+        for kind in _PARTS
     )
     state = RouteState().as_dict()
     if guards is not None:

@@ -74,8 +74,10 @@ class Memory:
         newest, ensemble = self.known_published[route]
         return ensemble if newest.epoch == epoch and ensemble else None
 
-    async def load(self, kind: str, name: str) -> tuple[int, str] | None:
-        return self.known_documents.get((kind, name))
+    async def load_all(self, kind: str, names: Sequence[str]) -> dict[str, tuple[int, str]]:
+        return {
+            name: known for name in names if (known := self.known_documents.get((kind, name))) is not None
+        }
 
     async def revisions(self, *, limit: int = 20, until: int | None = None) -> list[Revision]:
         numbers = [number for number in self.known_revisions if until is None or number <= until]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
+from typing import Any
 
 import pytest
 
+from gateway.config.load import load
 from gateway.errors import TurnoutError
 from gateway.loops.route_states import KIND, RouteStates
-from gateway.state.store import StartStore, Store
+from gateway.state.store import Store
 from policies.rollout.ejections import Ejections
 from policies.rollout.route import RouteState
 from policies.rollout.stop_rule import StopState
@@ -58,8 +61,8 @@ async def test_a_route_that_others_keep_moving_is_a_conflict(store: Store) -> No
     class Moving(RouteStates):
         """Another process writes each time between the read and the write of this one."""
 
-        async def read(self, name: str, source: StartStore | None = None) -> RouteState:
-            found = await super().read(name, source)
+        async def read(self, name: str) -> RouteState:
+            found = await super().read(name)
             await other.update(name, lambda s: (replace(s, stop=StopState(str(next(times)))), None))
             return found
 
@@ -75,11 +78,38 @@ async def test_a_read_beside_an_update_does_not_turn_it_back(store: Store) -> No
 
         save = store.save
 
-        async def load(self, kind: str, name: str) -> tuple[int, str] | None:
-            found = await store.load(kind, name)
-            await states.update(name, ask)
+        async def load_all(self, kind: str, names: Sequence[str]) -> dict[str, tuple[int, str]]:
+            found = await store.load_all(kind, names)
+            await states.update("r", ask)
             return found
 
     states = RouteStates(Late())  # type: ignore[arg-type] # it needs no more
     await states.update("r", eject)
     assert await states.read("r") == RouteState(None, EJECTED, ASKING)
+
+
+async def test_new_routes_are_read_together(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An edit that adds thousands waited for four reads of each, under the lock of edits."""
+    route = """
+    match: {path: /NAME}
+    variants: {v1: {backend: a}, v2: {backend: a}}
+    policy: {type: canary, baseline: v1, candidate: v2, stages: [{weight: 10%, for: 1h}]}
+"""
+    names = [f"r{n}" for n in range(40)]
+    text = "backends: {a: {url: 'http://127.0.0.1:1'}}\nroutes:\n"
+    document = load(text + "".join(f"  {n}:{route.replace('NAME', n)}" for n in names), source="test", env={})
+    await RouteStates(store).update("r7", eject)
+    states, reads = RouteStates(store), list[str]()
+
+    def counted(read: Any) -> Any:
+        async def load(kind: str, *of: Any) -> Any:
+            reads.append(kind)
+            return await read(kind, *of)
+
+        return load
+
+    monkeypatch.setattr(store, "load", counted(store.load))
+    monkeypatch.setattr(store, "load_all", counted(store.load_all))
+    await states.meet(document, None, {}, 0.0)
+    assert (states["r7"], states["r8"]) == (RouteState(None, EJECTED), RouteState())
+    assert len(reads) <= 4

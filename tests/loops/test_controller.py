@@ -193,7 +193,7 @@ async def test_a_command_that_cannot_be_begun_changes_nothing(
     async def away(*_: object) -> None:
         raise StoreUnavailable("away")
 
-    monkeypatch.setattr(store, "load", away)
+    monkeypatch.setattr(store, "load_all", away)
     with pytest.raises(StoreUnavailable) as refused:
         await one.controller.command("r", Command("rollback", "me"))
     assert not isinstance(refused.value, Unconfirmed)

@@ -41,8 +41,8 @@ async def test_what_a_start_needs_is_read_back(tmp_path: Path) -> None:
     assert await memory.published() == {"digits": published(7)}
     assert await memory.ensemble("digits", 7) == b"\x00ensemble"
     assert await memory.ensemble("digits", 6) is None
-    assert await memory.load("route", "digits") == (4, '{"rollout": null}')
-    assert await memory.load("history", "digits") is None  # a start does not need it
+    assert await memory.load_all("route", ["digits"]) == {"digits": (4, '{"rollout": null}')}
+    assert await memory.load_all("history", ["digits"]) == {}  # a start does not need it
     assert await memory.revisions() == [REVISION]
 
 
