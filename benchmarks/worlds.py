@@ -1,7 +1,7 @@
 """Each policy in each synthetic world: the tables of docs/benchmarks_statistics.md, as Markdown.
 
     python -m benchmarks.worlds [--repetitions 100] [--refreshes 100] [--seed 1] [--world NAME]
-                                [--policy NAME] [--rollouts | --features]
+                                [--requests 10000] [--policy NAME] [--stops | --rollouts | --features]
 
 Everything comes from `policies.simulation.bandit`, `policies.simulation.contextual` and
 `policies.simulation.rollout`, which run the policies' own code.
@@ -13,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from math import isfinite
+from typing import Final
 
 from policies.allocate import Plan
 from policies.allocation.bandit import Bandit, Objective, Stop
@@ -46,6 +47,14 @@ POLICIES: dict[str, Callable[[World], Plan]] = {
     "thompson, half-life 10 min": lambda w: bandit(w, floor=0.01, half_life=600.0),
     "thompson, stops at 99 %": lambda w: bandit(w, stop=Stop(0.99, then="single", alpha=None)),
 }
+
+SINGLE: Final = Stop(0.95, then="single")
+STOPPING: dict[str, Callable[[World], Plan]] = {
+    "top-two": lambda w: bandit(w, algorithm="top_two", stop=SINGLE),
+    "thompson, floor 20 %": lambda w: bandit(w, floor=0.2, stop=SINGLE),
+    "thompson, floor 5 %": lambda w: bandit(w, floor=0.05, stop=SINGLE),
+}
+"""With the default stop rule, which hands over to its winner."""
 
 
 def linear(world: ContextWorld, **rest: float) -> Contextual:
@@ -112,11 +121,19 @@ def details(reports: dict[tuple[str, str], Report], worlds: list[str]) -> None:
             print(f"| {world} | {policy} | " + " | ".join(cells) + " |")
 
 
-def allocations(repetitions: int, refreshes: int, seed: int, only: list[str], policies: list[str]) -> None:
-    worlds = {name: world for name, world in standard().items() if not only or name in only}
+def allocations(
+    plans: dict[str, Callable[[World], Plan]],
+    requests: int,
+    repetitions: int,
+    refreshes: int,
+    seed: int,
+    only: list[str],
+    policies: list[str],
+) -> None:
+    worlds = {name: world for name, world in standard(requests=requests).items() if not only or name in only}
     reports = {}
     for name, world in worlds.items():
-        for policy, plan in POLICIES.items():
+        for policy, plan in plans.items():
             if policies and policy not in policies:
                 continue
             note(f"{name}: {policy}")
@@ -188,6 +205,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--world", action="append", default=[], help="only this one; may be repeated")
     parser.add_argument("--policy", action="append", default=[], help="only this one; may be repeated")
+    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--stops", action="store_true", help="the default stop rule instead")
     parser.add_argument("--rollouts", action="store_true", help="canary rollouts instead")
     parser.add_argument("--features", action="store_true", help="worlds whose requests have features instead")
     given = parser.parse_args()
@@ -196,7 +215,10 @@ def main() -> None:
     elif given.rollouts:
         rollouts(given.repetitions, given.seed, given.world)
     else:
-        allocations(given.repetitions, given.refreshes, given.seed, given.world, given.policy)
+        plans = STOPPING if given.stops else POLICIES
+        allocations(
+            plans, given.requests, given.repetitions, given.refreshes, given.seed, given.world, given.policy
+        )
 
 
 if __name__ == "__main__":

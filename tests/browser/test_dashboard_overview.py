@@ -51,13 +51,14 @@ def test_a_promoted_candidate_has_the_share_that_it_has(served: Served, tabs: Ta
     evidence = [{**GATE, "metric": "error_rate", "bound": "max_increase", "verdict": "pass", "estimate": 0.0}]
     step = {"source": "running", "target": "promoted", "reason": "passed", "stage": 0, "evidence": evidence}
     served.do(lambda h: h.emit("rollout", "shop", step))
-    served.set_rollout("shop", rollout("promoted", "canary", weight=0.95))
+    served.set_rollout("shop", rollout("promoted", "bandit", weight=0.95))
     page = tabs.new(served.address, "/-/dashboard/routes/shop").page
     page.locator("#verdict", has_text="Promoted").wait_for()
     report = httpx.get(f"{served.address}/-/routes/shop").json()
     share = round(report["allocation"][report["candidate"]] * 100)
     assert share < 100
     assert page.locator("#verdict").inner_text() == f"Promoted: new has {share}% of the traffic"
+    assert "as a bandit" not in page.locator("#rollout").inner_text(), "it was one before"
 
 
 def test_a_canary_with_its_bandit_is_not_told_as_a_stage(served: Served, tabs: Tabs) -> None:

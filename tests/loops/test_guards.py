@@ -196,6 +196,21 @@ async def test_an_ejection_is_told_if_the_verdicts_can_t_be_stored(
     assert [(kind, data["variant"]) for kind, _, data in scene.events] == [("guardrail", "v2")]
 
 
+async def test_a_comparison_in_doubt_ejects_nothing_and_says_so(scene: Scene) -> None:
+    one = await OfScene(scene, "one").start()
+    told = [{"code": "sample_ratio_mismatch", "message": "it does not fit", "since": scene.time + 1}]
+    await scene.store.save("alarms", "r", json.dumps(told), expected=0)
+    rng = np.random.default_rng(1)
+    for _ in range(6):
+        await scene.serve({"v1": 0.0, "v2": 0.0, "v3": 0.9}, 300, rng)
+        await one.step()
+    assert one.shares["v3"] > 0.0
+    found = await verdicts(scene)
+    assert {name: one["verdict"] for name, one in found.items()} == {"v2": "error", "v3": "error"}
+    assert found["v3"]["reason"] == "sample_ratio_mismatch: it does not fit"
+    assert found["v3"]["candidate"] > 0.8, "what was seen stays to be seen"
+
+
 @pytest.mark.long
 async def test_healthy_variants_are_left_alone(scene: Scene) -> None:
     leader = OfScene(scene, "leader")

@@ -19,7 +19,7 @@ function state(report, found, now) {
   const weight = found.phase !== "shadow" && found.weight !== null && found.weight !== undefined;
   const more = [found.since && `since ${clockTime(found.since)} (${ago(found.since, now)})`, found.reason, progress(found, now)].filter(Boolean).join(" · ");
   return html`<p class="rollout-state">${badge(STATES[found.state] ?? sentence(found.state), TONES[found.state] ?? "")}
-    ${PHASES[found.phase] && html`<span>${PHASES[found.phase]}</span>`}
+    ${found.state !== "promoted" && PHASES[found.phase] && html`<span>${PHASES[found.phase]}</span>`}
     ${weight && html`<span>${share(found.weight)} of the traffic goes to ${report.candidate ?? "the candidate"}</span>`}
     <span class="note">${explained(more)}</span></p>`;
 }
