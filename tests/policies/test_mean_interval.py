@@ -37,6 +37,12 @@ def test_reals_of_few_values(n: int) -> None:
     assert held > 0.935
 
 
+@pytest.mark.parametrize(("n", "share"), [(5, 0.82), (20, 0.87), (60, 0.91)])
+def test_skewed_reals_are_covered_less_often_as_the_docs_say(n: int, share: float) -> None:
+    _, held = covered(real_interval, lambda rng: rng.lognormal(0, 1, n), float(np.exp(0.5)))
+    assert held == pytest.approx(share, abs=0.03)
+
+
 def test_the_interval_of_reals_is_students() -> None:
     x = np.asarray([2.0, 3.5, 7.0, 1.0])
     wanted = stats.t.interval(0.95, 3, loc=x.mean(), scale=x.std(ddof=1) / 2)
