@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests.http2.case import Case
@@ -21,11 +23,28 @@ RIG = {
 SMUGGLED = (b"smuggled", b"injected", b"evil", b"\r\n\r\nGET")
 
 
+def pieces(case: Case, step: int) -> Iterator[bytes]:
+    for place in range(0, len(case.sent), step):
+        yield case.sent[place : place + step]
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_case(rig: Rig, case: Case) -> None:
+    check(rig, case, step=len(case.sent))
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES[::6] if len(case.sent) < 400], ids=lambda case: case.name
+)
+def test_case_by_bytes(rig: Rig, case: Case) -> None:
+    check(rig, case, step=1)
+
+
+def check(rig: Rig, case: Case, step: int) -> None:
     verdict, _, code = (case.gateway or case.expected).partition(" ")
     with Client(rig.port, hello=b"") as client:
-        client.send(case.sent)
+        for piece in pieces(case, step):
+            client.send(piece)
         if verdict == "goaway":
             assert client.read_to_end().goaway == code
         elif verdict == "http1":
