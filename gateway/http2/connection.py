@@ -20,7 +20,7 @@ from gateway.http2.frames import DATA, HEADER_BYTES, HEADERS, MAX_FRAME_BYTES, M
 from gateway.http2.hpack import Decoder, HeaderList
 from gateway.http2.limits import MAX_CONTINUATIONS, OVERSIZED_COST, UNIT_BYTES, Limits
 from gateway.http2.settings import parse_settings
-from gateway.http2.stream import RECV_HEADERS, Stream
+from gateway.http2.stream import OPEN, RECV_HEADERS, Stream
 
 
 class Connection(ConnectionBase):
@@ -224,7 +224,7 @@ class Connection(ConnectionBase):
             self._spend_overhead()
         self._touched[stream] = None
         stream.take_data(data, counted)
-        if end and stream.remote_open:
+        if end:
             stream.take_end([])
 
     def _reject_late(self, stream_id: int) -> None:
@@ -289,20 +289,20 @@ class Connection(ConnectionBase):
             raise StreamFault(REFUSED_STREAM, "too many streams")
         stream = self.on_head(stream_id, headers, end=end)
         self._touched[stream] = None
-        if end and stream.remote_open:
+        if end:
             stream.take_end([])
 
     def adopt(self, stream: Stream) -> None:
         """Count a stream that the peer opened among the open ones."""
         self.streams[stream.id] = stream
-        stream.advance(RECV_HEADERS)
+        stream.state, stream.head_done = OPEN, True
 
     def _on_later_block(self, stream: Stream, headers: HeaderList, *, end: bool) -> None:
         self._touched[stream] = None
         stream.advance(RECV_HEADERS)
         if self.client and not stream.head_done:
             self.on_response_head(stream, headers, end=end)
-            if end and stream.remote_open:
+            if end:
                 stream.take_end([])
             return
         fault = trailer_fault(headers.fields)

@@ -130,7 +130,7 @@ class Stream:
         self.expected = -1
         """Its Content-Length; -1 if absent."""
         self.head_done = False
-        """Whether the head of the final response came; for clients."""
+        """Whether the head of the request, or of the final response, came."""
         self.held = False
         """Whether received bytes are not acknowledged, which stops the peer after a window of them."""
         self.unacknowledged = 0
@@ -194,9 +194,11 @@ class Stream:
         """A DATA frame; ``counted``: its size with the padding, which flow control counts.
 
         Raises:
-            StreamFault: It exceeds the stream's window or its Content-Length, or follows the end.
+            StreamFault: It exceeds the stream's window or its Content-Length, or comes outside the body.
         """
         self.unacknowledged += counted  # first: a stream that ends here gives its part of the window back
+        if not self.head_done:
+            raise StreamFault(PROTOCOL_ERROR, "data before its head")
         if self.state != OPEN and self.state != HALF_CLOSED_LOCAL:
             self.advance(RECV_DATA)
         self.receive_window -= counted
@@ -211,11 +213,13 @@ class Stream:
             self._acknowledge()
 
     def take_end(self, trailers: list[Field]) -> None:
-        """The END_STREAM flag.
+        """The END_STREAM flag; what came with it may have ended the stream already.
 
         Raises:
-            StreamFault: The body is shorter than its Content-Length, or has ended before.
+            StreamFault: The body is shorter than its Content-Length.
         """
+        if self.state != OPEN and self.state != HALF_CLOSED_LOCAL:
+            return
         if 0 <= self.expected != self.received:
             raise StreamFault(PROTOCOL_ERROR, "less data than content-length says")
         self.advance(RECV_END)

@@ -334,6 +334,20 @@ def test_malformed_responses(rig: Rig, backend: Http2Backend, head: list[Pair]) 
         assert (reply.status, json.loads(reply.body)["error"]["code"]) == (502, "backend_protocol")
 
 
+@pytest.mark.parametrize("interim", [False, True])
+@pytest.mark.parametrize("body", [b"x", b""])
+def test_a_body_without_a_head(rig: Rig, backend: Http2Backend, body: bytes, interim: bool) -> None:
+    def respond(request: Request) -> None:
+        request.connection.flush()
+        early = frame(1, 4, request.stream, block([(b":status", b"103")])) if interim else b""
+        request.connection.transport.write(early + data(body, request.stream))
+
+    backend.plans.append(respond)
+    with rig.client() as client:
+        client.send(b"GET /m HTTP/1.0\r\nhost: a\r\n\r\n")
+        assert b'"code":"backend_protocol"' in client.until(b"}}")
+
+
 def test_fields_that_belong_to_a_connection_under_another_spelling_are_dropped(
     rig: Rig, backend: Http2Backend
 ) -> None:
