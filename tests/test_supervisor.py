@@ -10,9 +10,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
-from gateway.supervisor import MIN_LIFETIME_S, RESTART_PAUSE_S, WorkerPool
+from gateway import serving
+from gateway.config.load import load_file
+from gateway.supervisor import MIN_LIFETIME_S, RESTART_PAUSE_S, WorkerPool, _worker
 
 
 @pytest.fixture(autouse=True)
@@ -117,3 +120,21 @@ def test_a_worker_that_the_machine_has_no_room_for_is_tried_again(caplog: pytest
     pool.fill()
     assert len(pool.workers) == 1
     ended(pool)
+
+
+@pytest.mark.long
+def test_a_worker_that_is_spawned_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS: it is handed the listening sockets, and imports everything itself."""
+    path = tmp_path / "turnout.yaml"
+    path.write_text(f"listen: 127.0.0.1:0\nstore: sqlite:///{tmp_path}/turnout.db\n")
+    sockets = serving.listening(load_file(path))
+    monkeypatch.setattr(sys, "platform", "darwin")
+    pool = WorkerPool(_worker, (path, sockets, {}, path.read_text(), 1, os.getpid()), 1, sockets=sockets)
+    assert pool._context.get_start_method() == "spawn"
+    pool.fill()
+    host, port = sockets[0].getsockname()
+    try:
+        assert httpx.get(f"http://{host}:{port}/-/healthz").status_code == 200
+    finally:
+        code = pool.close(30.0)
+    assert (code, [worker.exitcode for worker in pool.workers]) == (0, [0])
