@@ -199,7 +199,8 @@ async def test_clients_that_keep_sending_through_sigterm_see_no_reset(tmp_path: 
                     writer.close()
 
         clients = [asyncio.create_task(keep_sending(number % 8 == 0)) for number in range(64)]
-        await asyncio.sleep(0.5)
+        while len(answers) < 2 * len(clients):
+            await asyncio.sleep(0.01)
         server.process.send_signal(signal.SIGTERM)
         assert await asyncio.gather(*clients) == ["refused"] * 64
         assert await asyncio.to_thread(server.process.wait, 60) == 0

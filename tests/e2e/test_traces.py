@@ -212,7 +212,7 @@ def test_a_collector_that_misbehaves_hurts_nobody(tmp_path: Path, echo: int, way
                 begun = time.perf_counter()
                 ask(gateway)
                 took.append(time.perf_counter() - begun)
-            assert statistics.median(took) < 0.3, "nobody waits for the collector"
+            assert statistics.median(took) < 1.0, "nobody waits for the collector"
             found = counted(gateway)
             assert found["offered"] == 200
             assert found["dropped"] >= 100

@@ -75,7 +75,7 @@ class Ready:
             assert live is not None
             return [place["state"] for place in live.health["v1"]] == list(states)
 
-        self.rig.until(reached, 8.0)
+        self.rig.until(reached)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Self
 
 from tests.http2.raw import HELLO, Reader, Reply
 
-PATIENCE = 20.0
+PATIENCE = 30.0
 
 
 class Client:

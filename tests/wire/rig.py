@@ -103,6 +103,8 @@ routes:
     retry: {{attempts: 1}}
 {routes}
 """
+SOON = 20.0
+"""Seconds: before a limit of the route "large" would act."""
 
 
 @dataclass(frozen=True)

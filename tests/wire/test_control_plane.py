@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from gateway.control.event_stream import HEARTBEAT_S
 from tests.wire.rig import Rig
 
 H = b"host: gateway.test\r\n"
@@ -84,7 +85,7 @@ def test_a_stream_of_events_ends_with_its_reader(rig: Rig) -> None:
     for client in clients:
         client.socket.close()
     rig.until(lambda: not rig.connections)
-    rig.until(lambda: not rig.worker.control_tasks, 2.5)
+    rig.until(lambda: not rig.worker.control_tasks, HEARTBEAT_S / 2)
 
 
 def test_a_client_that_leaves_before_its_answer(rig: Rig) -> None:
@@ -93,7 +94,7 @@ def test_a_client_that_leaves_before_its_answer(rig: Rig) -> None:
         client.send(b"GET /-/routes HTTP/1.1\r\n" + H + b"\r\n")
         client.reset()
     rig.until(lambda: not rig.connections)
-    rig.until(lambda: not rig.worker.control_tasks, 20)
+    rig.until(lambda: not rig.worker.control_tasks)
 
 
 def login(length: int, body: bytes, *, kind: bytes = b"application/x-www-form-urlencoded") -> bytes:

@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from tests.support.backend import CLOSE, EARLY, HOLD, RESET, Flood, ok
 from tests.support.client import Cut
-from tests.wire.rig import Rig, Tls
+from tests.wire.rig import SOON, Rig, Tls
 
 H = b"host: gateway.test\r\n"
 
@@ -144,9 +144,9 @@ def test_a_bad_request_over_tls(rig: Rig) -> None:
 def test_a_client_that_leaves_over_tls(rig: Rig) -> None:
     rig.a.plans.append([HOLD])
     with rig.secure_client() as client:
-        client.send(get())
+        client.send(get(b"/large/x"))
         rig.until(lambda: rig.requests)
-    rig.until(lambda: not rig.a.connections[0].open, 2.5)
+    rig.until(lambda: not rig.a.connections[0].open, SOON)
 
 
 def test_a_large_answer_over_tls_to_a_slow_reader(rig: Rig) -> None:

@@ -13,7 +13,7 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
 from tests.support.backend import CLOSE, HOLD, RESET, Step
-from tests.wire.rig import Rig
+from tests.wire.rig import SOON, Rig
 
 RIG = {"limits": "idle_timeout: 2s, write_timeout: 2s"}
 
@@ -106,10 +106,10 @@ def test_what_the_client_sent_last_still_arrives(rig: Rig) -> None:
 def test_a_client_that_resets_ends_the_backend(rig: Rig) -> None:
     rig.a.plans.append([SWITCH])
     client = rig.client()
-    client.send(upgrade())
+    client.send(upgrade(b"/large/ws"))
     assert client.answer().status == 101
     client.reset()
-    rig.until(lambda: not rig.a.connections[0].open, 2.5)
+    rig.until(lambda: not rig.a.connections[0].open, SOON)
 
 
 WRONG: dict[str, list[Step]] = {
@@ -177,7 +177,7 @@ def test_a_client_that_reads_nothing_holds_the_backend_back(rig: Rig) -> None:
         rig.settle()
         assert connection.transport.get_write_buffer_size() < 1 << 20
         assert rig.call(backend.transport.get_write_buffer_size) > 32 << 20
-        rig.until(lambda: not backend.open, 6)  # and taking nothing for long ends it
+        rig.until(lambda: not backend.open)  # and taking nothing for long ends it
     rig.fresh()
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.backend import CLOSE, EARLY, HOLD, ok
 from tests.support.client import PATIENCE, Client, Cut
-from tests.wire.rig import Rig
+from tests.wire.rig import SOON, Rig
 
 H = b"host: gateway.test\r\n"
 TE = b"transfer-encoding: chunked\r\n"
@@ -482,10 +482,10 @@ def test_a_half_close_counts_as_gone(rig: Rig) -> None:
     """It can't be told from a close, and a backend must not work for somebody who has left."""
     rig.a.plans.append([HOLD])
     with rig.client() as client:
-        client.send(get())
+        client.send(get(b"/large/x"))
         rig.until(lambda: rig.requests)
         client.finish()
-        rig.until(lambda: not rig.a.connections[0].open, 2.5)
+        rig.until(lambda: not rig.a.connections[0].open, SOON)
         assert client.at_end()
 
 
@@ -574,13 +574,13 @@ def test_bytes_behind_an_upgrade_are_held_within_bounds(rig: Rig) -> None:
 def test_a_reset_client_is_noticed_while_nothing_is_read(rig: Rig) -> None:
     rig.a.plans.append([HOLD])
     client = rig.client()
-    client.send(get() + get(b"/n/x") * 3000)
+    client.send(get(b"/large/x") + get(b"/n/x") * 3000)
     rig.until(lambda: rig.requests)
     (connection,) = rig.connections
     rig.until(lambda: connection.pauses)
     client.reset()
-    rig.until(lambda: not rig.connections, 2.5)
-    rig.until(lambda: not rig.a.connections[0].open, 2.5)
+    rig.until(lambda: not rig.connections, SOON)
+    rig.until(lambda: not rig.a.connections[0].open, SOON)
 
 
 @pytest.mark.long
