@@ -89,25 +89,16 @@ def test_what_is_wrong_with_an_input_is_said(change: dict[str, Any], message: st
         ({"inputs": [tensor()], "outputs": [{"name": "q"}]}, "unknown output 'q'; the model gives 'y'"),
         ({"inputs": [tensor()], "outputs": {"name": "y"}}, "outputs is not a list"),
         ({"inputs": [tensor()], "outputs": [{"name": "y"}, {"name": "y"}]}, "asked for twice"),
-        (
-            {"inputs": [tensor()], "outputs": [{"name": "y", "parameters": {"classification": 3}}]},
-            "classification",
-        ),
-        (
-            {"inputs": [tensor()], "outputs": [{"name": "y", "parameters": {"binary_data": 1}}]},
-            "not a boolean",
-        ),
+        ({"inputs": [tensor()], "outputs": [{"name": "y", "parameters": {"classification": 3}}]}, "classification"),
+        ({"inputs": [tensor()], "outputs": [{"name": "y", "parameters": {"binary_data": 1}}]}, "not a boolean"),
         ({"inputs": [tensor()], "parameters": {"binary_data_output": "yes"}}, "not a boolean"),
         ({"inputs": [tensor()], "parameters": {"timeout": -1}}, "timeout is not a whole number"),
         ({"inputs": [tensor()], "parameters": {"sequence_id": 5}}, "sequences are not served"),
         ({"inputs": [tensor()], "parameters": {"priority": "high"}}, "priority is not a whole number"),
-        (
-            {"inputs": [tensor()], "parameters": {"note": {"a": 1}}},
-            "parameter note of the request is not a str",
-        ),
+        ({"inputs": [tensor()], "parameters": {"note": {"a": 1}}}, "parameter note of the request is not a str"),
         ({"inputs": [tensor(parameters={"note": []})]}, "parameter note of input 'x' is not a string"),
     ],
-)
+)  # fmt: skip
 def test_what_is_wrong_with_a_request_is_said(document: Any, message: str) -> None:
     assert message in refused(document)
 

@@ -13,19 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 VALUES: dict[str, list[Any]] = {
-    "BOOL": [True, False],
-    "UINT8": [0, 255],
-    "UINT16": [0, 65535],
-    "UINT32": [0, 2**32 - 1],
-    "UINT64": [0, 2**64 - 1],
-    "INT8": [-128, 127],
-    "INT16": [-32768, 32767],
-    "INT32": [-(2**31), 2**31 - 1],
-    "INT64": [-(2**63), 2**63 - 1],
-    "FP32": [1.5, -2.25],
-    "FP64": [1e300, -2.5],
-    "BYTES": ["a", "zwölf"],
-}
+    "BOOL": [True, False], "UINT8": [0, 255], "UINT16": [0, 65535], "UINT32": [0, 2**32 - 1],
+    "UINT64": [0, 2**64 - 1], "INT8": [-128, 127], "INT16": [-32768, 32767], "INT32": [-(2**31), 2**31 - 1],
+    "INT64": [-(2**63), 2**63 - 1], "FP32": [1.5, -2.25], "FP64": [1e300, -2.5], "BYTES": ["a", "zwölf"],
+}  # fmt: skip
 FORMATS = {
     "BOOL": "?", "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q", "INT8": "b", "INT16": "h",
     "INT32": "i", "INT64": "q", "FP16": "e", "FP32": "f", "FP64": "d",

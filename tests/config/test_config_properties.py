@@ -18,23 +18,9 @@ EXAMPLE = (Path(__file__).parents[2] / "config.example.yaml").read_text()
 LINES = EXAMPLE.splitlines()
 WORDS = sorted({word.strip(",{}[]") for line in LINES for word in line.split("#")[0].split()} - {""})
 ODD = [
-    "",
-    "~",
-    "[]",
-    "{}",
-    "-1",
-    "0",
-    "1e999",
-    ".nan",
-    "no",
-    "${X}",
-    "&a [*a]",
-    "*a",
-    "!!binary x",
-    '"',
-    "\t",
+    "", "~", "[]", "{}", "-1", "0", "1e999", ".nan", "no", "${X}", "&a [*a]", "*a", "!!binary x", '"', "\t",
     "👾",
-]
+]  # fmt: skip
 
 KEYS = st.sampled_from(
     [*Document.model_fields, "digits", "v1", "type", "policy", "stages", "for", "weight", "url"]
@@ -70,30 +56,12 @@ def test_any_text(text: str) -> None:
     st.lists(
         st.sampled_from(
             [
-                "a: ",
-                "- ",
-                "\n",
-                "  ",
-                "[",
-                "]",
-                "{",
-                "}",
-                "&x ",
-                "*x",
-                "<<: ",
-                "'",
-                '"',
-                "|",
-                ">",
-                "? ",
-                "!!str ",
-                "---",
-                "b",
-                ",",
+                "a: ", "- ", "\n", "  ", "[", "]", "{", "}", "&x ", "*x", "<<: ", "'", '"', "|", ">", "? ",
+                "!!str ", "---", "b", ",",
             ]
         )
     ).map("".join)
-)
+)  # fmt: skip
 def test_any_yaml_like_text(text: str) -> None:
     answers(text)
 

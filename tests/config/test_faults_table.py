@@ -458,29 +458,16 @@ routes:
 """
     faults = examine(text, env={}).faults
     assert [(fault.line, fault.path) for fault in faults] == [
-        (1, "listen"),
-        (2, "contrl"),
-        (5, "auth.keys[0].hash"),
-        (5, "auth.keys[0].scopes[0]"),
-        (7, "metrics.correct.window"),
-        (9, "backends.a.healht"),
-        (10, "backends.b.urls[0]"),
-        (10, "backends.b.health.path"),
-        (10, "backends.b.health.healthy"),
-        (15, "routes.digits.variants.v1.rewrite"),
-        (16, "routes.digits.variants.v2.backend"),
-        (20, "routes.digits.policy.candidate"),
-        (21, "routes.digits.policy.stages[0].weight"),
-        (23, "routes.digits.policy.guardrails[0].metric"),
-        (24, "routes.digits.policy.guardrails[1]"),
-        (25, "routes.digits.policy.on_success"),
-        (26, "routes.digits.fallback[0]"),
-        (26, "routes.digits.fallback[1].respond.status"),
-        (27, "routes.digits.timeouts.connect"),
-        (29, "routes.two.match"),
-        (31, "routes.two.policy"),
-        (32, "routes.two.shadows.v7"),
-    ]
+        (1, "listen"), (2, "contrl"), (5, "auth.keys[0].hash"), (5, "auth.keys[0].scopes[0]"),
+        (7, "metrics.correct.window"), (9, "backends.a.healht"), (10, "backends.b.urls[0]"),
+        (10, "backends.b.health.path"), (10, "backends.b.health.healthy"),
+        (15, "routes.digits.variants.v1.rewrite"), (16, "routes.digits.variants.v2.backend"),
+        (20, "routes.digits.policy.candidate"), (21, "routes.digits.policy.stages[0].weight"),
+        (23, "routes.digits.policy.guardrails[0].metric"), (24, "routes.digits.policy.guardrails[1]"),
+        (25, "routes.digits.policy.on_success"), (26, "routes.digits.fallback[0]"),
+        (26, "routes.digits.fallback[1].respond.status"), (27, "routes.digits.timeouts.connect"),
+        (29, "routes.two.match"), (31, "routes.two.policy"), (32, "routes.two.shadows.v7"),
+    ]  # fmt: skip
 
 
 def test_secrets_are_never_shown() -> None:

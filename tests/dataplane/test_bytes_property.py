@@ -321,48 +321,20 @@ def test_a_cut_answer_is_never_taken_for_whole(
 
 # Two readers of the same bytes --------------------------------------------------------------------------
 PARTS = [
-    b"content-length: 3\r\n",
-    b"content-length: 0\r\n",
-    b"Content-Length: 3\r\n",
-    b"content-length: 03\r\n",
-    b"content-length : 3\r\n",
-    b"content-length: 3, 3\r\n",
-    b"content-length:\t3\r\n",
-    b"transfer-encoding: chunked\r\n",
-    b"Transfer-Encoding: Chunked\r\n",
-    b"transfer-encoding: gzip, chunked\r\n",
-    b"transfer-encoding: identity\r\n",
-    b"transfer-encoding:\x0bchunked\r\n",
-    b"transfer-encoding : chunked\r\n",
-    b"transfer_encoding: chunked\r\n",
-    b"connection: close\r\n",
-    b"connection: upgrade\r\n",
-    b"upgrade: websocket\r\n",
-    b"upgrade: h2c\r\n",
-    b"expect: 100-continue\r\n",
-    b"x: y\n",
-    b"x: y\r",
-    b"x: y\r\n z\r\n",
-    b"x: \x00\r\n",
-    b": y\r\n",
-    b"x\r\n",
-    b"\n",
-    b"\r\n",
-    b"host: h\r\n",
-]
+    b"content-length: 3\r\n", b"content-length: 0\r\n", b"Content-Length: 3\r\n", b"content-length: 03\r\n",
+    b"content-length : 3\r\n", b"content-length: 3, 3\r\n", b"content-length:\t3\r\n",
+    b"transfer-encoding: chunked\r\n", b"Transfer-Encoding: Chunked\r\n",
+    b"transfer-encoding: gzip, chunked\r\n", b"transfer-encoding: identity\r\n",
+    b"transfer-encoding:\x0bchunked\r\n", b"transfer-encoding : chunked\r\n",
+    b"transfer_encoding: chunked\r\n", b"connection: close\r\n", b"connection: upgrade\r\n",
+    b"upgrade: websocket\r\n", b"upgrade: h2c\r\n", b"expect: 100-continue\r\n", b"x: y\n", b"x: y\r",
+    b"x: y\r\n z\r\n", b"x: \x00\r\n", b": y\r\n", b"x\r\n", b"\n", b"\r\n", b"host: h\r\n",
+]  # fmt: skip
 BODIES = [
-    b"abc",
-    b"3\r\nabc\r\n0\r\n\r\n",
-    b"3\nabc\r\n0\r\n\r\n",
-    b"3;x=y\r\nabc\r\n0\r\n\r\n",
-    b"03\r\nabc\r\n0\r\n\r\n",
-    b"3 \r\nabc\r\n0\r\n\r\n",
-    b"0x3\r\nabc\r\n0\r\n\r\n",
-    b"3\r\nabcd\r\n0\r\n\r\n",
-    b"3\r\nabc\r\n0\r\nx: y\r\n\r\n",
-    b"0\r\n\r\n",
-    b"",
-]
+    b"abc", b"3\r\nabc\r\n0\r\n\r\n", b"3\nabc\r\n0\r\n\r\n", b"3;x=y\r\nabc\r\n0\r\n\r\n",
+    b"03\r\nabc\r\n0\r\n\r\n", b"3 \r\nabc\r\n0\r\n\r\n", b"0x3\r\nabc\r\n0\r\n\r\n",
+    b"3\r\nabcd\r\n0\r\n\r\n", b"3\r\nabc\r\n0\r\nx: y\r\n\r\n", b"0\r\n\r\n", b"",
+]  # fmt: skip
 
 
 @st.composite

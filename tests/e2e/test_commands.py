@@ -222,18 +222,9 @@ def test_simulate_a_bandit_and_a_canary(tmp_path: Path) -> None:
     example = Path(__file__).parent.parent.parent / "config.example.yaml"
     plot = tmp_path / "regret.svg"
     words: tuple[str, ...] = (
-        "simulate",
-        "--config",
-        str(example),
-        "--route",
-        "digits",
-        "--world",
-        "stationary",
-        "--requests",
-        "2000",
-        "--repetitions",
-        "10",
-    )
+        "simulate", "--config", str(example), "--route", "digits", "--world", "stationary", "--requests",
+        "2000", "--repetitions", "10",
+    )  # fmt: skip
     found = turnout_json(*words, "--plot", str(plot))
     (world,) = found["worlds"]
     assert world["regret"]["value"] < world["even_regret"]
@@ -314,17 +305,8 @@ def test_simulate_says_what_it_can_not_simulate(tmp_path: Path) -> None:
     file.write_text(UNSEEN)
     words = ("simulate", "--config", str(file), "--repetitions", "1")
     options = (
-        "--route",
-        "paying",
-        "--requests",
-        "20000",
-        "--rate",
-        "20",
-        "--sd",
-        "0.5",
-        "--means",
-        "2.5,2.1",
-    )
+        "--route", "paying", "--requests", "20000", "--rate", "20", "--sd", "0.5", "--means", "2.5,2.1",
+    )  # fmt: skip
     found = turnout_json(*words, *options, "--world", "less accurate", "--world", "sound")
     worse, sound = found["worlds"]
     assert worse["ended"]["rolled_back"]["value"] == 1.0
@@ -341,16 +323,8 @@ def test_simulate_takes_a_relative_decrease_for_one_of_good_responses(tmp_path: 
     right = "metrics: {spent: {type: boolean}}\n" + UNSEEN.partition("}}\n")[2]
     file.write_text(right.replace("max_decrease: 0.1", "max_relative_decrease: 20%"))
     words = (
-        "simulate",
-        "--config",
-        str(file),
-        "--route",
-        "paying",
-        "--repetitions",
-        "1",
-        "--world",
-        "better",
-    )
+        "simulate", "--config", str(file), "--route", "paying", "--repetitions", "1", "--world", "better",
+    )  # fmt: skip
     (better,) = turnout_json(*words, "--requests", "20000", "--rate", "20")["worlds"]
     assert better["assumed"].endswith("within your limits")
     assert "rolled_back" not in better["ended"]
@@ -379,16 +353,8 @@ def test_simulate_a_bandit_that_looks_at_features(tmp_path: Path) -> None:
     path = tmp_path / "linear.yaml"
     path.write_text(LINEAR)
     words = (
-        "simulate",
-        "--config",
-        str(path),
-        "--route",
-        "seeing",
-        "--requests",
-        "2000",
-        "--repetitions",
-        "5",
-    )
+        "simulate", "--config", str(path), "--route", "seeing", "--requests", "2000", "--repetitions", "5",
+    )  # fmt: skip
     plot = tmp_path / "regret.svg"
     found = turnout_json(
         *words, "--world", "features decide", "--world", "features irrelevant", "--plot", str(plot)
@@ -405,16 +371,8 @@ def test_simulate_one_metric_of_a_utility(tmp_path: Path) -> None:
     path = tmp_path / "several.yaml"
     path.write_text(LINEAR)
     words = (
-        "simulate",
-        "--config",
-        str(path),
-        "--route",
-        "several",
-        "--requests",
-        "500",
-        "--repetitions",
-        "3",
-    )
+        "simulate", "--config", str(path), "--route", "several", "--requests", "500", "--repetitions", "3",
+    )  # fmt: skip
     assert "--metric with one of: good, cost" in turnout(*words, code=1)
     named = (*words, "--world", "stationary", "--means", "5,4", "--sd", "0.1")
     (world,) = turnout_json(*named, "--metric", "cost")["worlds"]

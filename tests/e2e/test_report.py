@@ -240,16 +240,8 @@ def test_every_kind_of_route_has_a_page_of_the_figures_of_the_api(
     text, found, printed = made(gateway, tmp_path, route)
     api = httpx.get(f"{gateway.url}/-/routes/{route}").json()
     moving = {
-        "as_of",
-        "health",
-        "rollout",
-        "epoch",
-        "allocation",
-        "example",
-        "recent",
-        "alarms",
-        "contextual",
-    }
+        "as_of", "health", "rollout", "epoch", "allocation", "example", "recent", "alarms", "contextual",
+    }  # fmt: skip
     assert {key: found[key] for key in api.keys() - moving} == {key: api[key] for key in api.keys() - moving}
     history = httpx.get(f"{gateway.url}/-/routes/{route}/history?limit=400").json()["steps"]
     assert [step["time"] for step in found["history"]] == [step["time"] for step in history]
@@ -418,18 +410,10 @@ def said(gateway: GatewayProcess) -> dict[str, Any]:
         return httpx.get(gateway.url + path).json()
 
     return {
-        "gateway": gateway.url,
-        "version": "0.1.0",
-        "session": {"id": "me"},
-        "report": get("/-/routes/split"),
-        "history": get("/-/routes/split/history")["steps"],
-        "verdict": None,
-        "series": None,
-        "shadows": {},
-        "engines": [],
-        "gateway_alarms": [],
-        "config": None,
-    }
+        "gateway": gateway.url, "version": "0.1.0", "session": {"id": "me"}, "report": get("/-/routes/split"),
+        "history": get("/-/routes/split/history")["steps"], "verdict": None, "series": None, "shadows": {},
+        "engines": [], "gateway_alarms": [], "config": None,
+    }  # fmt: skip
 
 
 def alarm(kind: str, at: float, code: str) -> dict[str, Any]:

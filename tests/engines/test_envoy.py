@@ -345,21 +345,9 @@ def test_a_row_that_is_sent_twice_counts_once(setup: OneNode, client: httpx.Clie
     logs = export.resource_logs.add().scope_logs.add().log_records
     identity = answered.headers["x-decision-id"].rpartition(".")[0]
     row = [
-        identity,
-        "digits",
-        outcome["served"],
-        "200",
-        "-",
-        "1",
-        "900",
-        "90",
-        "700",
-        "1",
-        "1",
-        "a:1",
-        "r",
+        identity, "digits", outcome["served"], "200", "-", "1", "900", "90", "700", "1", "1", "a:1", "r",
         "anna",
-    ]
+    ]  # fmt: skip
     far = f"{identity.split('.')[0]}.{1 << 47}.{identity.split('.')[2]}"
     odd = [{0: identity.swapcase()}, {0: far}, {2: "v 1"}, {3: "1000"}, {9: "x"}, {9: "9" * 30}]
     for changes in ({}, *odd):

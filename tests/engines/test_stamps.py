@@ -68,20 +68,10 @@ def test_no_byte_of_a_stamp_can_be_changed(place: int, change: int) -> None:
 
 _PIECES: Final = st.sampled_from(
     [
-        str(LATER),
-        "9" * 13,
-        "123",
-        f".{UUID}",
-        f".{UUID.upper()}",
-        ".",
-        "-",
-        "v2",
-        "~" + "0f" * 16,
-        "\xb2",
-        "\n",
-        "\x00",
+        str(LATER), "9" * 13, "123", f".{UUID}", f".{UUID.upper()}", ".", "-", "v2", "~" + "0f" * 16, "\xb2",
+        "\n", "\x00",
     ]
-)
+)  # fmt: skip
 
 
 @given(

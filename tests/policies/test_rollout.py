@@ -382,18 +382,9 @@ def test_a_broken_state_is_refused(data: dict[str, object]) -> None:
 
 def test_the_table_keeps_its_two_rules() -> None:
     automatic = {
-        "fail",
-        "sick",
-        "error",
-        "passed",
-        "finished",
-        "complete",
-        "stale",
-        "baked",
-        "compete",
-        "lost",
+        "fail", "sick", "error", "passed", "finished", "complete", "stale", "baked", "compete", "lost",
         "open",
-    }
+    }  # fmt: skip
     for source in (Status.ROLLED_BACK, Status.HALTED):
         assert not {str(signal) for signal in TABLE[source]} & automatic
     for row in TABLE.values():

@@ -55,26 +55,8 @@ def test_every_page_reads_back(rows: list[Outcome], compress: bool) -> None:
 
 def one(**fields: object) -> Outcome:
     base = (
-        b"d" * 16,
-        1.0,
-        "r",
-        "split",
-        1,
-        1,
-        1,
-        True,
-        "a",
-        "a",
-        1.0,
-        False,
-        200,
-        "",
-        False,
-        "",
-        1.0,
-        1.0,
-        1.0,
-    )
+        b"d" * 16, 1.0, "r", "split", 1, 1, 1, True, "a", "a", 1.0, False, 200, "", False, "", 1.0, 1.0, 1.0,
+    )  # fmt: skip
     return Outcome(*base, 1, 1, "q", "", "")._replace(**fields)  # type: ignore[arg-type]
 
 

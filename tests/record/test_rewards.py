@@ -116,21 +116,12 @@ async def test_a_batch_is_answered_item_by_item(book: RewardIngest, store: Away)
 @pytest.mark.parametrize(
     ("metric", "value", "kept"),
     [
-        ("correct", True, 1.0),
-        ("correct", False, 0.0),
-        ("correct", 0, 0.0),
-        ("correct", 1.0, 1.0),
-        ("score", 0, 0.0),
-        ("score", 0.5, 0.5),
-        ("clicks", 3, 3.0),
-        ("clicks", 3.0, 3.0),
-        ("amount", -2.5, -2.5),
-        ("amount", 10**15, 1e15),
-        ("delay", 100, 100.0),
-        ("revenue", 49.5, 49.5),
+        ("correct", True, 1.0), ("correct", False, 0.0), ("correct", 0, 0.0), ("correct", 1.0, 1.0),
+        ("score", 0, 0.0), ("score", 0.5, 0.5), ("clicks", 3, 3.0), ("clicks", 3.0, 3.0),
+        ("amount", -2.5, -2.5), ("amount", 10**15, 1e15), ("delay", 100, 100.0), ("revenue", 49.5, 49.5),
         ("revenue", 9_000, 50.0),
     ],
-)
+)  # fmt: skip
 async def test_values_that_fit(book: RewardIngest, metric: str, value: object, kept: float) -> None:
     report = await book.take([item(metric, value)])
     assert report.accepted == 1
@@ -140,21 +131,13 @@ async def test_values_that_fit(book: RewardIngest, metric: str, value: object, k
 @pytest.mark.parametrize(
     ("metric", "value", "code"),
     [
-        ("correct", 2, "invalid"),
-        ("correct", 0.5, "invalid"),
-        ("correct", "true", "invalid"),
-        ("score", 1.01, "out_of_bounds"),
-        ("score", -0.01, "out_of_bounds"),
-        ("score", True, "invalid"),
-        ("clicks", 1.5, "invalid"),
-        ("clicks", -1, "out_of_bounds"),
-        ("amount", math.nan, "invalid"),
-        ("amount", math.inf, "invalid"),
-        ("amount", 10**400, "invalid"),
-        ("amount", [1], "invalid"),
+        ("correct", 2, "invalid"), ("correct", 0.5, "invalid"), ("correct", "true", "invalid"),
+        ("score", 1.01, "out_of_bounds"), ("score", -0.01, "out_of_bounds"), ("score", True, "invalid"),
+        ("clicks", 1.5, "invalid"), ("clicks", -1, "out_of_bounds"), ("amount", math.nan, "invalid"),
+        ("amount", math.inf, "invalid"), ("amount", 10**400, "invalid"), ("amount", [1], "invalid"),
         ("delay", 100.5, "out_of_bounds"),
     ],
-)
+)  # fmt: skip
 async def test_values_that_do_not(book: RewardIngest, metric: str, value: object, code: str) -> None:
     report = await book.take([item(metric, value)])
     assert codes(report) == [(0, code)]

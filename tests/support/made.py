@@ -26,31 +26,12 @@ def drawn_decision(time: float = T0) -> bytes:
 
 def outcome(time: float = T0, **fields: Any) -> Outcome:
     base: dict[str, Any] = {
-        "decision": decision(time),
-        "time": time,
-        "route": "digits",
-        "policy": "bandit",
-        "revision": 3,
-        "epoch": 1,
-        "unit": 0xFEDC_BA98_7654_3210,
-        "sticky": True,
-        "assigned": "v1",
-        "served": "v1",
-        "propensity": 0.5,
-        "forced": False,
-        "status": 200,
-        "error": "",
-        "fallback": False,
-        "attempts": "",
-        "gateway_ms": 0.25,
-        "backend_ms": 3.5,
-        "total_ms": 3.75,
-        "request_bytes": 512,
-        "answer_bytes": 128,
-        "request_id": "req-ä-1",
-        "principal": "app",
-        "features": "",
-    }
+        "decision": decision(time), "time": time, "route": "digits", "policy": "bandit", "revision": 3,
+        "epoch": 1, "unit": 0xFEDC_BA98_7654_3210, "sticky": True, "assigned": "v1", "served": "v1",
+        "propensity": 0.5, "forced": False, "status": 200, "error": "", "fallback": False, "attempts": "",
+        "gateway_ms": 0.25, "backend_ms": 3.5, "total_ms": 3.75, "request_bytes": 512, "answer_bytes": 128,
+        "request_id": "req-ä-1", "principal": "app", "features": "",
+    }  # fmt: skip
     return Outcome(**base | fields)
 
 
@@ -60,38 +41,20 @@ def reward(
     """A report for ``of`` (a fresh outcome when left out), a second after it."""
     about = of or outcome()
     base: dict[str, Any] = {
-        "decision": about.decision,
-        "metric": metric,
-        "value": value,
-        "time": about.time + 1,
-        "decided": about.time,
-        "route": about.route,
-        "assigned": about.assigned,
-        "served": about.served,
-        "epoch": about.epoch,
-        "propensity": about.propensity,
-        "unit": about.unit,
-        "forced": about.forced,
-    }
+        "decision": about.decision, "metric": metric, "value": value, "time": about.time + 1,
+        "decided": about.time, "route": about.route, "assigned": about.assigned, "served": about.served,
+        "epoch": about.epoch, "propensity": about.propensity, "unit": about.unit, "forced": about.forced,
+    }  # fmt: skip
     return Reward(**base | fields)
 
 
 def shadowed(*, of: Outcome | None = None, shadow: str = "v3", **fields: Any) -> Shadowed:
     about = of or outcome()
     base: dict[str, Any] = {
-        "decision": about.decision,
-        "time": about.time,
-        "route": about.route,
-        "shadow": shadow,
-        "primary": about.served,
-        "status": 200,
-        "error": "",
-        "latency_ms": 4.5,
-        "primary_ms": 3.5,
-        "agrees": True,
-        "difference": None,
-        "detail": "",
-    }
+        "decision": about.decision, "time": about.time, "route": about.route, "shadow": shadow,
+        "primary": about.served, "status": 200, "error": "", "latency_ms": 4.5, "primary_ms": 3.5,
+        "agrees": True, "difference": None, "detail": "",
+    }  # fmt: skip
     return Shadowed(**base | fields)
 
 

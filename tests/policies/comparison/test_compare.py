@@ -371,17 +371,9 @@ TREES = st.recursive(
     | st.text(max_size=8)
     | st.sampled_from(
         [
-            "response",
-            "message",
-            "message_start",
-            "content_block_delta",
-            "message_delta",
-            "text_delta",
-            "response.completed",
-            "response.output_item.added",
-            "response.output_item.done",
-            "response.output_text.delta",
-            "response.function_call_arguments.delta",
+            "response", "message", "message_start", "content_block_delta", "message_delta", "text_delta",
+            "response.completed", "response.output_item.added", "response.output_item.done",
+            "response.output_text.delta", "response.function_call_arguments.delta",
         ]
     ),
     lambda inner: (
@@ -433,7 +425,7 @@ TREES = st.recursive(
         )
     ),
     max_leaves=25,
-)
+)  # fmt: skip
 TENSORS = st.fixed_dictionaries(
     {"name": st.sampled_from(["y", "scores"]), "datatype": st.sampled_from([*(f[0] for f in FORMS), "FP8"])},
     optional={
@@ -463,24 +455,15 @@ SETTINGS = st.builds(
     Comparison,
     st.sampled_from(
         [
-            "auto",
-            "auto",
-            "v2",
-            "predictions",
-            "openai",
-            "anthropic",
-            "ollama",
-            "seldon",
-            "generate",
-            "json",
-            "bytes",
+            "auto", "auto", "v2", "predictions", "openai", "anthropic", "ollama", "seldon", "generate",
+            "json", "bytes",
         ]
     ),
     st.sampled_from([(), (), ("y",), ("outputs.0.name", ""), ("*",), ("content.*.text", "*.0")]),
     st.sampled_from([None, (), ("y",)]),
     st.floats(0, 1),
     st.sampled_from([(), ("y",), ("choices.*.index", "*.*"), ("*",), ("0",)]),
-)
+)  # fmt: skip
 
 
 @settings(max_examples=300, deadline=None)
