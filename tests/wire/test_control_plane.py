@@ -7,16 +7,10 @@ import json
 import pytest
 
 from gateway.control.event_stream import HEARTBEAT_S
+from tests.wire.messages import TE, H, kept
 from tests.wire.rig import Rig
 
-H = b"host: gateway.test\r\n"
-TE = b"transfer-encoding: chunked\r\n"
 FEEDBACK = b'{"decision_id": "nonsense", "metric": "m", "value": 1}'
-
-
-def kept(rig: Rig, client: object) -> bool:
-    client.send(b"GET /p/probe HTTP/1.1\r\n" + H + b"\r\n")  # type: ignore[attr-defined]
-    return bool(client.answer().body == b"A|GET|/p/probe|0")  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("pieces", [1, 3, 1000], ids=["bytes", "threes", "whole"])
@@ -32,14 +26,14 @@ def test_a_body_arrives_whole(rig: Rig, chunked: bool, pieces: int) -> None:
         answer = client.answer()
         assert answer.status == 200
         assert [item["code"] for item in json.loads(answer.body)["rejected"]] == ["malformed"]
-        assert kept(rig, client)
+        assert kept(client)
 
 
 def test_an_answer_to_head_has_no_body(rig: Rig) -> None:
     with rig.client() as client:
         client.send(b"HEAD /-/healthz HTTP/1.1\r\n" + H + b"\r\n")
         client.answer(b"HEAD")
-        assert kept(rig, client)
+        assert kept(client)
 
 
 def test_http_1_0(rig: Rig) -> None:
@@ -56,7 +50,7 @@ def test_what_is_not_there_is_404(rig: Rig, path: bytes) -> None:
         answer = client.answer()
         assert answer.status == 404
         assert answer.code
-        assert kept(rig, client)
+        assert kept(client)
 
 
 def test_a_body_that_is_too_large(rig: Rig) -> None:

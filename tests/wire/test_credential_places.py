@@ -7,6 +7,7 @@ import hashlib
 
 import pytest
 
+from tests.wire.messages import get
 from tests.wire.rig import Rig
 
 
@@ -26,12 +27,7 @@ RIG = {
     forward_credentials: true
 """,
 }
-H = b"host: gateway.test\r\n"
 SWITCH = b"HTTP/1.1 101 x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
-
-
-def get(target: bytes, *lines: bytes) -> bytes:
-    return b"GET %b HTTP/1.1\r\n%b%b\r\n" % (target, H, b"".join(line + b"\r\n" for line in lines))
 
 
 def basic(text: bytes) -> bytes:

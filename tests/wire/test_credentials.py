@@ -6,6 +6,7 @@ import hashlib
 
 import pytest
 
+from tests.wire.messages import H, get, kept
 from tests.wire.rig import Rig
 
 
@@ -28,17 +29,7 @@ RIG = {
     fallback: [v2]
 """,
 }
-H = b"host: gateway.test\r\n"
 APP = b"x-api-key: app"
-
-
-def get(target: bytes, *lines: bytes) -> bytes:
-    return b"GET %b HTTP/1.1\r\n%b%b\r\n" % (target, H, b"".join(line + b"\r\n" for line in lines))
-
-
-def kept(rig: Rig, client: object) -> bool:
-    client.send(get(b"/p/probe", APP))  # type: ignore[attr-defined]
-    return bool(client.answer().body == b"A|GET|/p/probe|0")  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +55,7 @@ def test_a_refusal_with_its_body_outstanding(
         assert (answer.status, answer.code) == (status, code)
         if status == 401:
             assert answer.all("www-authenticate") == [b"Bearer"]
-        assert kept(rig, client) if length <= 20_000 else client.at_end()
+        assert kept(client, APP) if length <= 20_000 else client.at_end()
 
 
 def test_a_variant_that_the_key_may_not_force(rig: Rig) -> None:
@@ -72,7 +63,7 @@ def test_a_variant_that_the_key_may_not_force(rig: Rig) -> None:
         client.send(get(b"/passing/x", APP, b"x-variant: v2"))
         answer = client.answer()
         assert (answer.status, answer.code) == (403, "forbidden")
-        assert kept(rig, client)
+        assert kept(client, APP)
 
 
 def test_a_rate(rig: Rig) -> None:
@@ -82,7 +73,7 @@ def test_a_rate(rig: Rig) -> None:
         answer = client.answer()
         assert (answer.status, answer.code) == (429, "rate_limited")
         assert answer.all("retry-after") == [b"1"]
-        assert kept(rig, client)
+        assert kept(client, APP)
 
 
 @pytest.mark.parametrize(

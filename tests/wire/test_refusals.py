@@ -5,20 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tests.support.client import Cut
+from tests.wire.messages import H
+from tests.wire.messages import framed as post
+from tests.wire.messages import with_lines as get
 from tests.wire.rig import Rig
 
-H = b"host: gateway.test\r\n"
 NEXT = b"GET /p/smuggled HTTP/1.1\r\nhost: gateway.test\r\n\r\n"
-
-
-def get(*lines: bytes, target: bytes = b"/p/x", version: bytes = b"HTTP/1.1", host: bytes = H) -> bytes:
-    return b"GET %b %b\r\n%b%b\r\n" % (target, version, host, b"".join(line + b"\r\n" for line in lines))
-
-
-def post(*lines: bytes, body: bytes = b"", version: bytes = b"HTTP/1.1") -> bytes:
-    return b"POST /p/x %b\r\n%b%b\r\n%b" % (version, H, b"".join(line + b"\r\n" for line in lines), body)
-
-
 TE = b"transfer-encoding: chunked"
 CHUNKS = b"3\r\nabc\r\n0\r\n\r\n"
 UPGRADE = (b"connection: upgrade", b"upgrade: websocket")
