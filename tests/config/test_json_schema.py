@@ -19,8 +19,8 @@ from gateway.config.json_schema import json_schema
 from gateway.config.load import examine
 from gateway.config.shape import every_section, yaml_keys
 from gateway.config.yaml_text import read
+from tests.config.broken_files import GOOD, TABLE
 from tests.config.test_config_properties import VALUES
-from tests.config.test_faults_table import GOOD, TABLE
 from tests.support.command import turnout
 
 ROOT = Path(__file__).parents[2]
