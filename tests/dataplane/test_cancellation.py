@@ -349,7 +349,7 @@ PLANS: dict[str, tuple[bytes, list[bytes | str | float | Flood]]] = {
 @pytest.mark.parametrize("name", PLANS)
 def test_the_backend_learns_at_once(rig: Rig, name: str, by_reset: bool) -> None:
     data, steps = PLANS[name]
-    spent = []
+    spent: list[float] = []
     while len(spent) < 5 and min(spent, default=AT_ONCE) >= AT_ONCE:  # a busy machine may stand still
         rig.a.plans.append(steps)
         known = len(rig.a.connections)

@@ -2,131 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import time
-from collections.abc import Iterator
-from contextlib import suppress
 from functools import partial
-from typing import Any, cast
 
-import grpc
-import httpx
 import pytest
 
-from benchmarks.children import free_port
 from gateway.transport.http2_connection import Http2Connection
-from tests.http2.backend import Http2Backend, Plan, Request
+from tests.http2.backend import Http2Backend, Request
 from tests.http2.client import PATIENCE, Client
-from tests.http2.inference import OWN_CONNECTION
-from tests.http2.raw import AUTHORITY, SCHEME, WINDOW_UPDATE, Pair, Reader, block, data, frame, headers, word
+from tests.http2.h2c import RIG, backend, code, started, to
+from tests.http2.raw import WINDOW_UPDATE, Pair, Reader, block, data, frame, headers, word
 from tests.wire.rig import Rig
 
-
-class Stranger(asyncio.Protocol):
-    """Accepts connections, says something, and closes them."""
-
-    def __init__(self, greeting: bytes) -> None:
-        self.greeting = greeting
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast("asyncio.Transport", transport).write(self.greeting)
-        transport.close()
-
-
-STRANGERS = {free_port(): b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n", free_port(): b""}
-OLD, CLOSING = STRANGERS
-BACKEND = Http2Backend(port=free_port())
-RIG = {
-    "backends": f"""\
-  multi: {{url: "h2c://127.0.0.1:{BACKEND.port}", ejection: null}}
-  old: {{url: "h2c://127.0.0.1:{OLD}", ejection: null}}
-  closing: {{url: "h2c://127.0.0.1:{CLOSING}", ejection: null}}
-""",
-    "routes": """\
-  multi:
-    match: {path: /m}
-    variants: {v1: {backend: multi}}
-    policy: {type: single, variant: v1}
-    retry: {attempts: 1}
-    body_limit: 1GiB
-  multi-fall:
-    match: {path: /mf}
-    variants: {v1: {backend: multi}, v2: {backend: b}}
-    policy: {type: single, variant: v1}
-    retry: {attempts: 1}
-    fallback: [v2]
-  twice:
-    match: {path: /twice}
-    variants: {v1: {backend: multi}, v2: {backend: multi}}
-    policy: {type: single, variant: v1}
-    retry: {attempts: 1}
-    fallback: [v2]
-  hasty:
-    match: {path: /hasty}
-    variants: {v1: {backend: multi}}
-    policy: {type: single, variant: v1}
-    retry: {attempts: 1}
-    timeouts: {first_byte: 1500ms}
-  excused:
-    match: {path: /excused}
-    variants: {v1: {backend: multi}}
-    policy: {type: single, variant: v1}
-    retry: {attempts: 1}
-    errors: {client: [{status: 500, body: bad shape}]}
-  replayed:
-    match: {path: /replayed}
-    variants: {v1: {backend: multi}}
-    policy: {type: single, variant: v1}
-    retry: {attempts: 1, replayable: true}
-  again:
-    match: {path: /again}
-    variants: {v1: {backend: multi}}
-    policy: {type: single, variant: v1}
-  old:
-    match: {path: /old}
-    variants: {v1: {backend: old}}
-    policy: {type: single, variant: v1}
-    retry: {attempts: 1}
-  closing:
-    match: {path: /closing}
-    variants: {v1: {backend: closing}}
-    policy: {type: single, variant: v1}
-    retry: {attempts: 1}
-  shadowed:
-    match: {path: /ms}
-    variants: {v1: {backend: a}, v2: {backend: multi}}
-    policy: {type: shadow, primary: v1, shadows: {v2: 100%}}
-""",
-}
-
-
-@pytest.fixture(scope="module")
-def started(shared_rig: Rig) -> Iterator[Http2Backend]:
-    async def start() -> list[asyncio.Server]:
-        await BACKEND.start()
-        loop = asyncio.get_running_loop()
-        return [
-            await loop.create_server(partial(Stranger, greeting), "127.0.0.1", port)
-            for port, greeting in STRANGERS.items()
-        ]
-
-    strangers = shared_rig.run(start())
-    yield BACKEND
-    for stranger in strangers:
-        shared_rig.call(stranger.close)
-    shared_rig.run(BACKEND.stop())
-
-
-@pytest.fixture
-def backend(rig: Rig, started: Http2Backend) -> Iterator[Http2Backend]:
-    rig.disconnect(started)
-    yield started
-    rig.disconnect(started)
-
-
-def to(path: bytes, *extra: Pair, method: bytes = b"POST") -> list[Pair]:
-    return [(b":method", method), SCHEME, AUTHORITY, (b":path", path), *extra]
+__all__ = ["RIG", "backend", "started"]
 
 
 def test_a_request_and_its_response(rig: Rig, backend: Http2Backend) -> None:
@@ -241,7 +129,7 @@ def test_a_reset_is_an_error_and_falls_back(rig: Rig, backend: Http2Backend, beg
     backend.plans.extend([fail, fail])
     with Client(rig.port) as client:
         reply = client.request(headers(to(b"/m")))
-        assert (reply.status, json.loads(reply.body)["error"]["code"]) == (502, "backend_reset")
+        assert (reply.status, code(reply)) == (502, "backend_reset")
         assert client.request(headers(to(b"/mf"), 3), 3).body.startswith(b"B")
     assert len(backend.connections) == 1
 
@@ -331,7 +219,7 @@ def test_malformed_responses(rig: Rig, backend: Http2Backend, head: list[Pair]) 
     backend.plans.append(respond)
     with Client(rig.port) as client:
         reply = client.request(headers(to(b"/m")))
-        assert (reply.status, json.loads(reply.body)["error"]["code"]) == (502, "backend_protocol")
+        assert (reply.status, code(reply)) == (502, "backend_protocol")
 
 
 @pytest.mark.parametrize("interim", [False, True])
@@ -419,7 +307,7 @@ def test_a_backend_that_permits_no_requests_is_an_error(rig: Rig, backend: Http2
     backend.settings = {3: 0}
     with Client(rig.port) as client:
         reply = client.request(headers(to(b"/m")))
-    assert (reply.status, json.loads(reply.body)["error"]["code"]) == (502, "backend_connect")
+    assert (reply.status, code(reply)) == (502, "backend_connect")
     assert len(backend.connections) == 1
 
 
@@ -429,7 +317,7 @@ def test_a_backend_that_does_not_speak_http2_is_an_error(
 ) -> None:
     with Client(rig.port) as client:
         reply = client.request(headers(to(path)))
-    assert (reply.status, json.loads(reply.body)["error"]["code"]) == (502, "backend_connect")
+    assert (reply.status, code(reply)) == (502, "backend_connect")
     assert not rig.requests
 
 
@@ -454,158 +342,6 @@ def test_a_connection_closed_while_idle_costs_no_request(rig: Rig, backend: Http
         backend.plans.append(vanish)
         assert client.request(headers(to(b"/replayed"), 3), 3).status == 200
     assert len(backend.connections) == 2
-
-
-@pytest.mark.parametrize("end", ["reset", "abort"])
-def test_a_grpc_call_that_breaks_off_ends_with_a_status(rig: Rig, backend: Http2Backend, end: str) -> None:
-    """Not with a bare reset, which clients take for a fault in the protocol."""
-    message = b"\0\0\0\0\2ok"
-
-    def break_off(request: Request) -> None:
-        h2, connection = request.connection.h2, request.connection
-        h2.send_headers(request.stream, [(b":status", b"200"), (b"content-type", b"application/grpc")])
-        h2.send_data(request.stream, message + b"\0\0\0")
-        if end == "reset":
-            h2.reset_stream(request.stream, 2)
-        connection.flush()
-        if end == "abort":
-            connection.transport.close()
-
-    backend.plans.append(break_off)
-    with grpc.insecure_channel(f"127.0.0.1:{rig.port}", options=[OWN_CONNECTION]) as channel:
-        call = channel.unary_stream("/m/Stream", None, None, _registered_method=True)(b"", timeout=60)
-        with pytest.raises(grpc.RpcError) as failed:
-            assert [next(call), next(call)]
-    assert failed.value.code() == grpc.StatusCode.UNAVAILABLE
-    assert failed.value.details().startswith("backend_truncated: ")
-    assert dict(failed.value.trailing_metadata())["x-variant"] == "v1"
-
-
-@pytest.mark.parametrize(
-    "end",
-    [[(b"grpc-status", b"14")], [(b"x-a", b"b")], [], None],
-    ids=["status", "none", "no trailers", "head alone"],
-)
-def test_a_grpc_failure_right_behind_leading_metadata_falls_back(
-    rig: Rig, backend: Http2Backend, end: list[Pair] | None
-) -> None:
-    """As servers fail that send their leading metadata in a frame of its own."""
-
-    def respond(trailers: list[Pair] | None, message: bytes) -> Plan:
-        def plan(request: Request) -> None:
-            h2, began = request.connection.h2, b"%d" % len(message)
-            head = [(b":status", b"200"), (b"content-type", b"application/grpc"), (b"x-began", began)]
-            h2.send_headers(request.stream, head, end_stream=trailers is None)
-            if trailers is not None and (message or not trailers):
-                h2.send_data(request.stream, message, end_stream=not trailers)
-            if trailers:
-                h2.send_headers(request.stream, trailers, end_stream=True)
-
-        return plan
-
-    backend.plans.extend([respond(end, b""), respond([(b"grpc-status", b"0")], b"\0\0\0\0\2ok")])
-    with grpc.insecure_channel(f"127.0.0.1:{rig.port}", options=[OWN_CONNECTION]) as channel:
-        method = channel.unary_unary("/twice/Unary", None, None, _registered_method=True)
-        response, call = method.with_call(b"", timeout=60)
-    metadata = dict(call.initial_metadata())
-    assert (response, metadata["x-variant"], metadata["x-began"]) == (b"ok", "v2", "7")
-    assert len(backend.requests) == 2
-
-
-@pytest.mark.parametrize(
-    ("trailer", "status"),
-    [(None, 500), ((b"x-a", b"b"), 500), ((b"grpc-status", b"x"), 500), ((b"grpc-status", b"0"), 200)],
-)
-def test_a_grpc_response_without_a_status_is_a_failure(
-    rig: Rig, backend: Http2Backend, trailer: Pair | None, status: int
-) -> None:
-    """As for its client, which gets UNKNOWN; it was counted as a success."""
-
-    def respond(request: Request) -> None:
-        h2 = request.connection.h2
-        h2.send_headers(request.stream, [(b":status", b"200"), (b"content-type", b"application/grpc")])
-        h2.send_data(request.stream, b"\0\0\0\0\2ok", end_stream=trailer is None)
-        if trailer is not None:
-            h2.send_headers(request.stream, [trailer], end_stream=True)
-
-    backend.plans.append(respond)
-    with grpc.insecure_channel(f"127.0.0.1:{rig.port}") as channel:
-        call = channel.unary_stream("/m/Unary", None, None, _registered_method=True)(b"", timeout=60)
-        with suppress(grpc.RpcError):
-            assert list(call) == [b"ok"]
-        asked = dict(call.initial_metadata())["x-request-id"]
-
-    found = outcome(rig, asked)
-    assert (found["status"], found["error"]) == (status, "backend_status" if status == 500 else "")
-
-
-def outcome(rig: Rig, request_id: str) -> dict[str, Any]:
-    """What the record has of a request."""
-    return kept(rig, f"outcomes?request_id={request_id}", "outcomes")
-
-
-def kept(rig: Rig, path: str, key: str) -> dict[str, Any]:
-    """The only entry of a list of the API, as soon as there is one."""
-    end = time.monotonic() + PATIENCE
-    found: list[dict[str, Any]] = []
-    while not found and time.monotonic() < end:
-        found = httpx.get(f"http://127.0.0.1:{rig.port}/-/{path}").json().get(key) or []
-    (one,) = found
-    return one
-
-
-def test_a_shadows_grpc_response_without_a_status_is_a_failure(rig: Rig, backend: Http2Backend) -> None:
-    """Copies are dropped while the machine is busy, so it is tried until one goes out."""
-
-    def respond(request: Request) -> None:
-        head = [(b":status", b"200"), (b"content-type", b"application/grpc")]
-        request.connection.respond(request, head, b"\0\0\0\0\2ok")
-
-    fields = to(b"/ms/Unary", (b"content-type", b"application/grpc"))
-    backend.plans.append(respond)
-    with Client(rig.port) as client:
-        deadline = time.monotonic() + PATIENCE
-        stream = -1
-        while not backend.requests:
-            assert time.monotonic() < deadline
-            stream += 2
-            reply = client.request(headers(fields, stream, end=False) + data(b"", stream), stream)
-            rig.settle()
-    copy = kept(rig, f"decisions/{dict(reply.heads[0])[b'x-decision-id'].decode()}", "shadows")
-    assert (copy["status"], copy["error"]) == (500, "backend_status")
-
-
-def test_trailers_do_not_turn_an_error_of_the_client_into_one_of_the_backend(
-    rig: Rig, backend: Http2Backend
-) -> None:
-    def respond(request: Request) -> None:
-        request.connection.respond(request, [(b":status", b"500")], b"bad shape", [(b"x-a", b"b")])
-
-    backend.plans.append(respond)
-    with Client(rig.port) as client:
-        reply = client.request(headers(to(b"/excused")))
-    found = outcome(rig, dict(reply.heads[0])[b"x-request-id"].decode())
-    assert (found["status"], found["error"]) == (500, "")
-
-
-@pytest.mark.parametrize("status", [b"200", b"204"])
-def test_a_response_that_is_not_grpc_falls_back(rig: Rig, backend: Http2Backend, status: bytes) -> None:
-    def page(request: Request) -> None:
-        body = b"<html>" if status == b"200" else b""
-        request.connection.respond(request, [(b":status", status), (b"content-type", b"text/html")], body)
-
-    def respond(request: Request) -> None:
-        h2 = request.connection.h2
-        head = [(b":status", b"200"), (b"content-type", b"application/grpc")]
-        h2.send_headers(request.stream, head)
-        h2.send_data(request.stream, b"\0\0\0\0\2ok")
-        h2.send_headers(request.stream, [(b"grpc-status", b"0")], end_stream=True)
-
-    backend.plans.extend([page, respond])
-    with grpc.insecure_channel(f"127.0.0.1:{rig.port}") as channel:
-        method = channel.unary_unary("/twice/Unary", None, None, _registered_method=True)
-        response, call = method.with_call(b"", timeout=60)
-    assert (response, dict(call.initial_metadata())["x-variant"]) == (b"ok", "v2")
 
 
 @pytest.mark.parametrize("ends", [False, True], ids=["stays", "leaves at once"])

@@ -8,42 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from policies.rollout.events import Audit, Command, Configured, Effect, Event, Refused, SetWeight, Tick
-from policies.rollout.machine import foreseen, is_due, next_due, possible, step
+from policies.rollout.events import Audit, Command, Configured, Event, Refused, Tick
+from policies.rollout.machine import foreseen, is_due, next_due, step
 from policies.rollout.state import GATE, Gate, Plan, Stage, State, begin, shadow_share
-from policies.rollout.table import COMMANDS, TABLE, Status
-from policies.rollout.verdicts import Verdict
-
-PLAN = Plan(
-    "v1",
-    "v2",
-    (Stage(0.01, 600), Stage(0.1, 1800, 500), Stage(0.5, 3600)),
-    bake=3600,
-    patience=7200,
-)
-
-
-def verdict(outcome: str, reason: str = "") -> Verdict:
-    return Verdict("error_rate", outcome, "max_increase", 0.005, 0.01, 0.001, (-0.1, 0.1), reason=reason)  # type: ignore[arg-type]
-
-
-def tick(outcome: str = "pass", samples: float = 1e6, sick: str = "") -> Tick:
-    return Tick((verdict(outcome),), samples, sick)
-
-
-def play(*events: tuple[float, Event], plan: Plan = PLAN) -> tuple[State, list[Effect]]:
-    state, effects = begin(plan, 0.0), list[Effect]()
-    for now, event in events:
-        state, more = step(state, event, plan, now)
-        effects += more
-    return state, effects
-
-
-def weights(effects: list[Effect]) -> list[float]:
-    return [effect.weight for effect in effects if isinstance(effect, SetWeight)]
+from policies.rollout.table import TABLE, Status
+from tests.policies.rollout_plays import PLAN, play, tick, verdict, weights
 
 
 def test_a_good_candidate_climbs_and_is_promoted() -> None:
@@ -404,72 +374,6 @@ def test_the_documented_diagram_is_the_table() -> None:
     assert "\n".join(diagram) in text
 
 
-# Random lives ------------------------------------------------------------------------------------------
-
-OUTCOMES = st.sampled_from(["pass", "fail", "inconclusive", "error"])
-TICKS = st.builds(
-    lambda outcomes, samples, sick, winner: Tick(
-        tuple(verdict(o) for o in outcomes), samples, sick, winner=winner
-    ),
-    st.lists(OUTCOMES, max_size=3),
-    st.floats(0, 1e4),
-    st.sampled_from(["", "", "", "", "sick"]),
-    st.sampled_from([None, None, "v1", "v2"]),
-)
-ACTIONS = st.sampled_from([str(c) for c in COMMANDS] + ["nonsense"])
-WEIGHTS = st.none() | st.floats(allow_nan=True, allow_infinity=True) | st.floats(0, 1)
-EVENTS = st.one_of(TICKS, TICKS, st.builds(Command, ACTIONS, st.just("ops"), WEIGHTS), st.builds(Configured))
-STAGES = st.lists(
-    st.builds(Stage, st.floats(0, 1), st.floats(0, 100), st.integers(0, 50)), min_size=1, max_size=4
-)
-PLANS = st.builds(
-    Plan,
-    st.just("v1"),
-    st.sampled_from(["v2", "v3"]),
-    STAGES.map(tuple),
-    promote=st.booleans(),
-    bake=st.sampled_from([0.0, 50.0]),
-    holdback=st.sampled_from([0.0, 0.05]),
-    patience=st.none() | st.floats(1, 300),
-    gate=st.none() | st.builds(Gate, st.just(0.9)),
-    bandit=st.sampled_from([None, "ask", "single"]),
-)
-LIVES = st.lists(st.tuples(st.floats(0.1, 200), EVENTS), max_size=40)
-
-
-@settings(max_examples=250, deadline=None)
-@given(PLANS, LIVES)
-def test_every_life_keeps_the_promises(plan: Plan, life: list[tuple[float, Event]]) -> None:
-    now, state = 0.0, begin(plan, 0.0)
-    for wait, event in life:
-        now += wait
-        before = state
-        allowed = possible(before)
-        state, effects = step(before, event, plan, now)
-        published = [effect.weight for effect in effects if isinstance(effect, SetWeight)]
-        assert all(0 <= weight <= 1 for weight in [state.weight, *published])
-        assert state.weight == (published or [before.weight])[-1]
-        assert 0 <= shadow_share(state, plan) <= 1
-        assert State.from_dict(json.loads(json.dumps(state.as_dict(), allow_nan=False))) == state
-        assert next_due(state, plan) > 0
-        assert not state.deciding or plan.bandit is not None
-        if isinstance(event, Tick):
-            if before.status in (Status.ROLLED_BACK, Status.HALTED):
-                assert replace(state, checked=0) == replace(before, checked=0)
-            if any(v.verdict == "error" for v in event.verdicts) and state.status is Status.ROLLED_BACK:
-                failed = any(v.verdict == "fail" for v in event.verdicts)
-                assert failed or before.status is Status.ROLLED_BACK
-        if state.status is Status.ROLLED_BACK:
-            assert state.weight == 0
-        if state.status is not before.status:
-            assert sum(isinstance(effect, Audit) for effect in effects) == 1
-        if isinstance(event, Command):
-            refused = any(isinstance(effect, Refused) for effect in effects)
-            assert refused or event.action in allowed
-            assert not (refused and len(effects) > 1)
-            assert not refused or state == before
-
-
 def test_what_commands_lead_to_is_told_before() -> None:
     plan = replace(PLAN, holdback=0.05)
     state, _ = play((0, Command("set", weight=0.25)), plan=plan)
@@ -480,42 +384,3 @@ def test_what_commands_lead_to_is_told_before() -> None:
         "promote": (Status.PROMOTED, 0.95),
         "rollback": (Status.ROLLED_BACK, 0.0),
     }
-
-
-def test_a_stage_takes_no_time_while_its_weight_is_not_in_effect_everywhere() -> None:
-    waiting = replace(tick(), waits="e2 is silent")
-    state, effects = play((1, waiting), (500, waiting), (700, waiting))
-    assert (state.stage, effects) == (0, [])
-    assert State.from_dict(state.as_dict()) == state
-    state, effects = play((1, waiting), (700, waiting), (901, tick()), (1499, tick()))
-    assert (state.stage, state.entered, state.waiting_since) == (0, 900, None)
-    state, effects = play((1, waiting), (901, tick()), (1500, tick()))
-    assert weights(effects) == [0.1]
-
-
-def test_neither_patience_nor_the_bake_takes_time_meanwhile() -> None:
-    waiting = replace(tick("inconclusive"), waits="e2 is silent")
-    state, _ = play(
-        (1, waiting), (10_000, waiting), (10_001, tick("inconclusive")), (17_799, tick("inconclusive"))
-    )
-    assert state.status is Status.RUNNING
-    promoted = ((600, tick()), (2400, tick()), (6000, tick()))
-    state, _ = play(
-        *promoted, (6001, replace(Tick(), waits="e2 is silent")), (9700, replace(Tick(), waits="x"))
-    )
-    assert state.bake_until == 9600
-    state, _ = play(*promoted, (6001, replace(Tick(), waits="e2 is silent")), (9701, Tick()))
-    assert state.bake_until == 13_300
-
-
-def test_a_failure_rolls_back_also_where_the_weight_is_not_in_effect_everywhere() -> None:
-    state, effects = play((5, replace(tick("fail"), waits="e2 is silent")))
-    assert state.status is Status.ROLLED_BACK
-    assert weights(effects) == [0.0]
-
-
-def test_a_bandit_decides_while_nodes_follow_its_weights() -> None:
-    plan = replace(PLAN, stages=(Stage(0.1, 10),), bandit="single")
-    won = Tick(winner="v2", share=0.5, waits="e2 (behind)")
-    state, _ = play((11, tick()), (12, won), plan=plan)
-    assert state.status is Status.PROMOTED

@@ -11,7 +11,7 @@ from policies.rollout.machine import step
 from policies.rollout.state import Stage, State, begin
 from policies.rollout.table import Status
 from policies.rollout.verdicts import Verdict
-from tests.policies.test_rollout import PLAN, play, tick, verdict, weights
+from tests.policies.rollout_plays import PLAN, play, tick, verdict, weights
 
 BANDIT = replace(PLAN, stages=(Stage(0.2, 600),), bandit="single")
 COMPETES = (600.0, tick())

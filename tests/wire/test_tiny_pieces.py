@@ -8,8 +8,8 @@ from gateway import build
 from gateway.dataplane.client import protocol
 from gateway.transport import connection as transport
 from tests.support.backend import CLOSE, chunked, ok
+from tests.wire.messages import TE, H, get, kept, marker, post
 from tests.wire.rig import Rig
-from tests.wire.test_turns import TE, H, get, kept, marker, post
 
 
 @pytest.mark.parametrize("chunk", [1, 5000])
