@@ -94,7 +94,7 @@ def test_a_grpc_response_without_a_status_is_a_failure(
             h2.send_headers(request.stream, [trailer], end_stream=True)
 
     backend.plans.append(respond)
-    with grpc.insecure_channel(f"127.0.0.1:{rig.port}") as channel:
+    with grpc.insecure_channel(f"127.0.0.1:{rig.port}", options=[OWN_CONNECTION]) as channel:
         call = channel.unary_stream("/m/Unary", None, None, _registered_method=True)(b"", timeout=60)
         with suppress(grpc.RpcError):
             assert list(call) == [b"ok"]
@@ -165,7 +165,7 @@ def test_a_response_that_is_not_grpc_falls_back(rig: Rig, backend: Http2Backend,
         h2.send_headers(request.stream, [(b"grpc-status", b"0")], end_stream=True)
 
     backend.plans.extend([page, respond])
-    with grpc.insecure_channel(f"127.0.0.1:{rig.port}") as channel:
+    with grpc.insecure_channel(f"127.0.0.1:{rig.port}", options=[OWN_CONNECTION]) as channel:
         method = channel.unary_unary("/twice/Unary", None, None, _registered_method=True)
         response, call = method.with_call(b"", timeout=60)
     assert (response, dict(call.initial_metadata())["x-variant"]) == (b"ok", "v2")

@@ -32,8 +32,11 @@ def to() -> Iterator[Collector]:
 
 
 @asynccontextmanager
-async def exporting(to: Collector | int, **options: Any) -> AsyncIterator[Exporter]:
-    """An exporter at work; afterwards every span that it was offered is accounted for."""
+async def exporting(to: Collector | int, *, end: float = 0.2, **options: Any) -> AsyncIterator[Exporter]:
+    """An exporter at work; afterwards every span that it was offered is accounted for.
+
+    ``end``: how many seconds it may take at its end to deliver what waits.
+    """
     port = to if isinstance(to, int) else to.port
     given = {"endpoint": f"http://127.0.0.1:{port}", "flush": 0.02, **options}
     made = Exporter(TracesConfig.model_validate(given), counts=Counter(), chance=lambda: 0.5)
@@ -43,7 +46,7 @@ async def exporting(to: Collector | int, **options: Any) -> AsyncIterator[Export
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await made.close(timeout=0.2)
+        await made.close(timeout=end)
         c = made.counts
         assert made.waiting == 0
         assert c["offered"] == c["exported"] + c["rejected"] + c["failed"] + c["dropped"]
@@ -66,6 +69,12 @@ async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A collector in trouble is tried for half a second instead of a minute."""
     monkeypatch.setattr(module, "MAX_BATCH_AGE_S", 0.5)
+    monkeypatch.setattr(module, "MIN_RETRY_PAUSE_S", 0.05)
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collector in trouble is tried for a minute, many times a second."""
     monkeypatch.setattr(module, "MIN_RETRY_PAUSE_S", 0.05)
 
 
@@ -97,7 +106,7 @@ async def test_what_is_offered_arrives(to: Collector) -> None:
 
 
 async def test_many_are_sent_before_the_time_is_up(to: Collector) -> None:
-    async with exporting(to, flush=60.0) as made:
+    async with exporting(to, end=60.0, flush=60.0) as made:
         for number in range(module.BATCH_RECORDS):
             made.offer(record(number + 1))
         await until(lambda: made.counts["exported"] == module.BATCH_RECORDS)
@@ -119,7 +128,7 @@ async def test_where_spans_go(to: Collector, endpoint: str, path: str) -> None:
 
 
 async def test_what_is_too_much_is_dropped_and_counted(to: Collector) -> None:
-    async with exporting(to, capacity=100, flush=60.0) as made:
+    async with exporting(to, end=60.0, capacity=100, flush=60.0) as made:
         for number in range(150):
             made.offer(record(number + 1))
         assert made.counts == {"offered": 150, "dropped": 50}
@@ -148,7 +157,7 @@ async def test_a_collector_that_is_away_is_said_once(caplog: pytest.LogCaptureFi
         assert [level for level, _ in said(caplog)] == ["WARNING", "INFO"]
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("often")
 async def test_what_could_not_be_delivered_at_first_is_once_the_collector_is_back() -> None:
     port = free_port()
     async with exporting(port) as made:
@@ -165,7 +174,7 @@ def answers(*given: Answer) -> Callable[[], Answer]:
     return lambda: left.pop(0) if left else GOOD
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("often")
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 async def test_what_may_be_repeated_is(to: Collector, status: int) -> None:
     to.answer = answers((status, {}, b""), (status, {}, b""))
@@ -175,12 +184,12 @@ async def test_what_may_be_repeated_is(to: Collector, status: int) -> None:
     assert len(to.heads) == 3
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("often")
 async def test_the_collector_says_when(to: Collector) -> None:
-    to.answer = answers((429, {"retry-after": "0"}, b""), (503, {"retry-after": "1"}, b""))
+    to.answer = answers((429, {"retry-after": "0"}, b""), (503, {"retry-after": "100"}, b""))
     async with exporting(to) as made:
         made.offer(record())
-        await until(lambda: made.counts["failed"] == 1)  # a second is more than this test's patience
+        await until(lambda: made.counts["failed"] == 1)  # that is longer than a batch is kept
     assert len(to.heads) == 2
 
 
