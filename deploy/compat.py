@@ -71,9 +71,9 @@ def make(folder: Path, name: str) -> None:
                 f"{CACHE} has {free >> 30} GiB of free disk, {MIN_FREE_BYTES >> 30} are needed"
             )
         try:
-            _run(sys.executable, "-m", "venv", str(folder))
-            pip = (str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--retries", "2")
-            _run(*pip, "--disable-pip-version-check", *requirements(name))
+            _run(sys.executable, "-m", "venv", "--without-pip", str(folder))
+            pip = (sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "install")
+            _run(*pip, "--quiet", "--retries", "2", "--disable-pip-version-check", *requirements(name))
             ready.touch()
         finally:
             if not ready.exists():
