@@ -100,16 +100,9 @@ routes:
   edge: {engine: edge, match: {path: /edge}, variants: {v1: {backend: old}}, policy: {type: single, variant: v1}}
 """
 REQUESTS = {
-    "single": 10,
-    "split": 120,
-    "shadow": 40,
-    "promoted": 60,
-    "failed": 60,
-    "gated": 20,
-    "bandit": 90,
-    "linear": 60,
+    "single": 10, "split": 120, "shadow": 40, "promoted": 60, "failed": 60, "gated": 20, "bandit": 90, "linear": 60,
     "decided": 20,
-}
+}  # fmt: skip
 ROUTES = (*REQUESTS, "paused", "edge")
 ALLOWED = set(
     "html head meta title style body main section div h1 h2 p b small span code ul li a br table caption thead "  # noqa: SIM905

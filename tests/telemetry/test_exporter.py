@@ -83,7 +83,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
 
 
 async def test_what_is_offered_arrives(to: Collector) -> None:
-    options = {
+    options: dict[str, Any] = {
         "headers": {"authorization": "Bearer x"},
         "service": "edge",
         "resource": {"zone": "a", "host.name": "h"},

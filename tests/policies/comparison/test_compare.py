@@ -271,13 +271,8 @@ def chunk(finish: str | None = None, **delta: Json) -> dict[str, Json]:
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_a_stream_is_put_together_before_it_is_compared(newline: str) -> None:
-    parts = [
-        chunk(role="assistant", content=""),
-        chunk(content="h"),
-        chunk(content="i"),
-        chunk("stop"),
-        "[DONE]",
-    ]
+    texts = (chunk(content=text) for text in "hi")
+    parts = [chunk(role="assistant", content=""), *texts, chunk("stop"), "[DONE]"]
     stream = sse(*parts, newline=newline)
     assert compare(stream, js(chat("hi"))).agrees is True
     assert compare(js(chat("hi")), stream).agrees is True
