@@ -1,6 +1,6 @@
 """The command ``turnout``: which words it takes, and which module does what they say.
 
-Modules are imported when their command runs: ``turnout check`` need not wait for scipy, nor the gateway for torch.
+Modules are imported when their command runs: ``turnout keys`` need not wait for scipy, nor the gateway for torch.
 """
 
 from __future__ import annotations

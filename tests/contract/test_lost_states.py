@@ -22,20 +22,12 @@ from policies.rollout.state import State
 from policies.rollout.table import Status
 from tests.loops.test_guards import CONFIG as BANDIT
 from tests.loops.test_rollout_bandit import Rollout
+from tests.support.one_route import canary, one_route
 
-CONFIG = """
-backends: {a: {url: "http://127.0.0.1:1"}}
-routes:
-  r:
-    match: {path: /r}
-    variants: {v1: {backend: a}, v2: {backend: a}, v3: {backend: a}}
-    policy:
-      type: canary
-      baseline: v1
-      candidate: v2
-      stages: [{weight: 20%, for: 10s}, {weight: 50%, for: 10s}]
-      guardrails: [{metric: error_rate, max_increase: 20%}]
-"""
+CONFIG = one_route(
+    canary("{weight: 20%, for: 10s}, {weight: 50%, for: 10s}", "metric: error_rate, max_increase: 20%"),
+    variants=3,
+)
 
 
 async def lose(store: Store, garbled: bool) -> None:

@@ -29,20 +29,13 @@ from policies.contextual.regression import LinearSums, fit
 from policies.sequential.design_based import inverse_weighted
 from policies.sequential.metric_comparison import compare_weighted
 from policies.types import PairSums, RewardSums
+from tests.support.one_route import one_route
 
-TEXT = """
-metrics: {right: {type: boolean}}
-backends: {a: {url: "http://127.0.0.1:1"}}
-routes:
-  r:
-    match: {path: /r}
-    variants: {v1: {backend: a}, v2: {backend: a}}
-    policy:
-      type: bandit
-      algorithm: linear
-      metric: right
-      features: {tier: {header: x-tier, values: [free, paid]}, age: {json: age, maximum: 100}}
-"""
+FEATURES = "{tier: {header: x-tier, values: [free, paid]}, age: {json: age, maximum: 100}}"
+TEXT = one_route(
+    f"{{type: bandit, algorithm: linear, metric: right, features: {FEATURES}}}",
+    metrics="right: {type: boolean}",
+)
 DOCUMENT = load(TEXT, source="test", env={})
 PLAN = plan(DOCUMENT, "r")
 assert isinstance(PLAN, Contextual)
@@ -102,7 +95,7 @@ def test_variants_are_compared_over_all_requests() -> None:
         key: lift[key] for key in ("absolute", "interval", "better", "adjusted_by")
     }
     assert drawn(metric="error_rate", now=20.0) == {}
-    edited = load(TEXT.replace("metric: right", "metric: right\n      floor: 0%"), source="test", env={})
+    edited = load(TEXT.replace("metric: right", "metric: right, floor: 0%"), source="test", env={})
     assert report("r", edited, evidence, LIVE, None, now=1.0)["variants"]["v2"]["lift"] == {}
 
 

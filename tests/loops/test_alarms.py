@@ -25,17 +25,10 @@ from gateway.state.store import Store
 from policies.allocation.bucketing import point, unit_hash
 from tests.support.in_force import put_in_force
 from tests.support.made import reward
+from tests.support.one_route import one_route
 
 START = 1_800_000_000.0
-CONFIG = """
-metrics: {correct: {type: boolean}}
-backends: {a: {url: "http://127.0.0.1:1"}}
-routes:
-  r:
-    match: {path: /r}
-    variants: {v1: {backend: a}, v2: {backend: a}}
-    policy: {type: split, weights: {v1: 9, v2: 1}}
-"""
+CONFIG = one_route("{type: split, weights: {v1: 9, v2: 1}}")
 
 
 def outcome(number: int, time: float, assigned: str, propensity: float) -> Outcome:

@@ -12,20 +12,9 @@ from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
 from tests.loops.test_rollout_bandit import Rollout
 from tests.support.made import outcome
+from tests.support.one_route import canary, one_route
 
-CONFIG = """
-backends: {a: {url: "http://127.0.0.1:1"}}
-routes:
-  r:
-    match: {path: /r}
-    variants: {v1: {backend: a}, v2: {backend: a}}
-    policy:
-      type: canary
-      baseline: v1
-      candidate: v2
-      stages: [{weight: 50%, for: 1h}]
-      guardrails: [{metric: error_rate, max_ratio: 1.2}]
-"""
+CONFIG = one_route(canary("{weight: 50%, for: 1h}", "metric: error_rate, max_ratio: 1.2"))
 
 
 class Service(Rollout):

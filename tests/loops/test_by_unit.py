@@ -8,30 +8,13 @@ from gateway.ingest.by_unit import OutcomesByUnit
 from gateway.state.store import Store
 from tests.loops.test_rollout_bandit import Rollout
 from tests.support.made import outcome, reward
+from tests.support.one_route import canary, one_route
 
-CANARY = """
-backends: {a: {url: "http://127.0.0.1:1"}}
-routes:
-  r:
-    match: {path: /r}
-    unit: {header: x-user}
-    variants: {v1: {backend: a}, v2: {backend: a}}
-    policy:
-      type: canary
-      baseline: v1
-      candidate: v2
-      stages: [{weight: 50%, for: 1h}]
-      guardrails: [{metric: error_rate, max_increase: 5%}]
-"""
-BANDIT = (
-    CANARY.split("    policy:")[0].replace("backends:", "metrics: {ok: {type: boolean}}\nbackends:")
-    + """
-    policy:
-      type: bandit
-      metric: ok
-      baseline: v1
-      guardrails: [{metric: error_rate, max_increase: 5%}]
-"""
+CANARY = one_route(canary("{weight: 50%, for: 1h}", "metric: error_rate, max_increase: 5%"), unit="x-user")
+BANDIT = one_route(
+    "{type: bandit, metric: ok, baseline: v1, guardrails: [{metric: error_rate, max_increase: 5%}]}",
+    metrics="ok: {type: boolean}",
+    unit="x-user",
 )
 
 
@@ -188,7 +171,7 @@ async def some_silent_users(one: Service, period: str) -> None:
 @pytest.mark.parametrize("read", [True, False])
 async def test_missing_values_of_few_busy_users_are_no_breach(store: Store, read: bool) -> None:
     """``read``: whether the record, which says how many requests each user sent, has been read."""
-    text = CANARY.replace("backends:", MISSING + "\nbackends:")
+    text = CANARY.replace("metrics: {correct: {type: boolean}}", MISSING)
     one = Service(store, "one", text.replace("error_rate, max_increase", "bought, max_decrease"))
     if not read:
         one.controller._rollouts._units = OutcomesByUnit(store, lambda: one.time, max_look_s=-1.0)

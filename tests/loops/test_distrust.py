@@ -15,21 +15,11 @@ from tests.loops.test_rollout_bandit import CONFIG as TO_BANDIT
 from tests.loops.test_rollout_bandit import Rollout
 from tests.loops.test_stops import CONFIG as STOPS
 from tests.loops.test_stops import Bandit, report
+from tests.support.one_route import canary, one_route
 
-CANARY = """
-backends: {a: {url: "http://127.0.0.1:1"}}
-routes:
-  r:
-    match: {path: /r}
-    unit: {header: x-user}
-    variants: {v1: {backend: a}, v2: {backend: a}, v3: {backend: a}}
-    policy:
-      type: canary
-      baseline: v1
-      candidate: v2
-      stages: [{weight: 50%, for: 1h}]
-      guardrails: [{metric: error_rate, max_increase: 5%}]
-"""
+CANARY = one_route(
+    canary("{weight: 50%, for: 1h}", "metric: error_rate, max_increase: 5%"), variants=3, unit="x-user"
+)
 
 
 async def alarm(store: Store, code: str, since: float, name: str = "r") -> None:

@@ -18,25 +18,15 @@ from gateway.state.base import BUCKET_S, StoreUnavailable
 from gateway.state.store import Store
 from tests.loops.test_alarms import START, outcome
 from tests.support.in_force import put_in_force
+from tests.support.one_route import one_route
 from tests.support.replica import Replica
 
-CONFIG = """
-metrics: {correct: {type: boolean}}
-backends: {a: {url: "http://127.0.0.1:1"}}
-routes:
-  r:
-    match: {path: /r}
-    variants: {v1: {backend: a}, v2: {backend: a}, v3: {backend: a}}
-    policy:
-      type: bandit
-      metric: correct
-      baseline: v1
-      guardrails: [{metric: error_rate, max_increase: 2%}]
-"""
-
-
+CONFIG = one_route(
+    "{type: bandit, metric: correct, baseline: v1, guardrails: [{metric: error_rate, max_increase: 2%}]}",
+    variants=3,
+)
 LINEAR = CONFIG.replace(
-    "metric: correct\n", "metric: correct\n      algorithm: linear\n      features: {f: {header: x-f}}\n"
+    "metric: correct,", "metric: correct, algorithm: linear, features: {f: {header: x-f}},"
 )
 
 

@@ -17,20 +17,13 @@ from gateway.state.store import Store
 from tests.loops.test_alarms import START, outcome
 from tests.support.in_force import put_in_force
 from tests.support.made import reward
+from tests.support.one_route import one_route
 
-CONFIG = """
-metrics: {bought: {type: boolean, missing: zero, window: 10m}}
-backends: {a: {url: "http://127.0.0.1:1"}}
-routes:
-  r:
-    match: {path: /r}
-    variants: {v1: {backend: a}, v2: {backend: a}}
-    policy:
-      type: bandit
-      metric: bought
-      baseline: v1
-      guardrails: [{metric: bought, max_decrease: 5%}]
-"""
+BOUGHT = "bought: {type: boolean, missing: zero, window: 10m}"
+CONFIG = one_route(
+    "{type: bandit, metric: bought, baseline: v1, guardrails: [{metric: bought, max_decrease: 5%}]}",
+    metrics=BOUGHT,
+)
 
 
 class Scene:
@@ -150,7 +143,6 @@ async def test_one_busy_unit_moves_no_bandit(scene: Scene) -> None:
     ],
 )
 def test_the_period_of_a_unit_is_what_the_policy_compares_within(policy: str, expected: str) -> None:
-    text = CONFIG[: CONFIG.index("    policy")] + f"    policy: {policy}\n"
-    route = load(text, source="test", env={}).routes["r"]
+    route = load(one_route(policy, metrics=BOUGHT), source="test", env={}).routes["r"]
     assert period(route, 7, START) == expected
     assert period(None, 7, START) == "e7"

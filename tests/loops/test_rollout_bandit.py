@@ -16,24 +16,13 @@ from gateway.state.base import BUCKET_S
 from gateway.state.store import Store
 from policies.rollout.state import State
 from tests.support.made import outcome, reward
+from tests.support.one_route import canary, one_route
 from tests.support.replica import Replica
 
-CONFIG = """
-metrics: {correct: {type: boolean}}
-backends: {a: {url: "http://127.0.0.1:1"}}
-routes:
-  r:
-    match: {path: /r}
-    variants: {v1: {backend: a}, v2: {backend: a}, v3: {backend: a}}
-    policy:
-      type: canary
-      baseline: v1
-      candidate: v2
-      stages: [{weight: 20%, for: 10s}]
-      guardrails: [{metric: error_rate, max_increase: 20%}]
-      on_success: bandit
-      bandit: {metric: correct, floor: 5%, stop: {min_samples: 50, then: single}}
-"""
+BANDIT = ", on_success: bandit, bandit: {metric: correct, floor: 5%, stop: {min_samples: 50, then: single}}"
+CONFIG = one_route(
+    canary("{weight: 20%, for: 10s}", "metric: error_rate, max_increase: 20%", BANDIT), variants=3
+)
 ASKS = CONFIG.replace("single", "ask")
 ENDLESS = CONFIG.replace(", stop: {min_samples: 50, then: single}", "")
 
@@ -237,10 +226,7 @@ async def test_an_edit_may_take_the_bandit_away(store: Store) -> None:
     await one.report({"v1": 40, "v2": 60})
     await one.edit(ENDLESS.replace("floor: 5%", "floor: 10%"))
     assert (one.phase, one.share) == ("bandit", pytest.approx(0.9, abs=0.02))
-    without = "\n".join(
-        line for line in ENDLESS.splitlines() if "on_success" not in line and "bandit:" not in line
-    )
-    await one.edit(without)
+    await one.edit(CONFIG.replace(BANDIT, ""))
     assert (one.state, one.phase, one.share) == ("running", "canary", pytest.approx(0.2))
 
 

@@ -12,20 +12,11 @@ from gateway.errors import TurnoutError
 from gateway.loops.allocation import LEASE_TTL_S
 from gateway.state.store import Store
 from tests.support.made import outcome, published, reward
+from tests.support.one_route import one_route
 from tests.support.replica import Replica
 
-CONFIG = """
-metrics: {correct: {type: boolean}}
-backends: {a: {url: "http://127.0.0.1:1"}}
-routes:
-  r:
-    match: {path: /r}
-    variants: {v1: {backend: a}, v2: {backend: a}}
-    policy:
-      type: bandit
-      metric: correct
-      stop: {probability_best: 95%, min_samples: 50, then: ask}
-"""
+STOP = ", stop: {probability_best: 95%, min_samples: 50, then: ask}"
+CONFIG = one_route(f"{{type: bandit, metric: correct{STOP}}}")
 SINGLE = CONFIG.replace("ask", "single")
 
 
@@ -201,7 +192,7 @@ async def test_a_command_at_any_replica_is_carried_out_by_the_leader(store: Stor
 
 
 async def test_an_edit_begins_anew_and_an_ejected_winner_gives_back(store: Store) -> None:
-    guardrails = "baseline: v1\n      guardrails: [{metric: error_rate, max_increase: 2%}]\n      stop:"
+    guardrails = "baseline: v1, guardrails: [{metric: error_rate, max_increase: 2%}], stop:"
     guarded = SINGLE.replace("stop:", guardrails)
     one = await Bandit(store, "one", guarded).start()
     await report(store, {"v1": 40, "v2": 80})
@@ -215,11 +206,11 @@ async def test_an_edit_begins_anew_and_an_ejected_winner_gives_back(store: Store
     await one.step()
     assert (one.told["state"], one.told["by"], one.share) == ("learning", "guardrail", 0.0)
     joined = SINGLE.replace("v2: {backend: a}", "v2: {backend: a}, v3: {backend: a}")
-    await one.edit(joined.replace("stop:", "debut: {share: 10%, samples: 50}\n      stop:"))
+    await one.edit(joined.replace("stop:", "debut: {share: 10%, samples: 50}, stop:"))
     await one.step()
     assert one.told["state"] == "learning", "v3 has no rewards yet"
     assert one.allocations.held["r"].allocation.probability("v3") == pytest.approx(0.1)
-    await one.edit(CONFIG.replace("      stop: {probability_best: 95%, min_samples: 50, then: ask}\n", ""))
+    await one.edit(CONFIG.replace(STOP, ""))
     assert one.controller.describe_stop_rule("r") is None
     with pytest.raises(TurnoutError, match="no stop rule"):
         await one.say("promote")
