@@ -29,6 +29,8 @@ WITH_PROCESSES = ("e2e", "compat", "client", "deploy")
 NOT_QUICK = frozenset((*WITH_PROCESSES, "backends", "benchmarks", "browser", "soak"))
 """Directories that `--quick` does not even import."""
 NOT_QUICK_MARKS = frozenset(("slow", "long", "alone", "soak", "browser"))
+LONGEST = "test_compiled.py"
+"""It runs a suite of its own."""
 QUICK_EXAMPLES = 15
 """Examples of a property test with `--quick`."""
 
@@ -84,7 +86,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("quick"):
         _leave_quick_ones(config, items)
     soaks, long = ({item.path for item in items if item.get_closest_marker(m)} for m in ("soak", "slow"))
-    items.sort(key=lambda item: (item.path not in soaks, item.path not in long))
+    items.sort(key=lambda item: (item.path.name != LONGEST, item.path not in soaks, item.path not in long))
 
 
 def _leave_quick_ones(config: pytest.Config, items: list[pytest.Item]) -> None:
