@@ -66,14 +66,8 @@ def test_a_node_starts_as_the_page_says(way: str, tmp_path: Path, sockets: Path)
 
 
 def _here(commands: str, reader: Reader, sockets: Path) -> str:
-    """The proxy last and in the background; the agent has written its files before."""
-    *before, proxy = commands.replace("\\\n", "").splitlines()
-    waiting = (
-        f"until test -e {sockets}/edge-1/routes.*; do sleep 0.1; done"
-        if any("agent" in b for b in before)
-        else ""
-    )
-    text = "\n".join([*before, waiting, f"{proxy} &"])
+    """The proxy, which is last, in the background."""
+    text = f"{commands.rstrip()} &"
     text = text.replace("envoy -c", f"envoy --base-id {reader.ports['8000']} -c")
     text = text.replace("http://turnout:8080", reader.url()).replace("0.0.0.0:8000", "127.0.0.1:8000")
     return text.replace("/etc/haproxy/", "").replace("/var/lib/turnout", str(sockets))
