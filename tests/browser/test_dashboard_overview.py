@@ -192,12 +192,14 @@ MIRRORED = """\
     match: {path: /digits}
     variants: {v1: {backend: a}, v2: {backend: a}}
     policy: {type: shadow, primary: v1, shadows: {v2: 100%}}
+  weighted: {engine: cluster, variants: {v1: {}, v2: {}}, policy: {type: split, weights: {v1: 1, v2: 1}}}
 """
+CLUSTER = "{cluster: {type: kubernetes, token: a-token-of-the-cluster, namespace: n, server: 'http://127.0.0.1:1'}, "
 
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Served]:
-    found = Served(tmp_path / "engines.db", text=f"{ENGINES}{MIRRORED}").start()
+    found = Served(tmp_path / "engines.db", text=ENGINES.replace("{", CLUSTER, 1) + MIRRORED).start()
     yield found
     found.stop()
 
@@ -206,8 +208,8 @@ def test_the_nodes_of_a_routes_engine_stand_on_its_page(fleet: Served, tabs: Tab
     fleet.do(polls)
     tab = tabs.new(fleet.address, "/-/dashboard/routes/digits/health")
     tab.page.locator('[data-node="e1"]').wait_for()
-    (engine,) = httpx.get(f"{fleet.address}/-/engines").json()["engines"]
-    states = {node["node"]: node["state"] for node in engine["nodes"]}
+    edge, _ = sorted(httpx.get(f"{fleet.address}/-/engines").json()["engines"], key=lambda one: one["type"])
+    states = {node["node"]: node["state"] for node in edge["nodes"]}
     assert states["e2"] == "refused"
     for name, state in states.items():
         shown = tab.page.locator(f'[data-field="engines.edge.{name}.state"]')
@@ -216,6 +218,12 @@ def test_the_nodes_of_a_routes_engine_stand_on_its_page(fleet: Served, tabs: Tab
     tab.page.get_by_text(
         "requests come from the nodes below, which judge the addresses themselves"
     ).wait_for()
+
+
+def test_a_route_without_addresses_has_no_empty_table_of_them(fleet: Served, tabs: Tabs) -> None:
+    page = tabs.new(fleet.address, "/-/dashboard/routes/weighted/health").page
+    page.get_by_role("heading", name="Nodes of cluster").wait_for()
+    expect(page.get_by_role("heading", name="Addresses")).to_have_count(0)
 
 
 def test_the_route_of_an_engine_leads_to_the_route_of_its_copies_and_back(fleet: Served, tabs: Tabs) -> None:

@@ -178,6 +178,7 @@ class Harness:
                 for a in document.backends[variant.backend].addresses
             ]
             for name, variant in document.routes[route].variants.items()
+            if variant.backend
         }
         return RouteStatus(
             held.epoch,

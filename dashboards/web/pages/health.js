@@ -54,6 +54,7 @@ function checks(report, now) {
 
 function addresses(report, colour, now, engines) {
   const rows = Object.entries(report.health).flatMap(([variant, found]) => found.map((one) => [variant, one]));
+  if (!rows.length) return null;
   const columns = [
     { title: "Variant", by: ([variant]) => variant },
     { title: "State", by: ([, one]) => one.state },
@@ -119,7 +120,7 @@ function nodes(engine, route, now) {
           return html`<tr key=${one.node} data-node=${one.node}><th scope="row" class="mono">${one.node}</th>
               <td>${badge(figure(field("state"), one.state, sentence(one.state)), NODE_TONES[one.state])} <small>${one.refused}</small></td>
               <td>${figure(field("epoch"), one.epochs[route], count(one.epochs[route]))}${one.behind.includes(route) && html` <small>behind</small>`}</td>
-              <td>${when(one.seen, now)}</td><td class="number">${figure(field("rows"), one.rows, count(one.rows))}</td><td class="number">${figure(field("lost"), one.lost, count(one.lost))}</td></tr>`;
+              <td>${when(one.seen, now)}</td><td class="number">${figure(field("rows"), one.rows, count(one.rows))}</td><td class="number">${engine.type === "kubernetes" ? "not counted" : figure(field("lost"), one.lost, count(one.lost))}</td></tr>`;
         })
       : html`<p class="empty">${
           engine.type === "kubernetes"
