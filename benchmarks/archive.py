@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from time import process_time
@@ -24,6 +25,7 @@ from gateway.archive.open import open_archive
 from gateway.archive.record import WholeRecord
 from gateway.ingest.export import export
 from gateway.ingest.ope_dataset import OffPolicyDataset
+from gateway.ingest.spilled_units import SpilledUnits
 from gateway.record.events import Outcome, Reward
 from gateway.state.base import DecisionRecord
 from policies.offpolicy.evaluation import Evaluation, Report
@@ -104,13 +106,15 @@ class _Nowhere(io.RawIOBase):
 
 
 def _evaluate(archive: Archive, rows: int) -> None:
-    report = asyncio.run(_evaluated(archive))
+    with tempfile.TemporaryDirectory() as folder:
+        report = asyncio.run(_evaluated(archive, Path(folder)))
     assert report.refusal is None
     assert sum(report.left_out.values()) + report.rows == rows
 
 
-async def _evaluated(archive: Archive) -> Report:
-    dataset, evaluation = OffPolicyDataset("correct"), Evaluation({"v1": 0.5, "v2": 0.5})
+async def _evaluated(archive: Archive, folder: Path) -> Report:
+    units = partial(SpilledUnits, folder=folder / "units")
+    dataset, evaluation = OffPolicyDataset("correct"), Evaluation({"v1": 0.5, "v2": 0.5}, units=units)
     async for records in WholeRecord(None, archive).chunks(route="digits"):
         evaluation.add(dataset.rows(records))
     return evaluation.report()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import numpy as np
@@ -27,6 +28,7 @@ from gateway.config.load import load
 from gateway.config.service import MetricConfig
 from gateway.config.units import share
 from gateway.ingest.ope_dataset import OffPolicyDataset
+from gateway.ingest.spilled_units import SpilledUnits
 from policies.allocate import allocate
 from policies.contextual.bandit import Contextual, ensemble
 from policies.contextual.features import Feature, encode
@@ -72,7 +74,8 @@ def main(arguments: argparse.Namespace) -> int:
         elif arguments.route is None:
             raise ValueError("which route? write --route with the name of one")
         target = _target(arguments)
-        reports = asyncio.run(_reports(arguments, source, document, target))
+        with TemporaryDirectory(prefix="turnout-evaluate-") as folder:
+            reports = asyncio.run(_reports(arguments, source, document, target, Path(folder)))
     except stores.FAILURES as error:
         return complain(error)
     if arguments.json:
@@ -135,9 +138,12 @@ _NOTES: Final = {
 
 # The record -------------------------------------------------------------------------------------------
 async def _reports(
-    arguments: argparse.Namespace, source: Source, document: Document | None, target: Target
+    arguments: argparse.Namespace, source: Source, document: Document | None, target: Target, folder: Path
 ) -> dict[str, Report]:
-    """By metric. The declarations of metrics are in --config; a record by itself has none."""
+    """By metric. The declarations of metrics are in --config; a record by itself has none.
+
+    ``folder`` takes the sums of units that memory does not hold.
+    """
     declared, now = document.metrics if document is not None else {}, wall()
     async with source.opened() as record:
         decisions = partial(
@@ -155,9 +161,14 @@ async def _reports(
         evaluations = [
             (
                 OffPolicyDataset(name, _known(name, declared, known), now, skip=cut),
-                Evaluation(wanted, variants=variants, features=features),
+                Evaluation(
+                    wanted,
+                    variants=variants,
+                    features=features,
+                    units=partial(SpilledUnits, folder=folder / str(place)),
+                ),
             )
-            for name in dict.fromkeys(arguments.metric)
+            for place, name in enumerate(dict.fromkeys(arguments.metric))
         ]
         read = 0
         async for records in decisions():

@@ -16,8 +16,8 @@ units and not between rows.
 An estimate is refused, with the reason, when the record can't carry it: see `Limits`.
 
 All of it follows from sums over the rows of each unit and from the products of these sums, since the predictions
-of a linear model are linear in its coefficients. So rows are read once and not kept: memory grows with the number of
-units, by 8 (5 + variants x columns of the features) bytes each, and not with the number of rows.
+of a linear model are linear in its coefficients. So rows are read once and not kept: what is kept grows with the number
+of units, by 8 (5 + variants x columns of the features) bytes each, and not with the number of rows.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ from policies.offpolicy.sums import (
     Logged,
     Products,
     Sums,
+    UnitsInMemory,
+    UnitSums,
     fold_of,
 )
 
@@ -127,10 +129,17 @@ class Evaluation:
     """What a policy would have earned per decision, from rows that are added piece by piece."""
 
     def __init__(
-        self, target: Target, *, variants: Sequence[str] = (), features: Sequence[Feature] = ()
+        self,
+        target: Target,
+        *,
+        variants: Sequence[str] = (),
+        features: Sequence[Feature] = (),
+        units: Callable[[int], UnitSums] = UnitsInMemory,
     ) -> None:
         """``variants`` are those of a ``target`` with probabilities for each row. ``features`` let the model of DM and
-        DR use what is known of each request."""
+        DR use what is known of each request. ``units`` makes the place for the sums of units, from how many each has.
+        """
+        self._units = units
         self._target = target
         self._features = features
         self._variants = tuple(target) if isinstance(target, Mapping) else tuple(variants)
@@ -172,7 +181,7 @@ class Evaluation:
             return
         if self._sums is None:
             origin = float(np.mean([row.reward for row in rows]))
-            self._sums = Sums(self._variants, len(encode(self._features, {})), origin)
+            self._sums = Sums(self._variants, len(encode(self._features, {})), origin, self._units)
         x = np.array([encode(self._features, row.features) for row in rows], dtype=float)
         self._sums.add(rows, self._probabilities(rows), x)
 
@@ -200,7 +209,8 @@ class _Total:
     @classmethod
     def of(cls, sums: Sums) -> _Total:
         units = Products(sums.loose.width)
-        units.add(fold_of(sums.keys), sums.by_unit)
+        for keys, by_unit in sums.units.parts():
+            units.add(fold_of(keys), by_unit)
         largest = max(units.largest_weight, sums.loose.largest_weight)
         return cls(sums, units.by_fold + sums.loose.by_fold, largest)
 

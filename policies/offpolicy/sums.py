@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,10 +40,48 @@ class Logged(NamedTuple):
 ONE, ROWS, WEIGHT, REWARD, WEIGHTED, COLUMNS = range(6)
 
 
+class UnitSums(Protocol):
+    """The sums of each unit."""
+
+    def add(self, unit: Units, sums: Array) -> None:
+        """Add rows (n, p) of units (n,)."""
+        ...
+
+    def parts(self) -> Iterator[tuple[Units, Array]]:
+        """All units (U,) with their sums (U, p), piece by piece; each unit is in one piece."""
+        ...
+
+
+class UnitsInMemory:
+    """`UnitSums` of p numbers each in two arrays: 8 (1 + p) bytes a unit."""
+
+    def __init__(self, p: int) -> None:
+        self.keys = np.empty(0, np.uint64)
+        """In ascending order; (U,)."""
+        self.sums = np.empty((0, p))
+        """(U, p)"""
+
+    def add(self, unit: Units, sums: Array) -> None:
+        keys, place = np.unique(unit, return_inverse=True)
+        added = np.zeros((len(keys), sums.shape[1]))
+        np.add.at(added, place, sums)
+        at = np.searchsorted(self.keys, keys)
+        new = np.searchsorted(self.keys, keys, side="right") == at
+        self.sums[at[~new]] += added[~new]
+        if new.any():
+            self.keys = np.insert(self.keys, at[new], keys[new])
+            self.sums = np.insert(self.sums, at[new], added[new], axis=0)
+
+    def parts(self) -> Iterator[tuple[Units, Array]]:
+        yield self.keys, self.sums
+
+
 class Sums:
     """Sums over rows: K variants of the target, d columns of the features."""
 
-    def __init__(self, variants: tuple[str, ...], d: int, origin: float) -> None:
+    def __init__(
+        self, variants: tuple[str, ...], d: int, origin: float, units: Callable[[int], UnitSums]
+    ) -> None:
         self.variants = variants
         self.d = d
         self.origin = origin
@@ -55,10 +93,7 @@ class Sums:
         """Σ π(v) x of each fold."""
         self.loose = Products(COLUMNS + len(variants) * d)
         """Of rows that are units of their own."""
-        self.keys = np.empty(0, np.uint64)
-        """Of units in ascending order; (U,)."""
-        self.by_unit = np.empty((0, self.loose.width - 1))
-        """(U, p)"""
+        self.units = units(self.loose.width - 1)
 
     def add(self, rows: Sequence[Logged], wanted: Array, x: Array) -> None:
         """Add rows with the target's probabilities (n, K) and encoded features (n, d)."""
@@ -86,18 +121,7 @@ class Sums:
         columns = ((wanted - assigned)[:, :, None] * x[:, None, :]).reshape(n, k * d)
         sums = np.column_stack([np.ones(n), weight, reward, weight * reward, columns])
         self.loose.add(fold[loose], sums[loose])
-        self._add_to_units(unit[~loose], sums[~loose])
-
-    def _add_to_units(self, unit: Units, sums: Array) -> None:
-        keys, place = np.unique(unit, return_inverse=True)
-        added = np.zeros((len(keys), sums.shape[1]))
-        np.add.at(added, place, sums)
-        at = np.searchsorted(self.keys, keys)
-        new = np.searchsorted(self.keys, keys, side="right") == at
-        self.by_unit[at[~new]] += added[~new]
-        if new.any():
-            self.keys = np.insert(self.keys, at[new], keys[new])
-            self.by_unit = np.insert(self.by_unit, at[new], added[new], axis=0)
+        self.units.add(unit[~loose], sums[~loose])
 
 
 def fold_of(unit: Units) -> Places:
