@@ -26,6 +26,7 @@ from gateway.state.base import DecisionRecord, Retention
 from gateway.state.sqlite import SqliteStore
 from policies.offpolicy.evaluation import Evaluation
 from tests.archive.conftest import HOUR, START, decisions
+from tests.support.command import turnout
 from tests.support.made import outcome, reward
 
 NOW = START + 5 * 3600 + SETTLE_S
@@ -247,6 +248,12 @@ async def test_an_archive_that_fails_holds_the_store_back(store: SqliteStore, tm
     await stage.prune()
     assert len(await exported(WholeRecord(store))) == 0
     assert len(await exported(WholeRecord(None, open_archive(stage.url)))) == 720
+
+
+def test_an_archive_that_is_not_there_is_named(tmp_path: Path) -> None:
+    done = turnout("export", "--archive", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out.jsonl"))
+    assert done.returncode == 1
+    assert f"there is no archive at {tmp_path}/nowhere; write the address" in done.stderr
 
 
 async def test_a_damaged_file_is_not_overwritten(store: SqliteStore, tmp_path: Path) -> None:
