@@ -66,7 +66,7 @@ def start_loops(
     start("alarms", before(lambda: alarms.step(document())), lambda: ALARMS_S, delay=True)
 
     async def prune() -> None:
-        await prune_store(store, allocations, document(), now, archiving.keep_from())
+        await prune_store(store, allocations, document, now, archiving.keep_from)
 
     start("pruning", prune, lambda: PRUNE_S, delay=True)
     start("the archive", archiving.step, lambda: ARCHIVE_S)

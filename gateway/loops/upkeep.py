@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from math import inf
 from typing import Final
 
@@ -14,21 +15,29 @@ from gateway.state.store import RecordStore
 
 PRUNE_S: Final = 60.0
 CLOCK_SKEW_S: Final = 60.0
-PAUSE_S: Final = 0.5
-"""Between two steps, so that rewards and outcomes get their turn at the store."""
+REST: Final = 9.0
+"""Seconds of pause after each second of work, so that rewards and outcomes get their turn at the store."""
+MIN_PAUSE_S: Final = 0.01
+MAX_PAUSE_S: Final = 0.5
 
 
 async def prune_store(
-    store: RecordStore, allocations: Allocations, document: Document, clock: Clock, keep_from: float = inf
+    store: RecordStore,
+    allocations: Allocations,
+    document: Callable[[], Document],
+    clock: Clock,
+    keep_from: Callable[[], float],
 ) -> None:
-    """Prunes as long as there is something to prune, if this process is the leader.
+    """Prunes as long as there is something to prune, and this process is the leader.
 
-    ``keep_from``: what was decided since then is not in the archive yet, in seconds since the epoch.
+    ``keep_from``: what was decided since then is not in the archive yet, in seconds since the epoch. What it and
+    ``document`` say may change meanwhile.
     """
-    more = allocations.leads
-    while more:
-        more = await store.prune(retention(document, clock() - keep_from), now=clock())
-        await asyncio.sleep(PAUSE_S)
+    more = True
+    while more and allocations.leads:
+        began = clock()
+        more = await store.prune(retention(document(), began - keep_from()), now=began)
+        await asyncio.sleep(min(MAX_PAUSE_S, max(MIN_PAUSE_S, REST * (clock() - began))))
 
 
 def retention(document: Document, unarchived: float = -inf) -> Retention:

@@ -8,8 +8,10 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pyarrow.dataset
 import pytest
@@ -20,8 +22,9 @@ from gateway.config.document import Document
 from gateway.config.load import load
 from gateway.ingest.export import export
 from gateway.ingest.ope_dataset import OffPolicyDataset
+from gateway.loops.allocation import Allocations
 from gateway.loops.archiving import SETTLE_S, Archiving
-from gateway.loops.upkeep import retention
+from gateway.loops.upkeep import prune_store, retention
 from gateway.state.base import DecisionRecord, Retention
 from gateway.state.sqlite import SqliteStore
 from policies.offpolicy.evaluation import Evaluation
@@ -248,6 +251,26 @@ async def test_an_archive_that_fails_holds_the_store_back(store: SqliteStore, tm
     await stage.prune()
     assert len(await exported(WholeRecord(store))) == 0
     assert len(await exported(WholeRecord(None, open_archive(stage.url)))) == 720
+
+
+async def test_a_pruning_that_runs_for_long_forgets_what_was_archived_meanwhile(tmp_path: Path) -> None:
+    """A store with many routes always has sums to fold."""
+    store = SqliteStore(tmp_path / "small.db")
+    await store.open()
+    await store.append([outcome(START + 10 * k, route="digits") for k in range(30)], [])
+    stage = Stage(store, str(tmp_path / "lake"), now=START + 86_400)
+    looks = 0
+
+    def keep_from() -> float:
+        nonlocal looks
+        looks += 1
+        return -inf if looks == 1 else inf
+
+    leader = cast("Allocations", SimpleNamespace(leads=True))
+    await prune_store(store, leader, stage.document, lambda: stage.now, keep_from)
+    assert looks > 2, "there was more to do after the first step"
+    assert await exported(WholeRecord(store)) == []
+    await store.close()
 
 
 def test_an_archive_that_is_not_there_is_named(tmp_path: Path) -> None:
