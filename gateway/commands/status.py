@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
+from urllib.parse import quote
 
 from gateway.commands.output import MISUSED, complain, print_json, say
 from gateway.commands.remote import RemoteError, add_remote_arguments, call, route_name
@@ -61,7 +62,15 @@ def _asked(arguments: argparse.Namespace) -> dict[str, Any]:
         found = call(arguments, "GET", "/-/routes", holds="routes")
         return found | call(arguments, "GET", "/-/engines", holds="engines")
     query = "" if arguments.since is None else f"?since={arguments.since}"
-    return call(arguments, "GET", f"/-/routes/{arguments.route}{query}", holds="route")
+    path = f"/-/routes/{arguments.route}"
+    found = call(arguments, "GET", f"{path}{query}", holds="route")
+    shadows = found["shadows"] or ()
+    return found | {
+        "shadow_reports": {
+            name: call(arguments, "GET", f"{path}/shadow?shadow={quote(name)}", holds="latency")
+            for name in shadows
+        }
+    }
 
 
 def _banner(config: dict[str, Any] | None) -> str:
@@ -84,7 +93,10 @@ def _shown(route: dict[str, Any]) -> str:
     lines += _rollout(route["rollout"])
     # Of a bandit; a canary's are with its rollout.
     lines += [f"  {verdict['variant']}: {_verdict(verdict)}" for verdict in route.get("guardrails") or ()]
-    lines += [_agreed(name, found) for name, found in (route.get("agreement") or {}).items()]
+    reports = route.get("shadow_reports") or {}
+    lines += [
+        _agreed(name, found, reports.get(name)) for name, found in (route.get("agreement") or {}).items()
+    ]
     lines += list(_unhealthy(route.get("health") or {}))
     stop = route.get("stop")
     if stop is not None and stop["winner"] is not None:
@@ -136,11 +148,15 @@ def _rollout(rollout: dict[str, Any] | None) -> list[str]:
     return [*lines, f"    {when}{rollout['reason']}{by}"]
 
 
-def _agreed(name: str, found: dict[str, Any]) -> str:
-    if not found["compared"]:
-        return f"  shadow {name}: {found['answers']} responses, none compared"
-    low, high = found["interval"]
-    return f"  shadow {name}: {found['rate']:.1%} of {found['compared']} agree [{low:.1%}, {high:.1%}]"
+def _agreed(name: str, found: dict[str, Any], report: dict[str, Any] | None) -> str:
+    parts = [f"{found['answers']} responses, none compared"]
+    if found["compared"]:
+        low, high = found["interval"]
+        parts = [f"{found['rate']:.1%} of {found['compared']} agree [{low:.1%}, {high:.1%}]"]
+    if report is not None and report["seen"]:
+        parts.append(f"{sum(count for _, count in report['failed'])} of its last {report['seen']} failed")
+        parts += _latencies({f"latency_{q}": one for q, one in report["latency"].items()})
+    return f"  shadow {name}: {'; '.join(parts)}"
 
 
 def _unhealthy(health: dict[str, Any]) -> Iterator[str]:
@@ -176,8 +192,8 @@ def _verdict(verdict: dict[str, Any]) -> str:
 
 def _variant(name: str, v: dict[str, Any]) -> str:
     parts = [f"{name}: {v['assigned']} assigned, {v['errors']} errors, {v['fallbacks']} fallbacks"]
-    shown = (*v["rewards"], "error_rate")
-    parts += [_lift(metric, lift) for metric, lift in (v.get("lift") or {}).items() if metric in shown]
+    lifts, shown = v.get("lift") or {}, (*v["rewards"], "error_rate")
+    parts += [_lift(metric, lift) for metric, lift in lifts.items() if metric in shown] + _latencies(lifts)
     if v["latency_ms"]:
         parts.append("p50 {p50:.1f} ms, p99 {p99:.1f} ms".format(**v["latency_ms"]))
     for metric, reward in v["rewards"].items():
@@ -198,12 +214,20 @@ def _lead(lead: dict[str, Any] | None) -> str:
     return f", expected lead over {lead['over']} at most about {shrunk:.3g} (shrunk from {measured:.3g})"
 
 
+def _latencies(lifts: dict[str, Any]) -> list[str]:
+    """The differences of the latency quantiles; without enough responses there is none."""
+    known = {
+        metric: lift for metric, lift in lifts.items() if metric.startswith("latency_") and lift is not None
+    }
+    return [_lift(metric, lift) for metric, lift in known.items() if lift["absolute"] is not None]
+
+
 def _lift(metric: str, lift: dict[str, Any]) -> str:
     """The difference to the baseline, first absolute, then relative; intervals hold at all looks."""
     if lift["absolute"] is None:
         return f"{metric} not comparable with {lift['baseline']}: never both drawn at the same time"
     interval = _between(lift["interval"], "{:+.4g}") or " [not known yet]"
-    text = f"{metric} {lift['absolute']:+.4g}{interval}"
+    text = f"{metric} {lift['absolute']:+.4g}{interval}{' ms' if metric.startswith('latency_') else ''}"
     if lift["relative"] is not None:
         text += f" ({lift['relative']:+.2%}{_between(lift['relative_interval'], '{:+.2%}')})"
     if lift.get("unit") == "units":

@@ -30,13 +30,50 @@ def test_the_difference_comes_with_its_intervals() -> None:
                 "ok": {**lift, "adjusted_by": "covariate"},
                 "error_rate": {**lift, "unit": "units"},
                 "latency_p50": lift,
+                "latency_p99": {"baseline": "v1", "absolute": None},
             },
             "probability_best": None,
         },
     )
     assert "ok +0.02 [+0.01, …] (+40.00% [+20.00%, +60.00%]) adjusted against v1" in text
     assert "error_rate +0.02 [+0.01, …] (+40.00% [+20.00%, +60.00%]) by unit against v1" in text
-    assert "latency_p50" not in text
+    assert "latency_p50 +0.02 [+0.01, …] ms (+40.00% [+20.00%, +60.00%]) against v1" in text
+    assert "latency_p99" not in text, "too few to tell"
+
+
+def test_a_shadow_is_compared_with_the_primary() -> None:
+    latency = {
+        "p50": {
+            "baseline": "primary",
+            "absolute": 0.5,
+            "interval": [0.2, 0.8],
+            "relative": 0.1,
+            "relative_interval": None,
+        },
+        "p99": None,
+    }
+    route = {
+        "route": "r",
+        "policy": "shadow",
+        "epoch": 1,
+        "allocation": {"v1": 1.0},
+        "shadows": {"v2": 1.0, "v3": 1.0},
+        "rollout": None,
+        "agreement": {
+            "v2": {"answers": 9, "compared": 8, "rate": 0.75, "interval": [0.3, 0.96]},
+            "v3": {"answers": 0, "compared": 0, "rate": None, "interval": None},
+        },
+        "shadow_reports": {
+            "v2": {"seen": 9, "failed": [["status 500", 1]], "latency": latency},
+            "v3": {"seen": 0, "failed": [], "latency": {}},
+        },
+    }
+    text = _shown(route)
+    assert "  shadow v2: 75.0% of 8 agree [30.0%, 96.0%]; 1 of its last 9 failed; latency_p50 +0.5" in text
+    assert "  shadow v3: 0 responses, none compared\n" in text
+    assert "shadow v2: 75.0% of 8 agree" in _shown(route | {"shadow_reports": None}), (
+        "a summary of all routes"
+    )
 
 
 def test_two_that_were_never_both_drawn_are_not_compared() -> None:
