@@ -18,6 +18,7 @@ from gateway import build
 ROOT = Path(__file__).parent.parent
 ROOMS = ("gateway", "policies", "backends", "dashboards")
 MAX_FILE_LINES = 400
+MAX_TEST_FILE_LINES = 500
 MAX_PUBLIC_METHODS = 20
 MAX_SLOTS = 25
 
@@ -234,6 +235,8 @@ def test_no_file_is_long() -> None:
         path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in modules().values()
     }
     assert not {name: lines for name, lines in lengths.items() if lines > MAX_FILE_LINES}
+    tests = {str(path): len(path.read_text().splitlines()) for path in (ROOT / "tests").rglob("*.py")}
+    assert not {name: lines for name, lines in tests.items() if lines > MAX_TEST_FILE_LINES}
 
 
 def test_no_class_of_the_hot_path_is_big() -> None:

@@ -16,7 +16,7 @@ from gateway.loops.guardrail_evidence import MAX_STRETCHES, _stretch
 from gateway.record.events import Reward
 from gateway.state.base import BUCKET_S, StoreUnavailable
 from gateway.state.store import Store
-from tests.loops.test_alarms import START, outcome
+from tests.loops.scene import START, outcome
 from tests.support.in_force import put_in_force
 from tests.support.one_route import one_route
 from tests.support.replica import Replica

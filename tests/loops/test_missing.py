@@ -14,7 +14,7 @@ from gateway.loops.allocation import Allocations
 from gateway.loops.controller import Controller
 from gateway.record.events import Outcome, Reward
 from gateway.state.store import Store
-from tests.loops.test_alarms import START, outcome
+from tests.loops.scene import START, outcome
 from tests.support.in_force import put_in_force
 from tests.support.made import reward
 from tests.support.one_route import one_route
