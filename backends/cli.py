@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=within(int, 1, MAX_API_SERVERS),
         default=1,
         metavar="N",
-        help="processes that speak HTTP and check tensors (default: the one that has the models)",
+        help="processes that serve HTTP (default: 1, the process with the models)",
     )
     add(
         "--grpc-port",
@@ -80,14 +80,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=seconds,
         default=0.5,
         metavar="S",
-        help="from not ready to not listening (default: %(default)s)",
+        help="time between 'not ready' and the end of listening (default: %(default)s)",
     )
     add(
         "--drain-limit",
         type=seconds,
         default=30.0,
         metavar="S",
-        help="maximum time for the requests that run then (default: %(default)s)",
+        help="maximum time for the requests in flight after that (default: %(default)s)",
     )
     add = parser.add_argument_group("models out of an MLflow registry").add_argument
     add(
@@ -105,22 +105,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="look for changes this often (default: %(default)s)",
     )
     add = parser.add_argument_group("request log").add_argument
-    add("--request-log", type=Path, metavar="FILE", help="JSON lines; DIR.parquet: Parquet files")
+    add(
+        "--request-log",
+        type=Path,
+        metavar="FILE",
+        help="log requests as JSON lines to FILE, or as Parquet files to DIR.parquet",
+    )
     add(
         "--request-log-sample",
         type=within(float, 0, 1),
         default=1.0,
         metavar="P",
-        help="share of requests (default: 1)",
+        help="share of requests that is logged (default: 1)",
     )
     add(
         "--request-log-values",
         type=within(int, 0),
         default=64,
         metavar="N",
-        help="values of a tensor (default: 64)",
+        help="maximum number of logged values of a tensor (default: 64)",
     )
-    add("--request-log-redact", action="append", default=[], metavar="TENSOR", help="leave its values out")
+    add(
+        "--request-log-redact",
+        action="append",
+        default=[],
+        metavar="TENSOR",
+        help="log no values of this tensor; repeatable",
+    )
 
 
 def main(args: argparse.Namespace) -> int:

@@ -22,7 +22,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "run": ("gateway.commands.run", "run the gateway"),
     "check": ("gateway.commands.check", "validate a configuration file"),
     "init": ("gateway.commands.init", "write a configuration and keys after probing your servers"),
-    "import": ("gateway.commands.importing", "write the configuration of another tool as one of Turnout"),
+    "import": ("gateway.commands.importing", "convert the configuration of another tool"),
     "schema": ("gateway.commands.schema", "print the JSON Schema of the configuration"),
     "demo": ("gateway.commands.demo", "run the bundled model server and the gateway, and replay real data"),
     "backend": ("backends.cli", "run the bundled model server"),
@@ -30,11 +30,11 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "status": ("gateway.commands.status", "show the state of a running gateway"),
     "rollout": (
         "gateway.commands.rollout",
-        "promote, roll back, pause, resume, restart or set a rollout manually",
+        "steer a rollout: promote, roll back, pause, resume, restart, or set the share",
     ),
     "report": (
         "gateway.commands.report",
-        "write a page on a route to sign: its versions, figures and history",
+        "write a page about a route for signature: versions, figures and history",
     ),
     "plan": ("gateway.commands.plan", "estimate the number of requests that a canary's guardrails need"),
     "simulate": ("gateway.commands.simulate", "test a policy in synthetic worlds"),
@@ -44,7 +44,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "export": ("gateway.commands.export", "export the record as Parquet, JSONL or CSV"),
     "explain": ("gateway.commands.explain", "show which variant a unit gets, with what probability, and why"),
-    "engine": ("gateway.commands.engine", "print what a node of an engine starts with"),
+    "engine": ("gateway.commands.engine", "set up the nodes of an engine (Envoy or HAProxy)"),
     "completion": ("gateway.commands.completion", "print a completion script for bash, zsh or fish"),
     "version": (
         "gateway.commands.version",

@@ -107,10 +107,10 @@ class RequestHead:
             raise UnsupportedVersion("send HTTP/1.1 or HTTP/1.0")
         self.http10 = version == "1.0"
         if self.method == b"CONNECT":
-            raise InvalidInput("there is no way to other servers here; send a plain request")
+            raise InvalidInput("this server is not a proxy; send a plain request")
         codings = self.transfer_encodings
         if codings is not None and (self.http10 or [coding.lower() for coding in codings] != [b"chunked"]):
-            raise InvalidInput("transfer-encoding is not chunked, once; send a content-length instead")
+            raise InvalidInput("transfer-encoding is not a single 'chunked'; send a content-length instead")
         if self.hosts > 1 or (not self.http10 and not self.hosts):
             raise InvalidInput("send one host field")
         if self.repeated:

@@ -33,7 +33,7 @@ def refuse_duplicates(text: memoryview) -> None:
     with _no_collection():
         names = [key for key, _ in json.loads(bytes(text), object_pairs_hook=list)]
     if len(set(names)) != len(names):
-        raise InvalidInput("a key of the request is there twice; send each once")
+        raise InvalidInput("a key occurs twice in the request; send each once")
 
 
 @contextmanager

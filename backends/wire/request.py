@@ -288,7 +288,7 @@ def _shape(tensor: dict[str, Any], spec: TensorSpec) -> tuple[int, ...]:
     # Without elements nothing else limits the other sizes.
     size = math.prod(axis for axis in shape if axis) * spec.datatype.dtype.itemsize
     if 0 in shape and size >= _MAX_ARRAY_BYTES:
-        raise InvalidInput(f"shape of input {spec.name!r} is beyond any array; send smaller sizes")
+        raise InvalidInput(f"shape of input {spec.name!r} is too large for an array; send smaller sizes")
     return tuple(shape)
 
 

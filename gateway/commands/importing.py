@@ -16,7 +16,7 @@ from gateway.config.load import examine
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("tool", choices=("tensorzero",), help="the tool that the files configure")
     parser.add_argument(
-        "files", nargs="+", type=Path, metavar="FILE", help="its configuration; several files are one"
+        "files", nargs="+", type=Path, metavar="FILE", help="its configuration; several files are read as one"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="output file (default: standard output)")
     parser.add_argument("--force", action="store_true", help="replace an existing file")
@@ -48,7 +48,7 @@ def _check(text: str) -> None:
     """Raise ValueError if ``text`` is not valid, wherever its variables and secret files are set."""
     faults = examine(re.sub(r"(?<!\$)\$\{[^}]*\}", "https://a.example", text), env={}).faults
     if faults:
-        raise ValueError(f"this makes no valid configuration: {faults[0]}")
+        raise ValueError(f"the result is not a valid configuration: {faults[0]}")
 
 
 def _report(arguments: argparse.Namespace, result: Imported) -> None:

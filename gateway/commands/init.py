@@ -62,7 +62,7 @@ def main(arguments: argparse.Namespace) -> int:
         text = configuration(arguments, current, candidate, {k: key_hash(v) for k, v in secrets.items()})
         faults = examine(text, env=os.environ).faults
         if faults:
-            raise ValueError(f"this makes no valid configuration: {faults[0].message}")
+            raise ValueError(f"the result is not a valid configuration: {faults[0].message}")
         arguments.out.write_text(text, encoding="utf-8")
         if secrets:
             _write_keys(keys, secrets)

@@ -30,7 +30,7 @@ BUCKET_S: Final = 10.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("route", type=route_name, metavar="ROUTE")
+    parser.add_argument("route", type=route_name, metavar="ROUTE", help="name of the route")
     parser.add_argument(
         "--since", type=moment, metavar="TIME", help="only decisions after: 1h (ago), 2026-01-31T12:00"
     )

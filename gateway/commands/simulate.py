@@ -70,7 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--repetitions", type=count, metavar="N", help="runs per world (default: 100; for a canary 20)"
     )
-    parser.add_argument("--seed", type=_seed, default=0, metavar="N")
+    parser.add_argument(
+        "--seed", type=_seed, default=0, metavar="N", help="seed of what is drawn (default: 0)"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write regret over time as .svg or .png")
     add_json(parser)
 

@@ -178,7 +178,9 @@ class ClientErrorConfig(ConfigModel):
     @model_validator(mode="after")
     def _server_statuses(self) -> Self:
         if min(self.status) < 500:
-            raise ValueError("below 500 a status is the client's anyway; write statuses from 500 to 599")
+            raise ValueError(
+                "statuses below 500 count as the client's anyway; write statuses from 500 to 599"
+            )
         return self
 
 

@@ -182,7 +182,9 @@ class MetricConfig(ConfigModel):
         if self.adjust is not None and self.missing == "zero":
             raise ValueError("'adjust' needs the zeros reported; leave 'missing: zero' out")
         if self.covariate is not None and self.type == "boolean":
-            raise ValueError("bets decide on a boolean, without a covariate; leave 'adjust' out")
+            raise ValueError(
+                "a boolean metric is decided by bets, which use no covariate; leave 'adjust' out"
+            )
         return self._capped()
 
     def _capped(self) -> Self:

@@ -218,7 +218,9 @@ def _shares(plan: Bandit, standing: Standing) -> list[float]:
     if standing.stopped is not None and plan.stop is not None and plan.stop.then == "single":
         return [float(name == standing.stopped) for name in plan.variants]
     best = list(standing.probability_best)
-    return floored(top_two(best, plan.second) if plan.algorithm == "top_two" else best, plan.floor)
+    if plan.algorithm == "top_two":
+        best = top_two(best, plan.second)
+    return floored(best, plan.floor)
 
 
 def _caps(plan: Bandit, learned: Learned, counts: Sequence[float] = ()) -> list[float]:

@@ -40,7 +40,7 @@ class UserPopulation:
 
     def __post_init__(self) -> None:
         if self.units < 1 or not 0 < self.icc < 1:
-            raise ValueError("a users needs at least one unit, and an icc between 0 and 1")
+            raise ValueError("a population needs at least one unit, and an icc between 0 and 1")
 
     @property
     def activity(self) -> Array:

@@ -262,7 +262,7 @@ TABLE = [
     metric("type: real, cap: 9", "", "'cap' needs the other end of the range too; write a 'minimum', for example 0"),
     metric("type: boolean, missing: zero, adjust: past", "",
            "'adjust' needs the zeros reported; leave 'missing: zero' out"),
-    metric("type: boolean, adjust: size", "", "bets decide on a boolean, without a covariate; leave 'adjust' out"),
+    metric("type: boolean, adjust: size", "", "a boolean metric is decided by bets, which use no covariate; leave 'adjust' out"),
     row("goal: minimize", "adjust: pst", 3, "metrics.seconds.adjust",
         "there is no covariate 'pst'; known: past", "did you mean 'past'?"),
     above("covariates: {past: {json: a, maximum: 1}}", "covariates.past",

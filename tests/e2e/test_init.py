@@ -262,7 +262,7 @@ def test_every_policy_is_valid_while_no_server_is_up(tmp_path: Path, policy: str
     [
         ([], "turnout: name the server in production: --current http://HOST:PORT"),
         (["--current", "a", "--policy", "canary"], "turnout: a canary needs --candidate"),
-        (["--current", "127.0.0.1:9", "--path", "no"], "turnout: this makes no valid configuration: 'no' is"),
+        (["--current", "127.0.0.1:9", "--path", "no"], "turnout: the result is not a valid configuration: 'no' is"),
         (["--current", "127.0.0.1:9", "--out", "there/x.yaml"], "turnout: there/x.yaml: No such file"),
     ],
     ids=["no server", "no candidate", "bad path", "no folder"],
