@@ -14,6 +14,7 @@ from gateway.config.faults import KeyPath, nearest, unknown
 from gateway.config.kubernetes import AnyEngine
 from gateway.config.policy import PolicyConfig
 from gateway.config.shape import every_section, keys_at, unfold, yaml_keys
+from policies.types import MetricType
 
 Explanation = tuple[str, str]
 """A message and a hint, which may be empty."""
@@ -161,7 +162,7 @@ _NOTHING: Final = "nothing is written here; write a value, or leave the key out"
 _EXAMPLES: Final = {
     "policy": "for example 'policy: {type: single, variant: NAME}'",
     "variants": "for example 'variants: {v1: {backend: NAME}}'",
-    "type": "one of boolean, fraction, real and count",
+    "type": f"one of {', '.join(get_args(MetricType))}",
     "baseline": "'baseline: ' and the name of a variant",
     "candidate": "'candidate: ' and the name of a variant",
     "stages": "for example 'stages: [{weight: 5%, for: 10m}]'",

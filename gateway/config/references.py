@@ -11,6 +11,7 @@ from gateway.config.document import Document, observed
 from gateway.config.engine import refusals
 from gateway.config.faults import KeyPath, unknown
 from gateway.config.kubernetes import KubernetesConfig, engine_faults, weight_refusals
+from gateway.config.model import ConfigModel
 from gateway.config.policy import (
     BanditConfig,
     BetaPriorConfig,
@@ -22,9 +23,10 @@ from gateway.config.policy import (
     named_variants,
 )
 from gateway.config.route import RouteConfig
-from gateway.config.service import PAST, MetricConfig
+from gateway.config.service import PAST
 from gateway.config.units import split_address
 from policies.contextual.features import MOST_COEFFICIENTS, MOST_COLUMNS
+from policies.types import MetricType
 
 _OF_DECISIONS = {"variants", "policy", "unit", "segments", "covariates", "feedback"}
 """What a route says that proxies nothing."""
@@ -286,10 +288,12 @@ class _RouteCheck:
         if policy.features:
             yield from self._features(policy)
         metric = self.document.metrics.get(policy.metric or "")
-        if policy.prior is not None and metric is not None and not _fits(policy.prior, metric):
-            message = (
-                f"this prior is not for a metric of type {metric.type}; write {_PRIOR_KEYS[metric.type]}"
-            )
+        if (
+            policy.prior is not None
+            and metric is not None
+            and not isinstance(policy.prior, _PRIORS[metric.type][0])
+        ):
+            message = f"this prior is not for a metric of type {metric.type}; write {_PRIORS[metric.type][1]}"
             yield Finding(self._at(*at, "prior"), message)
 
     def _features(self, policy: BanditConfig) -> Iterator[Finding]:
@@ -387,14 +391,10 @@ def _keys_of(value: object) -> tuple[str, ...]:
 
 _OBSERVED = ("error_rate", "latency_p50", "latency_p95", "latency_p99")
 
-_PRIOR_KEYS = {
-    "boolean": "{alpha, beta}",
-    "fraction": "{alpha, beta}",
-    "real": "{mean, weight, shape, scale}",
-    "count": "{shape, rate}",
+_PRIORS: Mapping[MetricType, tuple[type[ConfigModel], str]] = {
+    "boolean": (BetaPriorConfig, "{alpha, beta}"),
+    "fraction": (BetaPriorConfig, "{alpha, beta}"),
+    "real": (NormalPriorConfig, "{mean, weight, shape, scale}"),
+    "count": (GammaPriorConfig, "{shape, rate}"),
 }
-
-
-def _fits(prior: BetaPriorConfig | NormalPriorConfig | GammaPriorConfig, metric: MetricConfig) -> bool:
-    wanted: dict[str, type] = {"real": NormalPriorConfig, "count": GammaPriorConfig}
-    return isinstance(prior, wanted.get(metric.type, BetaPriorConfig))
+"""By type of metric: the section of its prior, and the keys of that."""

@@ -38,9 +38,12 @@ def checked_value(given: object, metric: MetricConfig, name: str) -> float:
         raise RejectedItem("invalid", f"{name!r} is a {metric.type}; send {_EXPECTED[metric.type]}.")
     low, high = metric.lowest, metric.highest
     if not low <= number <= high:
-        raise RejectedItem(
-            "out_of_bounds", f"{number:g} is out of bounds; send a {name!r} from {low:g} to {high:g}."
-        )
+        wanted = f"from {low:g} to {high:g}"
+        if not isfinite(high):
+            wanted = f"of {low:g} or more"
+        elif not isfinite(low):
+            wanted = f"of {high:g} or less"
+        raise RejectedItem("out_of_bounds", f"{number:g} is out of bounds; send a {name!r} {wanted}.")
     return number if metric.cap is None else min(number, metric.cap)
 
 

@@ -208,7 +208,7 @@ TABLE = [
     row("    match: {path: /v2/models/digits}\n    variants:\n      v1: {backend: a}\n      v2: {backend: a}\n" + POLICY,
         "    variants:\n      v1: {}\n      v2: {}\n    policy: {type: canary, baseline: v1, candidate: v2, stages: [{weight: 10%, for: 1h}], gate: {agreement: 90%}}", 11, "routes.digits.policy.gate",
         "there are no requests to copy without 'match'; remove this"),
-    metric("goal: maximize", "type", "the key 'type' is missing; write one of boolean, fraction, real and count"),
+    metric("goal: maximize", "type", "the key 'type' is missing; write one of boolean, fraction, real, count"),
     metric("type: bool", "type",
            "'bool' is unknown; expected one of boolean, fraction, real, count", "did you mean 'boolean'?"),
     below("hedge: {after: 1s}", "hedge",
