@@ -49,7 +49,7 @@ class Torn(HaproxyFollower):
 async def test_ranges_of_a_refused_version_are_forgotten_though_the_disk_is_full(tmp_path: Path) -> None:
     node = Node("edge", "h1", "t", "http://127.0.0.1:1", str(tmp_path), None)
     async with asyncio.TaskGroup() as group:
-        rings = Rings(tmp_path, lambda *_: None, asyncio.Event(), group)
+        rings = Rings(tmp_path, lambda *_: None, lambda *_: None, asyncio.Event(), group)
     follower = Torn(node, httpx.AsyncClient(), rings)
     follower._live = {"digits": "0 v1"}
     body = {"resources": [{"ranges": {}, "files": {}, "config": "", "config_version": "2"}]}

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ import httpx
 import pytest
 import xxhash
 
+from benchmarks.usage import process_cpu_us
 from gateway.compile.plans import salt
 from gateway.config.load import load
 from gateway.engines.haproxy import rings
@@ -384,6 +386,10 @@ def test_rows_of_workers_that_were_replaced_without_an_agent_arrive(setup: Hapro
             node.process.send_signal(signal.SIGUSR2)
             wait_for(lambda: node.worker() != worker, "another worker accepts connections")  # noqa: B023
         wait_for(lambda: node.old_workers() == 3, "the replaced ones have a client each")
+        process = int(node.worker().removeprefix("Pid: "))
+        spent = process_cpu_us(process)
+        time.sleep(1)
+        assert process_cpu_us(process) - spent < 100_000, "it does not look for the agent all the time"
         node.start_agent()
         assert [setup.outcome(response)["status"] for response in responses] == [200] * 6
     wait_for(lambda: node.old_workers() == 0, "the old workers end")
@@ -402,7 +408,8 @@ async def test_a_worker_is_read_as_soon_as_it_starts(
 
     async def read() -> None:
         async with asyncio.TaskGroup() as group:
-            await rings.Rings(setup.node.files, lambda worker, _: taken.put_nowait(worker), room, group).run()
+            take = lambda worker, _: taken.put_nowait(worker)  # noqa: E731
+            await rings.Rings(setup.node.files, take, lambda *_: None, room, group).run()
 
     def replace() -> None:
         before = setup.node.worker()

@@ -79,6 +79,15 @@ def test_lost_rows_are_counted_once_those_behind_them_have_settled() -> None:
     assert [ledger.settle(), ledger.settle()][1] == (6, 3)
 
 
+def test_rows_are_lost_though_none_follows_them() -> None:
+    ledger = Ledger()
+    take(ledger, "a", 1, 2)
+    ledger.end("a", 5)
+    ledger.end("unknown", 5)
+    assert [ledger.settle(), ledger.settle()] == [(2, 0), (2, 3)]
+    assert Ledger(ledger.state()).settle() == (2, 3)
+
+
 def test_what_an_agent_held_when_it_ended_is_taken_again() -> None:
     ledger = Ledger()
     take(ledger, "a", *range(1, 9), 10)

@@ -43,7 +43,7 @@ async def run(node: Node) -> None:
         asyncio.TaskGroup() as group,
     ):
         delivery = Delivery(node, control)
-        rings = Rings(node.folder, delivery.take, delivery.room, group)
+        rings = Rings(node.folder, delivery.take, delivery.end, delivery.room, group)
         for task in (HaproxyFollower(node, control, rings), delivery, rings):
             group.create_task(task.run())
 

@@ -34,7 +34,7 @@ PATHS: Final = "paths.map"
 RING: Final = "turnout"
 """Where a worker keeps its rows until the agent has read them."""
 AGENT_SOCKET: Final = "agent.sock"
-"""Where the agent listens for workers that have started."""
+"""Where the agent listens for workers that have started: their first health check greets it."""
 ROW: Final = (
     "%[sc0_inc_gpc0]",
     "%[var(txn.decision)]",
@@ -67,7 +67,7 @@ RING_BYTES: Final = 16 * 1024 * 1024
 _ESCAPED: Final = TEXT.encode("unicode_escape").decode()
 _UNKNOWN: Final = "turnout-unknown"
 """The backend of requests of no route, and of those of a route without ranges: it has no servers, so these get 503."""
-_NUMBERS: Final = "turnout-rows"
+NUMBERS: Final = "turnout-rows"
 """The table with the last row's number."""
 _DOTS: Final = r"(^|[/\\;]|%2f|%5c)(\.|%2e){1,2}([/\\;]|%2f|%5c|$)"
 """Dot segments, as any server may read them: they would climb out of the route's prefix."""
@@ -161,15 +161,13 @@ defaults turnout
   timeout http-request 30s
   option abortonclose
   option idle-close-on-response
+backend turnout-agent from turnout
+  server agent "unix@${{{FILES}}}/{AGENT_SOCKET}" check inter 1h downinter 1s rise 1
 ring {RING}
   format raw
   maxlen {MAX_ROW_BYTES}
   size {RING_BYTES}
-ring {RING}-greeting
-  timeout connect 1s
-  timeout server 1d
-  server agent "unix@${{{FILES}}}/{AGENT_SOCKET}"
-backend {_NUMBERS} from turnout
+backend {NUMBERS} from turnout
   stick-table type integer size 1 store gpc0"""
     yield from resolvers(document, routes)
     yield from _frontend(routes, entries, most, sealed=sealed)
@@ -194,7 +192,7 @@ frontend turnout from turnout
   acl inside var(txn.pick),field(1,|),sub(txn.part) gt 0
   acl named var(txn.request_id) -m len gt 0
   acl dots path -m reg -i {word(_DOTS)}
-  tcp-request connection track-sc0 int(1) table {_NUMBERS} unless {{ stopping }}
+  tcp-request connection track-sc0 int(1) table {NUMBERS} unless {{ stopping }}
   http-request set-var(txn.found) "path,concat(/),map_beg(${{{FILES}}}/{PATHS})" if !dots"""
     for name in reversed(list(routes)):
         if not _is_plain(routes[name].match):

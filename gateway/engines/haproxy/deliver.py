@@ -72,6 +72,11 @@ class Delivery:
             if self._held >= MAX_HELD:
                 self.room.clear()
 
+    def end(self, worker: str, number: int) -> None:
+        """Note the number of a worker's last row, all that its ring held having been taken."""
+        if not self._waiting:
+            self._ledger.end(worker, number)
+
     async def _send(self) -> None:
         rows = self._batch()
         if len(rows) < MAX_ROWS:

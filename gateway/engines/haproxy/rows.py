@@ -34,6 +34,7 @@ _BY_STATE: Final = {
     "c": "client_left",
 }
 """HAProxy's state at the end of a request: both letters, or the first alone → the gateway's error."""
+_WELL: Final = "--"
 _NO_SERVER: Final = "<NOSRV>"
 _STATE: Final = TypeAdapter(dict[str, tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt]])
 _MAX_WORKERS: Final = 32
@@ -52,38 +53,42 @@ class Row(NamedTuple):
 
 def parsed(worker: str, number: int | None, line: str) -> Row | None:
     """A row of `gateway.engines.haproxy.config.ROW`; None for a line that says nothing of a request to a variant."""
-    fixed, *texts = line.split(TEXT)
+    fixed, *texts = line.replace(SEPARATOR, " ").split(TEXT)
     fields = fixed.split(" ")
     if len(fields) != len(ROW) or len(texts) != len(TEXTS) or ":" not in fields[2]:
         return None
+    request_id, unit = texts
     (
         _, decision, backend, served, status, state, retries, received, queued, connected, responded, total,
         bytes_in, bytes_out, server,
     ) = fields  # fmt: skip
-    error = _BY_STATE.get(state, _BY_STATE.get(state[0], ""))
+    error = _BY_STATE.get(state, _BY_STATE.get(state[0], "")) if state != _WELL else ""
     if error == "backend_connect" and server == _NO_SERVER:
         error = "backend_unhealthy"
-    before = [int(part) for part in (received, queued, connected)]
+    before = ABSENT
+    if ABSENT not in f"{received}{queued}{connected}":  # -1: the request did not come to this
+        before = f"{int(received) + int(queued) + int(connected)}000"
     row = (
         decision,
         backend.partition(":")[0],
         served,
         "0" if status == "-1" else status,
         error or ABSENT,
-        str(1 + int(retries.lstrip("+"))),
-        _microseconds(int(total)),
-        _microseconds(sum(before)) if min(before) >= 0 else ABSENT,
-        _microseconds(int(responded)),
+        "1" if retries == "0" else str(1 + int(retries.lstrip("+"))),
+        _microseconds(total),
+        before,
+        _microseconds(responded),
         bytes_in,
         bytes_out,
         server,
-        *(text.replace(SEPARATOR, " ") for text in texts),
+        request_id,
+        unit,
     )
     return Row(worker, number, SEPARATOR.join(row))
 
 
-def _microseconds(milliseconds: int) -> str:
-    return ABSENT if milliseconds < 0 else str(1000 * milliseconds)
+def _microseconds(milliseconds: str) -> str:
+    return ABSENT if milliseconds.startswith("-") else f"{milliseconds}000"
 
 
 @dataclass(slots=True)
@@ -143,6 +148,12 @@ class Ledger:
             return False
         worker.numbers.add(number)
         return True
+
+    def end(self, name: str, number: int) -> None:
+        """Note the last number of a worker, all rows that could be taken having been delivered."""
+        worker = self.workers.get(name)
+        if worker is not None:
+            worker.done = max(worker.done, number)
 
     def deliver(self, rows: Iterable[Row]) -> None:
         """Note that a gateway has accepted ``rows``."""
