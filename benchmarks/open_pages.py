@@ -178,7 +178,7 @@ async def _open(base: str, pages: Sequence[str]) -> AsyncIterator[Seen]:
 
 async def _page(base: str, page: str, seen: Seen) -> None:
     kind, _, route = page.partition(":")
-    watched = f"view=route:{route}&route={route}" if route else "view=routes"
+    watched = f"view=route:{route}&route={route}" if route else "view=routes&allocations=false"
     async with httpx.AsyncClient(base_url=f"{base}/-", timeout=60) as client, asyncio.TaskGroup() as group:
         group.create_task(_stream(client, f"/events?{watched}", seen))
         if kind == "series":

@@ -96,8 +96,8 @@ class RunningGateway:
     async def rollout(self, route: str, word: Command) -> Mapping[str, Any]:
         return await self.controller.command(route, word)
 
-    async def rollout_state(self, route: str) -> Mapping[str, Any] | None:
-        return await self.controller.describe_rollout(route)
+    async def rollout_state(self, route: str, max_age: float = 0.0) -> Mapping[str, Any] | None:
+        return await self.controller.describe_rollout(route, max_age)
 
     def stop_state(self, route: str) -> Mapping[str, Any] | None:
         return self.controller.describe_stop_rule(route)

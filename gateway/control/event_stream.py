@@ -77,8 +77,12 @@ class EventStream:
         last = newest if after is None else after
         with self._following(newest) as task:
             yield f"retry: {RETRY_MS}\n: connected\n\n".encode()
-            sent_at = perf_counter()
-            while not closing.is_set() and self._gateway.ready()[0] and await admitted():
+            sent_at = looked_at = perf_counter()
+            while not closing.is_set() and self._gateway.ready()[0]:
+                if perf_counter() - looked_at >= CHECK_S:  # events may come far more often
+                    if not await admitted():
+                        return
+                    looked_at = perf_counter()
                 news = self._news
                 if task.done():
                     task.result()  # raises what ended it

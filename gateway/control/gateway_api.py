@@ -127,8 +127,8 @@ class GatewayApi(Protocol):
         """
         ...
 
-    async def rollout_state(self, route: str) -> Mapping[str, Any] | None:
-        """Return the state of the route's rollout; None without one."""
+    async def rollout_state(self, route: str, max_age: float = 0.0) -> Mapping[str, Any] | None:
+        """Return the state of the route's rollout; None without one. ``max_age``: of its verdicts, in seconds."""
         ...
 
     def stop_state(self, route: str) -> Mapping[str, Any] | None:

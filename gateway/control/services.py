@@ -21,6 +21,7 @@ from gateway.control.json_reader import JsonReader
 from gateway.control.login_limit import LoginLimit
 from gateway.control.reports.observed import newest
 from gateway.control.reports.route import RECENT_S, Evidence, Json, recent, report, standing, summary
+from gateway.control.reports.served import together
 from gateway.control.session import Sessions
 from gateway.control.views import MAX_INTERVAL_S, Views
 from gateway.errors import TurnoutError
@@ -28,9 +29,8 @@ from gateway.ingest.by_unit import OutcomesByUnit
 from gateway.ingest.comparable import units_of_all_time
 from gateway.ingest.evidence import RewardedBucket, by_time, of_buckets, over_time, rewarded
 from gateway.ingest.feature_rows import linear_sums
-from gateway.record.histogram import merge
 from gateway.state import history
-from gateway.state.base import ALLOCATION, Counts, Event, StoreUnavailable
+from gateway.state.base import ALLOCATION, Event, StoreUnavailable
 from policies.allocation.bandit import discounted
 from policies.contextual.bandit import Contextual
 from policies.contextual.regression import LinearSums
@@ -91,10 +91,10 @@ class ControlServices:
 
     async def _summary(self, name: str, alarms: list[Json], steps: list[Json], deadline: float) -> Json:
         """Return the route's entry in the list, with the figures of the last minutes. Raises not_found."""
-        status, rollout = self.status(name), await self._rollout(name, steps)
+        standing, late = await self._known_standing(name, deadline), self._standing_late()
+        status, rollout = self.status(name), await self._rollout(name, steps, late)
         now = self.gateway.now()
         counts = await self.gateway.store.counts(name, since=now - RECENT_S)
-        standing = await self._known_standing(name, deadline)
         return {
             **summary(name, self.gateway.document(), status, rollout, now),
             "recent": recent(together(counts)),
@@ -135,8 +135,10 @@ class ControlServices:
     async def _compute_standing(self, name: str, revision: int) -> Json:
         async with self._one_at_a_time:
             found = await self._standing(name)
-        now, age = perf_counter(), self._standing_age()
-        self._standings[name] = _Standing(revision, now + age, now + 2 * age + MAX_INTERVAL_S, found)
+        now = perf_counter()
+        self._standings[name] = _Standing(
+            revision, now + self._standing_age(), now + self._standing_late(), found
+        )
         return found
 
     def _standing_age(self) -> float:
@@ -145,10 +147,15 @@ class ControlServices:
         usual = max(MIN_STANDING_S, min(MAX_STANDING_S, STANDING_TIME_FACTOR * took))
         return max(usual, took / MAX_STANDING_SHARE)
 
+    def _standing_late(self) -> float:
+        """Seconds after which a standing is too old to be shown."""
+        return 2 * self._standing_age() + MAX_INTERVAL_S
+
     async def _standing(self, name: str) -> Json:
-        """The part of a summary that is expensive and changes slowly."""
+        """The part of a summary that is expensive and changes slowly; its rollout is judged."""
         began = perf_counter()
         document, status = self.gateway.document(), self.status(name)
+        await self.gateway.rollout_state(name)
         evidence = await self._sums(name, None, None, histograms=False)
         made = await asyncio.to_thread(standing, name, document, evidence, status, self.gateway.now())
         self._standing_times[name] = perf_counter() - began
@@ -209,9 +216,10 @@ class ControlServices:
         """
         return await self._cache.get(key, make, heavy=True)
 
-    async def _rollout(self, name: str, steps: list[Json]) -> Json | None:
-        """The state of the rollout, with its last step and the evidence for that step."""
-        state = await self.gateway.rollout_state(name)
+    async def _rollout(self, name: str, steps: list[Json], max_age: float = 0.0) -> Json | None:
+        """The state of the rollout, with its last step and the evidence for that step; ``max_age``: of its
+        verdicts."""
+        state = await self.gateway.rollout_state(name, max_age)
         return None if state is None else {**state, "decided": history.decided(steps)}
 
     def status(self, name: str) -> RouteStatus:
@@ -305,20 +313,6 @@ class ControlServices:
         )
         read = of_buckets(found, reported(self.gateway.document(), name), now=now, step=step)
         return discounted(by_time(read), now=now, half_life=half_life)
-
-
-def together(counts: dict[str, Counts]) -> Counts:
-    """All variants as one."""
-    each = list(counts.values())
-    return Counts(
-        assigned=sum(c.assigned for c in each),
-        served=sum(c.served for c in each),
-        errors=sum(c.errors for c in each),
-        fallbacks=sum(c.fallbacks for c in each),
-        latency=merge(c.latency for c in each),
-        gateway=merge(c.gateway for c in each),
-        unseen=sum(c.unseen for c in each),
-    )
 
 
 class _Lists:

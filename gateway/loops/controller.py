@@ -360,13 +360,13 @@ class Controller:
             await self._event(name, plan_of(section), replace(word, share=share))
             return await self.describe_rollout(name) or {}
 
-    async def describe_rollout(self, name: str) -> Mapping[str, Any] | None:
-        """The rollout as the API shows it; None for a route without one."""
+    async def describe_rollout(self, name: str, max_age: float = 0.0) -> Mapping[str, Any] | None:
+        """The rollout as the API shows it; None for a route without one. ``max_age``: of its verdicts, in seconds."""
         shown = self._shown(name)
         if shown is None:
             return None
         document, section, state, rollout = shown
-        judgement, samples = await self._rollouts.judgement(document, name, section, state)
+        judgement, samples = await self._rollouts.shown(document, name, section, state, max_age)
         share = self._allocations.share(name, section.candidate)
         waits = self._waits(name, self._allocations.held[name].epoch)
         plan, now = plan_of(section), self._clock()

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from gateway.clock import Clock
 from gateway.compile.plans import adjustments, plan_of, rail_of, reported
@@ -62,6 +62,15 @@ def by_unit(seen: Evidence, side: Stratum) -> Evidence:
     return replace(seen, latency=side.latency, units=side.units or RewardSums())
 
 
+class _Shown(NamedTuple):
+    """A judgement with forecasts."""
+
+    time: float
+    state: State
+    judgement: Judgement
+    samples: float
+
+
 class RolloutEvidence:
     """The evidence for the rollouts of all canaries, read from the store."""
 
@@ -74,6 +83,7 @@ class RolloutEvidence:
         self._bets: dict[str, tuple[tuple[float, int], WindowBets]] = {}
         self._last: dict[str, tuple[float, float, Judgement]] = {}
         """By route: when and over which window it was judged last, and the result."""
+        self._shown: dict[str, _Shown] = {}
 
     async def tick(
         self, document: Document, name: str, section: CanaryConfig, state: RouteState
@@ -141,6 +151,17 @@ class RolloutEvidence:
             judgement = _held(judgement, await self._early(name, state))
         self._last[name] = self._clock(), state.window, judgement
         return judgement, samples
+
+    async def shown(
+        self, document: Document, name: str, section: CanaryConfig, route: RouteState, max_age: float
+    ) -> tuple[Judgement, float]:
+        """`judgement` with forecasts; that of the same state is used for ``max_age`` seconds."""
+        state, known, now = route.rollout, self._shown.get(name), self._clock()
+        assert state is not None
+        if known is None or known.state != state or not 0.0 <= now - known.time < max_age:
+            found = await self.judgement(document, name, section, route)
+            known = self._shown[name] = _Shown(now, state, *found)
+        return known.judgement, known.samples
 
     async def recent(
         self, document: Document, name: str, section: CanaryConfig, route: RouteState

@@ -148,6 +148,24 @@ async def test_after_a_rollback_the_verdicts_are_those_that_decided(store: Store
         assert of_rollout(found, one.time)["reasons"] == [f"rolled_back: {one.rollout.reason}"]
 
 
+async def test_the_list_judges_a_rollout_again_when_it_has_moved_or_the_verdicts_are_old(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await Rollout(store, "one", CONFIG).start()
+
+    async def samples(max_age: float) -> object:
+        found = await one.controller.describe_rollout("r", max_age)
+        assert found is not None
+        return found["state"], found["samples"]
+
+    assert await samples(60) == ("running", 0)
+    await store.append([outcome(one.time, route="r", assigned="v2", epoch=1, propensity=0.2, unit=1)])
+    assert await samples(60) == ("running", 0), "the verdicts of a moment ago"
+    assert await samples(0) == ("running", 1)
+    await one.say("rollback")
+    assert await samples(60) == ("rolled_back", 0), "those of its new state"
+
+
 async def test_a_report_right_after_an_edit_is_of_the_rollout_that_begins(store: Store) -> None:
     """A promotion of the candidate before is no verdict on the new one, and a new canary has a rollout."""
     one = await Rollout(store, "one", CONFIG).start()

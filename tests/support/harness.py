@@ -232,7 +232,7 @@ class Harness:
         await self.emit("rollout", route, {"action": action, "by": by, "actor": by, "reason": reason})
         return state
 
-    async def rollout_state(self, route: str) -> Mapping[str, Any] | None:
+    async def rollout_state(self, route: str, max_age: float = 0.0) -> Mapping[str, Any] | None:
         return self.rollouts.get(route)
 
     def stop_state(self, route: str) -> Mapping[str, Any] | None:

@@ -55,7 +55,7 @@ async def stream_events(request: ApiRequest) -> Response:
         return Response(headers=_HEADERS, media_type="text/event-stream")
     stream = request.services.events.stream(
         after,
-        _wanted(request, query.route, query.kind),
+        _wanted(request, query),
         request.services.closing,
         partial(still_admitted, request.http, request.services, request.principal),
     )
@@ -80,19 +80,18 @@ async def recent_events(request: ApiRequest) -> Response:
     query = request.query(RecentQuery)
     if query.route is not None:
         request.must_serve(query.route)
-    wanted = _wanted(request, query.route, query.kind)
-    found = await request.services.events.recent(
-        query.limit, lambda event: wanted(event) and (query.allocations or event.kind != ALLOCATION)
-    )
+    found = await request.services.events.recent(query.limit, _wanted(request, query))
     return json_response({"events": [event_json(event) for event in found]})
 
 
-def _wanted(request: ApiRequest, route: str | None, kind: str | None) -> Callable[[Event], bool]:
+def _wanted(request: ApiRequest, query: EventQuery | RecentQuery) -> Callable[[Event], bool]:
     """Accepts the events that were requested and the key may see. Those of no route need a key for all routes."""
-    principal = request.principal
+    principal, route, kind = request.principal, query.route, query.kind
     backends = _backends(request, route)
 
     def wanted(event: Event) -> bool:
+        if event.kind == ALLOCATION and not query.allocations:
+            return False
         allowed = principal.serves(event.route) if event.route else principal.routes is None
         allowed = allowed and principal.may(_SCOPES.get(event.kind, "read"))
         return allowed and concerns(event, route, backends) and kind in (None, event.kind)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.control.reports.estimates import LEVEL, estimate
-from gateway.record.histogram import quantile, quantile_interval
+from gateway.record.histogram import merge, quantile, quantile_interval
 from gateway.state.base import Counts
 from policies.types import RewardSums
 
@@ -29,6 +29,20 @@ def served(counts: Counts | None) -> Json:
         "latency_ms": latencies(counts.latency, LATENCIES),
         "latency_interval_ms": latency_intervals(counts.latency, LATENCIES),
     }
+
+
+def together(counts: Mapping[str, Counts]) -> Counts:
+    """All variants as one."""
+    each = list(counts.values())
+    return Counts(
+        assigned=sum(c.assigned for c in each),
+        served=sum(c.served for c in each),
+        errors=sum(c.errors for c in each),
+        fallbacks=sum(c.fallbacks for c in each),
+        latency=merge(c.latency for c in each),
+        gateway=merge(c.gateway for c in each),
+        unseen=sum(c.unseen for c in each),
+    )
 
 
 def error_rate(counts: Counts) -> Json:

@@ -8,6 +8,10 @@ from pydantic import Field
 
 from gateway.control.schemas.base import ApiModel, Count, Ordinal
 
+Allocations = Annotated[
+    bool, Field(description="false: without those of kind `allocation`; a bandit adds one each second.")
+]
+
 
 class EventQuery(ApiModel):
     after: Annotated[
@@ -15,6 +19,7 @@ class EventQuery(ApiModel):
     ] = None
     route: str | None = None
     kind: str | None = None
+    allocations: Allocations = True
     view: Annotated[
         str | None,
         Field(
@@ -27,9 +32,7 @@ class EventQuery(ApiModel):
 class RecentQuery(ApiModel):
     route: str | None = None
     kind: str | None = None
-    allocations: Annotated[
-        bool, Field(description="false: without those of kind `allocation`; a bandit adds one each second.")
-    ] = True
+    allocations: Allocations = True
     limit: Annotated[int, Field(ge=1, le=1000)] = 50
 
 
