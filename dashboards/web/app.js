@@ -1,6 +1,7 @@
 // The dashboard: where we are, the one stream of the page, and what is shown while it is not to be had.
 
 import { authorise, get, HOME, loginAddress, Refused, send, Unreachable } from "./core/api.js";
+import { keepFocus, rememberFocus } from "./core/focus.js";
 import { clockTime, zoneName } from "./core/format.js";
 import { later } from "./core/later.js";
 import { Live } from "./core/live.js";
@@ -27,6 +28,7 @@ class App extends Component {
     super();
     this.live = null;
     this.watched = null;
+    this.path = null;
     this.state = {
       page: here(),
       view: {},
@@ -43,6 +45,7 @@ class App extends Component {
 
   componentDidMount() {
     follow(() => this.go());
+    rememberFocus();
     addEventListener("keydown", toTerms);
     document.addEventListener("visibilitychange", () => (document.hidden ? this.stop() : this.go()));
     addEventListener("pagehide", () => this.stop());
@@ -51,6 +54,10 @@ class App extends Component {
     setInterval(() => document.hidden || (this.state.outage && this.lookAtStore()), OUTAGE_LOOK_MS);
     this.look();
     this.go();
+  }
+
+  componentDidUpdate() {
+    keepFocus();
   }
 
   look() {
@@ -78,12 +85,15 @@ class App extends Component {
     this.setState({ page });
     const watch = page.route && page.name !== "decision" ? `route:${page.route}` : "routes";
     document.title = titleOf(page, watch === this.watched ? this.state.view : {});
-    if (document.hidden || (this.live && watch === this.watched)) return;
+    const about = page.route ? `&route=${encodeURIComponent(page.route)}` : "";
+    const moves = page.route || page.name === "events" ? "" : "&allocations=false"; // shown on no other page
+    const path = `events?view=${encodeURIComponent(watch)}${about}${moves}`;
+    if (document.hidden || (this.live && path === this.path)) return;
     this.stop();
     if (watch !== this.watched) this.setState({ view: {}, known: false, events: null, refused: null });
     this.watched = watch;
-    const about = page.route ? `&route=${encodeURIComponent(page.route)}` : "";
-    this.live = new Live(`events?view=${encodeURIComponent(watch)}${about}`, {
+    this.path = path;
+    this.live = new Live(path, {
       patch: (changes, fresh) => this.patch(changes, fresh),
       event: (event) => this.setState(({ events }) => ({ events: kept([...(events ?? []), event]) })),
       alive: () => {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -154,7 +155,7 @@ def _error_response(
 ) -> Response:
     extra = dict(headers or {})
     if error.retry_after is not None:
-        extra["retry-after"] = str(max(1, round(error.retry_after)))
+        extra["retry-after"] = str(max(1, math.ceil(error.retry_after)))
     if error.status == 401:
         extra["www-authenticate"] = "Bearer"
     body = body or render(error.code, error.message, request_id=request_id)

@@ -73,10 +73,11 @@ def with_trails(steps: Sequence[dict[str, Any]], *, whole: bool) -> list[dict[st
 
 def _took(step: dict[str, Any], steered: dict[str, Any]) -> bool:
     """Whether ``step`` may be what a steering did."""
-    data = step["data"]
-    by = data.get("actor" if step["kind"] == "rollout" else "by")
+    kind, data, taken = step["kind"], step["data"], steered["data"]
     near = 0 <= steered["time"] - step["time"] <= MAX_TRAIL_S
-    return near and step["kind"] in ("rollout", "winner") and by == steered["data"]["by"]
+    if kind == "winner":  # its author and reason are one text
+        return near and data.get("by") in (taken["by"], f"{taken['by']}: {taken.get('reason')}")
+    return near and kind == "rollout" and data.get("actor") == taken["by"]
 
 
 def decided(steps: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

@@ -137,6 +137,8 @@ def test_without_a_key_nobody_gets_in_and_with_one_everybody_may_leave(locked: S
     page.get_by_label("API key").wait_for()
     page.goto(locked.address + "/-/dashboard/")
     page.get_by_label("API key").wait_for()
+    page.goto(locked.address + "/-/dashboard/login?refused=rate_limited&wait=6")
+    page.get_by_role("alert").filter(has_text="Try again in 6 seconds.").wait_for()
 
 
 def test_a_log_out_that_was_refused_is_told(locked: Served, tabs: Tabs) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Tabs
 from tests.browser.serving import Served
@@ -109,9 +109,13 @@ def test_routes_are_steered_from_the_overview_by_those_who_may(keyed: Served, ta
     assert dialog.get_by_label("Reason").input_value() == "the release is due"
     page.keyboard.press("Escape")
     dialog.wait_for(state="detached")
-    page.get_by_role("button", name="Roll back shop").click()
+    keyed.set_rollout("shop", STATE)
+    page.locator("[data-group=moving] [data-route=shop]").wait_for()
+    page.get_by_role("button", name="Roll back shop").press("Enter")
     other.locator("[data-route=shop]", has_text="Rolled back").wait_for()
     assert page.url.endswith("/-/dashboard/")
+    link = page.locator("[data-group=needs] [data-route=shop] .route-name a")
+    expect(link, "the row is drawn again, in another group").to_be_focused()
     assert page.get_by_role("dialog").count() == 0
 
 
@@ -336,6 +340,11 @@ def test_disagreements_lead_to_the_story_of_a_decision(lived: Served, tabs: Tabs
     for field in ("gateway_ms", "backend_ms"):
         shown = tab.page.locator(f'[data-field="{field}"]').get_attribute("data-value")
         assert float(shown or "nan") == story["outcome"][field]
+    said = tab.page.locator("#rewards li").all_inner_texts()
+    assert [one["type"] for one in story["rewards"]] == ["boolean"] * len(said)
+    assert [text.split(" after ")[0] for text in said] == [
+        f"{one['metric']} = {'true' if one['value'] else 'false'}" for one in story["rewards"]
+    ]
     reported = {one["metric"] for one in story["rewards"]}
     for metric, until in story["open_until"].items():
         if metric not in reported:

@@ -123,7 +123,13 @@ async def test_all_that_is_known_of_a_decision(lived: Harness, client: Client) -
     assert by_id.json()["sealed"]["propensity"] == 0.5
     assert by_hex.json()["sealed"] is None
     assert by_id.json()["outcome"] == by_hex.json()["outcome"] == failed
-    assert {"metric": "delay", "value": 1.0, "time": 5.0, "tags": {"who": "me"}} in by_id.json()["rewards"]
+    assert {
+        "metric": "delay",
+        "type": "real",
+        "value": 1.0,
+        "time": 5.0,
+        "tags": {"who": "me"},
+    } in by_id.json()["rewards"]
     assert by_id.json()["shadows"][0]["shadow"] == "v3"
     windows = {name: metric.window for name, metric in lived.document().metrics.items()}
     open_until = by_hex.json()["open_until"]

@@ -47,7 +47,7 @@ function why(made, draw, now) {
     "why",
     `Why ${made.assigned}`,
     null,
-    html`<p>${how} ${unit}</p>${features && html`<p class="note">Features: ${features}</p>`}${draw && drawn(draw, made, now)}`
+    html`<p>${how} ${unit}</p>${features && html`<p class="note">Features: ${features}.${!draw && !made.forced ? " They gave this request shares of its own." : ""}</p>`}${draw && drawn(draw, made, now)}`
   );
 }
 
@@ -96,7 +96,7 @@ function whereTimeWent(made) {
 const waited = (s) => (s < 1 ? milliseconds(Math.max(0, s * 1000)) : seconds(s));
 
 function reward(one, data) {
-  const value = one.value === null ? "retracted" : String(one.value);
+  const value = one.value === null ? "retracted" : String(one.type === "boolean" ? one.value === 1 : one.value);
   const tags = Object.entries(one.tags ?? {})
     .map(([name, v]) => `${name}=${v}`)
     .join(", ");

@@ -19,7 +19,7 @@ export function Ask({ ask, moved = false, onClose }) {
     setBusy(true);
     try {
       await ask.run(reason.trim());
-      onClose();
+      dialog.current.close(); // focus goes back to where it was
     } catch (failure) {
       setError(failure);
       setBusy(false);

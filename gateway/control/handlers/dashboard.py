@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Final
 from urllib.parse import parse_qs, urlencode
 
@@ -76,9 +77,9 @@ async def login_form(request: ApiRequest) -> Response:
     return _file(request, SITE.page("login.html"))
 
 
-def _form_address(page: str, refused: str = "") -> str:
-    """The login form's, which leads on to ``page``."""
-    fields = {name: value for name, value in (("refused", refused), ("next", page)) if value}
+def _form_address(page: str, refused: str = "", wait: int = 0) -> str:
+    """The login form's, which leads on to ``page``; ``wait``: seconds until another try."""
+    fields = {name: value for name, value in (("refused", refused), ("wait", wait), ("next", page)) if value}
     return f"login?{urlencode(fields)}" if fields else "login"
 
 
@@ -121,15 +122,15 @@ async def login(request: ApiRequest) -> Response:
             raise
         if not _by_form(request):
             raise
-        return _form_again(request, error.code)
+        return _form_again(request, error.code, math.ceil(error.retry_after or 0))
     except StoreUnavailable:
         if not _by_form(request):
             raise
         return _form_again(request, "store_unavailable")
 
 
-def _form_again(request: ApiRequest, refused: str) -> Response:
-    return RedirectResponse(_form_address(_next_page(request), refused), 303, HEADERS)
+def _form_again(request: ApiRequest, refused: str, wait: int = 0) -> Response:
+    return RedirectResponse(_form_address(_next_page(request), refused, wait), 303, HEADERS)
 
 
 def _tell_failure(request: ApiRequest, client: str, code: str) -> None:

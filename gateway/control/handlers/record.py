@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from starlette.responses import Response, StreamingResponse
 
 from gateway.compile.plans import reported
+from gateway.config.service import MetricConfig
 from gateway.control.api_request import ApiRequest, json_response
 from gateway.control.endpoint import CSV, STORE, Endpoints
 from gateway.control.reports.draw import draw
@@ -145,7 +146,7 @@ async def read_decision(request: ApiRequest) -> Response:
             "route": route,
             "sealed": None if opened is None else _sealed(opened),
             "outcome": None if record.outcome is None else outcome_json(record.outcome),
-            "rewards": [_reward(r) for r in record.rewards],
+            "rewards": [_reward(r, request.gateway.document().metrics) for r in record.rewards],
             "open_until": _open_until(request, route, time),
             "draw": await _draw(request, record.outcome),
             "shadows": [_shadowed(s) for s in record.shadows],
@@ -216,8 +217,15 @@ def _context(packed: bytes) -> dict[str, Any]:
     return {"fingerprint": found.fingerprint, "row": row}
 
 
-def _reward(found: Reward) -> dict[str, Any]:
-    return {"metric": found.metric, "value": found.value, "time": found.time, "tags": _json(found.tags)}
+def _reward(found: Reward, metrics: Mapping[str, MetricConfig]) -> dict[str, Any]:
+    declared = metrics.get(found.metric)
+    return {
+        "metric": found.metric,
+        "type": declared.type if declared is not None else None,
+        "value": found.value,
+        "time": found.time,
+        "tags": _json(found.tags),
+    }
 
 
 def _shadowed(found: Shadowed) -> dict[str, Any]:

@@ -78,6 +78,7 @@ class OutcomesResponse(ApiModel):
 
 class RewardModel(ApiModel):
     metric: str
+    type: Annotated[str | None, Field(description="That of the metric; null if it is no longer declared.")]
     value: Annotated[float | None, Field(description="null: retracted.")]
     time: float
     tags: Any
