@@ -74,10 +74,11 @@ def with_trails(steps: Sequence[dict[str, Any]], *, whole: bool) -> list[dict[st
 def _took(step: dict[str, Any], steered: dict[str, Any]) -> bool:
     """Whether ``step`` may be what a steering did."""
     kind, data, taken = step["kind"], step["data"], steered["data"]
-    near = 0 <= steered["time"] - step["time"] <= MAX_TRAIL_S
+    near: bool = 0 <= steered["time"] - step["time"] <= MAX_TRAIL_S
     if kind == "winner":  # its author and reason are one text
         return near and data.get("by") in (taken["by"], f"{taken['by']}: {taken.get('reason')}")
-    return near and kind == "rollout" and data.get("actor") == taken["by"]
+    author: object = data.get("actor")
+    return near and kind == "rollout" and author == taken["by"]
 
 
 def decided(steps: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
