@@ -49,6 +49,8 @@ Sums = Mapping[Key, RewardSums]
 
 RECENT_S: Final = 7_200.0
 HOUR_S: Final = 3_600.0
+READ_LADDER: Final = ((RECENT_S, HOUR_S), (0.0, BUCKET_S))
+"""From which age on (seconds) how wide (seconds) buckets are read, the oldest first."""
 _MAX_CLOCK_SKEW_S: Final = 60.0
 """Seconds by which the clocks of two replicas may differ."""
 _NONE: Final = RewardSums()
@@ -254,16 +256,16 @@ async def all_buckets(
     histograms: bool = True,
     epochs: bool = False,
     segments: bool = False,
-    recent_step: float = BUCKET_S,
+    ladder: Sequence[tuple[float, float]] = READ_LADDER,
 ) -> AsyncIterator[tuple[float, list[Bucket]]]:
-    """Give the buckets behind `over_time`, with their length in seconds: ``recent_step`` in the last hours.
+    """Give the buckets behind `over_time`, with their length in seconds.
 
     Raises StoreUnavailable.
     """
     grouping: Grouping = "each" if epochs else "alike"
-    border = (now - RECENT_S) // HOUR_S * HOUR_S
-    start = max(since or 0.0, 0.0)
-    for begin, end, step in ((start, border, HOUR_S), (max(start, border), now + BUCKET_S, recent_step)):
+    begin = max(since or 0.0, 0.0)
+    for age, step in ladder:
+        end = (now - age) // step * step if age else now + BUCKET_S
         if begin < end:
             yield (
                 step,
@@ -277,6 +279,7 @@ async def all_buckets(
                     segments=segments,
                 ),
             )
+            begin = end
 
 
 def observations(found: Mapping[Key, Rewarded]) -> dict[Key, RewardSums]:

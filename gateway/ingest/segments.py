@@ -12,7 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from gateway.ingest.evidence import Key, Rewarded, RewardedBucket, all_buckets, joined, of_buckets
+from gateway.ingest.evidence import (
+    HOUR_S,
+    RECENT_S,
+    Key,
+    Rewarded,
+    RewardedBucket,
+    all_buckets,
+    joined,
+    of_buckets,
+)
 from gateway.record.events import Outcome, columns
 from gateway.state.base import Bucket, Counts, OutcomeFilter
 from gateway.state.store import AggregateStore, RecordStore
@@ -22,8 +31,10 @@ from policies.contextual.features import SEGMENT_BYTES, SegmentFeature
 from policies.types import RewardSums
 
 _DIGITS: Final = 2 * SEGMENT_BYTES
-_RECENT_STEP_S: Final = 60.0
-"""Length of the buckets of the last hours: there are sums for each segment in each."""
+DAY_S: Final = 86_400.0
+_LADDER: Final = ((2 * DAY_S, DAY_S), (RECENT_S, HOUR_S), (0.0, 60.0))
+"""`READ_LADDER` of segments: each bucket has sums of every one. In a day, too, only epochs of like shares are read
+together (`gateway.state.folding`)."""
 
 
 MAX_REQUESTS: Final = 10_000
@@ -81,7 +92,7 @@ async def by_segment(
     buckets = [
         bucket
         async for _, each in all_buckets(
-            store, route, now=now, histograms=False, epochs=epochs, segments=True, recent_step=_RECENT_STEP_S
+            store, route, now=now, histograms=False, epochs=epochs, segments=True, ladder=_LADDER
         )
         for bucket in each
     ]
