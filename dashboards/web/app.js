@@ -231,7 +231,7 @@ function TopBar({ page, session, lost, outage, alive, now, onLeave }) {
   ];
   const [cls, text] = lost ? ["off", "Unreachable"] : outage ? ["off", "Not updated"] : alive ? ["on", "Live"] : ["", "Connecting"];
   return html`<header class="top">
-    <a class="brand" href=${href()}>${mark()}<span>Turnout</span></a>
+    <a class="brand" href=${href()} aria-label="Turnout">${mark()}<span>Turnout</span></a>
     <nav aria-label="Pages">${links.map(([path, title, names]) => html`<a key=${title} href=${path ? href(path) : href()} aria-current=${names.includes(page.name) ? "page" : null}>${title}</a>`)}</nav>
     <div class="spacer"></div>
     <span class=${`live ${cls}`} role="status"><span class="dot" aria-hidden="true"></span>${text}<span class="clock"> · ${clockTime(now)} ${zoneName(now)}</span></span>

@@ -99,7 +99,7 @@ class ControlServices:
             **summary(name, self.gateway.document(), status, rollout, now),
             "recent": recent(together(counts)),
             "alarms": alarms,
-            "last_step": steps[-1] if steps else None,
+            "last_step": next(iter(history.with_trails(steps, whole=False)[-1:]), None),
             **standing,
             "stop": self.gateway.stop_state(name),
         }

@@ -57,16 +57,18 @@ def test_a_page_fits_every_width_and_axe_finds_nothing_serious(lived: Served, ta
     if path == "config":
         tab.page.get_by_role("button", name="Edit").click()
         tab.page.locator("#edit", has_text="Nothing is changed yet").wait_for()
+    tab.page.evaluate(AXE.read_text())
     for width in WIDTHS:
         tab.page.set_viewport_size({"width": width, "height": 900})
         tab.settled()
+        if width == min(WIDTHS):  # where some texts are hidden
+            assert not faults(tab, runOnly=["link-name", "button-name", "label"])
         if SHOTS:
             name = f"{path.replace('/', '_') or 'home'}_{width}.png"
             tab.page.screenshot(path=Path(SHOTS) / name, full_page=True)
         assert tab.page.evaluate(TOO_WIDE) <= 0, f"it scrolls sideways at {width}"
         cut = tab.page.locator(".table-scroll").evaluate_all(ANY_CUT)
         assert not cut or width < 768, f"a table loses a column at {width}"
-    tab.page.evaluate(AXE.read_text())
     assert not faults(tab)
     tab.page.emulate_media(color_scheme="dark")
     tab.settled()

@@ -271,7 +271,7 @@ def test_a_rollout_and_its_verdicts_are_shown(lived: Served, tabs: Tabs) -> None
     assert "+2 pp" in errors
     latency = tab.page.locator('[data-guardrail="latency_p99"]').inner_text()
     assert "can't tell yet" in latency
-    assert "about 400 more requests, 12 min at the present rate" in latency
+    assert "about 400 more requests, 12 min at this rate" in latency
     assert "×1.08" in latency
     assert "error_rate" in tab.page.locator(".verdict").inner_text()
     tab.page.get_by_role("link", name="Health").click()

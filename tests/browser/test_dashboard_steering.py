@@ -109,7 +109,7 @@ def test_routes_are_steered_from_the_overview_by_those_who_may(keyed: Served, ta
     assert dialog.get_by_label("Reason").input_value() == "the release is due"
     page.keyboard.press("Escape")
     dialog.wait_for(state="detached")
-    keyed.set_rollout("shop", STATE)
+    keyed.set_rollout("shop", dict(STATE))
     page.locator("[data-group=moving] [data-route=shop]").wait_for()
     page.get_by_role("button", name="Roll back shop").press("Enter")
     other.locator("[data-route=shop]", has_text="Rolled back").wait_for()

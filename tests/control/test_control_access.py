@@ -160,6 +160,10 @@ async def test_the_history_has_each_steering_once(harness: Harness, client: Clie
     winner = {"id": 1, "time": 5.0, "kind": "winner", "data": {"by": "a: it is time"}}
     steered = {"id": 2, "time": 5.1, "kind": "steered", "data": {"by": "a", "reason": "it is time"}}
     assert [step["kind"] for step in with_trails([winner, steered], whole=True)] == ["winner"]
+    listed = (await client("reader").get("/-/routes")).json()["routes"]
+    (last,) = [route["last_step"] for route in listed if route["route"] == "shop"]
+    assert last["kind"] == "steered"
+    assert "address" not in last["data"], "of people, not for every reader"
     alone, *taken = await steps("pilot")
     assert alone["kind"] == "steered"
     assert [(s["kind"], s["data"]["action"], s["data"]["address"]) for s in taken] == [

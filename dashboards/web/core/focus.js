@@ -8,7 +8,12 @@ export function rememberFocus() {
     focused = target;
     if (!target.closest("dialog")) row = target.closest("[data-route]")?.dataset.route;
   });
-  addEventListener("focusout", ({ target }) => setTimeout(() => target === focused && target.isConnected && document.activeElement === document.body && (focused = null)));
+  addEventListener("focusout", ({ target }) => setTimeout(() => left(target)));
+}
+
+// What was left is not what is gone.
+function left(element) {
+  if (element === focused && element.isConnected && document.activeElement === document.body) focused = null;
 }
 
 export function keepFocus() {

@@ -95,7 +95,7 @@ function why(step, failed, report) {
 }
 
 // Why a person did it, without the command, which the state says.
-export const reasonOf = ({ actor, reason }) => (actor ? (reason ?? "").replace(/^(rollback|pause|promote)(: |$)/, "") : (reason ?? ""));
+export const reasonOf = ({ actor, reason }) => (actor ? (reason ?? "").replace(/^(rollback|pause|resume|restart|promote|set [\d.e-]+)(: |$)/, "") : (reason ?? ""));
 
 function undecided(verdicts) {
   const most = Math.max(...verdicts.map((v) => v.more_requests ?? 0));
@@ -305,10 +305,10 @@ function trail({ session, address }) {
   return [session && `session ${session}`, address && `from ${address}`].filter(Boolean);
 }
 
-function step({ source, target, phase, stage, weight, actor, reason, ...data }) {
+function step({ source, target, phase, stage, weight, actor, ...data }) {
   const name = (state) => (STATES[state] ?? sentence(state)).toLowerCase();
   const moved = source && source !== target ? `${name(source)} → ${name(target)}` : `${name(target)}, ${phase === "bandit" ? phase : `stage ${stage + 1}`}`;
-  return [moved, weight !== undefined && `${share(weight)} of the traffic`, reason, actor && `by ${actor}`, ...trail(data)].filter(Boolean).join(" · ");
+  return [moved, weight !== undefined && `${share(weight)} of the traffic`, reasonOf({ actor, ...data }), actor && `by ${actor}`, ...trail(data)].filter(Boolean).join(" · ");
 }
 
 export function sentence(text) {

@@ -60,7 +60,7 @@ function Beside({ route, name }) {
     return html`<li key=${q}>${q} ${figure(field(`latency_ms.${q}`), data.latency_ms[q], milliseconds(data.latency_ms[q]))}, ${figure(field(`latency.${q}`), one.relative, `×${significant(1 + one.relative, 3)}`)} of the primary's ${ends ? `(${ends})` : "(too few to tell)"}</li>`;
   };
   return html`<ul class="note" data-beside=${name}>${Object.entries(data.latency).map(ratio)}
-    <li class=${failures ? "alert" : ""}>${figure(field("failed"), failures, count(failures))} of its last ${count(data.seen)} responses failed${kinds && `: ${kinds}`}</li></ul>`;
+    <li>${figure(field("failed"), failures, count(failures))} of its last ${count(data.seen)} responses failed${kinds && `: ${kinds}`}</li></ul>`;
 }
 
 function copies(counts) {

@@ -224,5 +224,6 @@ function shadows(route) {
 function lead(route, metric, one) {
   const said = difference(one.difference.absolute, one.difference.interval, kind(metric, route.metrics));
   const interval = said.interval ? ` (${said.interval})` : "";
-  return one.leads ? `${metric}: ${one.leader} leads by ${said.text}${interval}` : `${metric}: undecided${interval}`;
+  const told = one.leads ? `${one.leader} leads by` : `undecided, ${one.leader} − ${one.against}`;
+  return `${metric}: ${told} ${said.text}${interval}`;
 }

@@ -90,5 +90,5 @@ export function figure(field, value, text, cls = "") {
 
 // A wide thing that scrolls by itself, for the keyboard too.
 export function scroller(label, ...body) {
-  return html`<div class="table-scroll" role="region" aria-label=${label} tabindex="0">${body}</div>`;
+  return html`<div class="table-scroll" role="group" aria-label=${label} tabindex="0">${body}</div>`;
 }

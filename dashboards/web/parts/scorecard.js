@@ -199,7 +199,7 @@ function guardrail(report, one) {
   const more =
     one.more_requests === null || one.more_requests === undefined
       ? ""
-      : `about ${count(one.more_requests)} more requests${one.minutes ? `, ${seconds(one.minutes * 60)} at the present rate` : ""}`;
+      : `about ${count(one.more_requests)} more requests${one.minutes ? `, ${seconds(one.minutes * 60)} at this rate` : ""}`;
   const rests = [one.reason, one.samples ? `${count(one.samples)} samples` : "", more].filter(Boolean).join(" · ");
   return html`<p class="guardrail" key=${`${one.variant}-${one.bound}-${one.limit}`} data-variant=${one.variant}>${badge(`${sign} ${text}`, VERDICT_TONES[one.verdict] ?? "")} <span>${one.variant && `${one.variant}: `}${one.metric === "agreement" ? "Gate" : "Guardrail"}: ${says}${said === none ? "" : html`; it is <b>${said}</b>${ends && ` (${ends})`}`}.</span> <small>${explained(rests)}</small></p>`;
 }
