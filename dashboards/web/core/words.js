@@ -95,7 +95,8 @@ function why(step, failed, report) {
 }
 
 // Why a person did it, without the command, which the state says.
-export const reasonOf = ({ actor, reason }) => (actor ? (reason ?? "").replace(/^(rollback|pause|resume|restart|promote|set [\d.e-]+)(: |$)/, "") : (reason ?? ""));
+export const reasonOf = ({ actor, reason }) =>
+  actor ? (reason ?? "").replace(/^(rollback|pause|resume|restart|promote|set [\d.e-]+)(: |$)/, "") : (reason ?? "");
 
 function undecided(verdicts) {
   const most = Math.max(...verdicts.map((v) => v.more_requests ?? 0));
@@ -308,7 +309,9 @@ function trail({ session, address }) {
 function step({ source, target, phase, stage, weight, actor, ...data }) {
   const name = (state) => (STATES[state] ?? sentence(state)).toLowerCase();
   const moved = source && source !== target ? `${name(source)} → ${name(target)}` : `${name(target)}, ${phase === "bandit" ? phase : `stage ${stage + 1}`}`;
-  return [moved, weight !== undefined && `${share(weight)} of the traffic`, reasonOf({ actor, ...data }), actor && `by ${actor}`, ...trail(data)].filter(Boolean).join(" · ");
+  return [moved, weight !== undefined && `${share(weight)} of the traffic`, reasonOf({ actor, ...data }), actor && `by ${actor}`, ...trail(data)]
+    .filter(Boolean)
+    .join(" · ");
 }
 
 export function sentence(text) {
