@@ -41,6 +41,7 @@ _ROLLOUT: Final[dict[str, Any]] = {
     "checked": _NUMBER,
     "reason": str,
     "competing?": _NUMBER,
+    "acknowledged?": float,
     "by_hand?": bool,
     "carried?": {str: float},
     "waiting_since?": _NUMBER,
