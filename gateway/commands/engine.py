@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from gateway.commands.documents import add_config, control_url
 from gateway.commands.output import MISUSED, complain, print_json, say
-from gateway.config.engine import EngineConfig
+from gateway.config.engine import EngineConfig, admits
 from gateway.config.faults import unknown
 from gateway.config.load import ConfigError, load_file
 from gateway.config.service import LogConfig
@@ -94,6 +94,9 @@ def main(args: argparse.Namespace) -> int:
         return complain(
             f"{args.engine} is of the type {engine.type}, which has no nodes to start: the leader sets the weights"
         )
+    if not admits(engine.nodes, args.node):
+        names = ", ".join(engine.nodes)
+        return complain(f"{args.engine} has no node {args.node!r}; name it under 'nodes', which has: {names}")
     url = args.url or control_url(document)
     if url is None:
         return complain("the gateway listens on every address; write --url http://HOST:PORT")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from typing import Annotated, Final, Literal, NamedTuple
 
 from pydantic import AfterValidator
@@ -65,6 +66,12 @@ RANGES: Final = {
     "haproxy": Range("HAProxy", (2**31 - 1) / 1000, "24d", 2**31 - 1),
 }
 """By type of engine; as Envoy 1.40 and HAProxy 2.6 say. HAProxy takes some larger counts, but wraps them."""
+
+
+def admits(nodes: Iterable[str], name: str) -> bool:
+    """Whether a node may have this name. ``nodes``: as the engine declares them."""
+    return any(fnmatchcase(name, pattern) for pattern in nodes)
+
 
 Refusal = tuple[KeyPath, str]
 """Key path inside the route, and what is wrong with it."""

@@ -7,7 +7,6 @@ polls; the poll is held until there is something new (long polling), so a change
 from __future__ import annotations
 
 import asyncio
-import fnmatch
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from typing import Final
 
 from gateway.clock import Clock
 from gateway.config.document import Document
+from gateway.config.engine import admits
 from gateway.config.kubernetes import KubernetesConfig
 from gateway.engines.envoy.offers import EnvoyOffers
 from gateway.engines.haproxy.offers import HaproxyOffers
@@ -101,7 +101,7 @@ class Fleet:
     def admits(self, engine: str, node: str) -> bool:
         """Whether a node of this name belongs to the engine."""
         section = self._document().engines.get(engine)
-        return section is not None and any(fnmatch.fnmatchcase(node, pattern) for pattern in section.nodes)
+        return section is not None and admits(section.nodes, node)
 
     def wake(self) -> None:
         """Tell every held poll that something may have changed."""

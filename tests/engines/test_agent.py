@@ -146,6 +146,9 @@ def test_a_bootstrap_without_files_says_what_to_write(tmp_path: Path) -> None:
     path.write_text(CONFIG.replace("@PORT@", "1").replace("URL", "http://127.0.0.1:"))
     with pytest.raises(ValueError, match="--files DIR --admin ADDR"):
         Served.read(json.loads(bootstrap(path, "e1", 1, 2)))
-    words = ("engine", "bootstrap", "edge", "--config", str(path), "--node", "e1", "--listen", "127.0.0.1:1")
-    done = turnout(*words, "--files", "x")
+    words = ("engine", "bootstrap", "edge", "--config", str(path), "--listen", "127.0.0.1:1", "--node")
+    done = turnout(*words, "e1", "--files", "x")
     assert (done.returncode, "write --admin" in done.stderr) == (2, True)
+    done = turnout(*words, "x1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "edge has no node 'x1'; name it under 'nodes', which has: e*" in done.stderr
