@@ -26,7 +26,7 @@ from gateway.state.store import Store
 
 log = logging.getLogger("turnout.archive")
 
-KIND: Final = shapes.kind("archive", ([str], {"early?": int, "final?": int}))
+KIND: Final = shapes.kind("archive", {"early?": int, "final?": int})
 """Kind of the documents that hold how far each route is written."""
 ARCHIVE_S: Final = 60.0
 SETTLE_S: Final = 600.0
@@ -82,7 +82,7 @@ class Archiving:
             self._since, self._unwritten, self._problems = None, None, {}
             return
         try:
-            routes = set(document.routes) | await self._known(document)
+            routes = document.routes.keys() | await self._store.published()
         except StoreUnavailable:
             self._since = None
             raise
@@ -104,15 +104,6 @@ class Archiving:
     def _window(self) -> float:
         """Seconds after a decision in which rewards may arrive."""
         return max((metric.window for metric in self._document().metrics.values()), default=0.0)
-
-    async def _known(self, document: Document) -> set[str]:
-        """The routes that were archived before, also those that the configuration no longer has."""
-        stored = await self._store.load(KIND, "")
-        known = set(json.loads(stored[1])) if stored is not None else set()
-        if not document.routes.keys() <= known:
-            text = json.dumps(sorted(known | document.routes.keys()))
-            await self._store.save(KIND, "", text, expected=stored[0] if stored is not None else 0)
-        return known
 
     async def _route(self, url: str, route: str, first: int) -> float:
         """Write what is due of a route, which has nothing before the hour ``first``; since when it must be kept."""

@@ -30,7 +30,7 @@ from gateway.state.sqlite import SqliteStore
 from policies.offpolicy.evaluation import Evaluation
 from tests.archive.conftest import HOUR, START, decisions
 from tests.support.command import turnout
-from tests.support.made import outcome, reward
+from tests.support.made import outcome, published, reward
 
 NOW = START + 5 * 3600 + SETTLE_S
 
@@ -94,6 +94,14 @@ async def test_an_idle_route_costs_no_look_of_its_own(
     monkeypatch.setattr(store, "records", noted)
     await Stage(store, str(tmp_path / "lake")).run()
     assert asked == {"digits", "other"}, "with SQLite, a look at an idle route goes through the whole record"
+
+
+async def test_a_route_that_was_removed_before_is_archived_too(store: SqliteStore, tmp_path: Path) -> None:
+    await store.publish(published(route="removed"))
+    await store.append([outcome(START + 60, route="removed")], [])
+    stage = Stage(store, str(tmp_path / "lake"))
+    await stage.run()
+    assert len(await exported(WholeRecord(None, open_archive(stage.url)), "removed")) == 1
 
 
 async def test_hours_before_the_first_decision_are_looked_through_once(
