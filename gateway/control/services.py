@@ -37,7 +37,6 @@ from policies.contextual.regression import LinearSums
 from policies.sequential.unit_outcomes import UnitOutcomes
 from policies.types import Discounted, PairSums
 
-RECORD_LOSS_SHOWN_S: Final = 86_400.0
 log = logging.getLogger("turnout.control")
 
 FRESH_S: Final = 1.0
@@ -187,10 +186,8 @@ class ControlServices:
         return {**await self.summaries(), "": whole}
 
     async def alarms(self) -> list[Json]:
-        """Return the alarms of the gateway as a whole. A loss of outcomes does not end, and is shown for a day."""
-        over = self.gateway.now() - RECORD_LOSS_SHOWN_S
-        found = (await self._alarms.read(("",)))[""]
-        return [alarm for alarm in found if alarm["code"] != "record_loss" or alarm["since"] > over]
+        """Return the alarms of the gateway as a whole."""
+        return (await self._alarms.read(("",)))[""]
 
     async def report(
         self, name: str, since: float | None, epoch: int | None, baseline: str | None = None

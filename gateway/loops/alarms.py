@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Final
 
 from gateway.clock import Clock
@@ -52,6 +53,8 @@ RENEWAL_S: Final = 60.0
 """Seconds after which a process says again that its alarm stands."""
 FORGOTTEN_S: Final = 300.0
 """Seconds without a renewal after which an alarm has lost its process."""
+RECORD_LOSS_S: Final = 86_400.0
+"""Seconds after which a loss of outcomes is over, if no other follows: until then comparisons are not trusted."""
 _WINDOW: Final = f"{WINDOW_S / 60:.0f} minutes"
 INVALID: Final = ("sample_ratio_mismatch", "record_loss", "engine_rows_lost")
 """Alarms that make comparisons worthless."""
@@ -193,11 +196,13 @@ class Alarms:
             del self._standing[code]
 
     async def forgotten(self) -> None:
-        """The leader ends alarms of processes that have ended."""
+        """The leader ends alarms of processes that have ended, and those of losses that are long past."""
         stored = await self._store.load(KIND, GATEWAY)
+        kept_s = dict.fromkeys(OF_PROCESSES - self._standing.keys(), FORGOTTEN_S)
+        kept_s["record_loss"] = RECORD_LOSS_S
         for alarm in json.loads(stored[1]) if stored is not None else ():
             seen = alarm.get("seen", alarm.get("since", 0.0))
-            if alarm["code"] in OF_PROCESSES - self._standing.keys() and self._clock() - seen >= FORGOTTEN_S:
+            if self._clock() - seen >= kept_s.get(alarm["code"], inf):
                 await self._tell_own(alarm["code"], "")
 
     async def engine_troubles(self) -> None:

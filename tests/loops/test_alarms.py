@@ -15,7 +15,7 @@ import pytest
 
 from gateway.config.load import load
 from gateway.loops import early_mismatch, ratio
-from gateway.loops.alarms import FORGOTTEN_S, KIND
+from gateway.loops.alarms import FORGOTTEN_S, KIND, RECORD_LOSS_S, distrust
 from gateway.loops.ratio import BACK_S, SETTLED_S, Ratios
 from gateway.record.events import UNSEEN
 from gateway.state.base import OutcomeFilter, StoreUnavailable
@@ -264,6 +264,22 @@ async def test_a_lossy_record_is_told_by_whoever_lost(scene: Scene) -> None:
     await scene.watch.record_loss()
     await scene.watch.record_loss()
     assert scene.events == [("alarm", "", "record_loss")]
+
+
+async def test_a_loss_is_over_after_a_day(scene: Scene) -> None:
+    """It stood without end: a bandit's guardrails ejected nothing any more, and its stop rule named no winner."""
+    began, scene.lost = scene.time, 7
+    await scene.watch.step(scene.document)
+    scene.time += RECORD_LOSS_S - 60
+    scene.lost = 9
+    await scene.watch.step(scene.document)
+    scene.time += RECORD_LOSS_S - 60
+    await scene.watch.step(scene.document)
+    assert "2 outcomes" in await distrust(scene.store, "r", began)
+    scene.time += 60
+    await scene.watch.step(scene.document)
+    assert not await distrust(scene.store, "r", began)
+    assert scene.events[-1] == ("alarm_over", "", "record_loss")
 
 
 async def test_a_loss_while_the_store_is_away_is_told_once_it_is_back(
