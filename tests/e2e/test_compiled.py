@@ -17,7 +17,7 @@ import pytest
 from gateway import build
 from tests.e2e.test_demo import example
 from tests.support.deployed import deployed
-from tests.support.models import reference_models, with_texts
+from tests.support.models import reference_models, shared_folder, with_texts
 
 HOT_PATH = [
     "tests/wire", "tests/http2", "tests/faults", "tests/dataplane", "tests/transport", "tests/record",
@@ -128,9 +128,10 @@ def test_an_edited_source_is_noticed_at_start(compiled: Path, tmp_path: Path) ->
     )
 
 
-def test_the_hot_path_passes_its_tests(compiled: Path) -> None:
+def test_the_hot_path_passes_its_tests(compiled: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     workers = 1 + (os.cpu_count() or 1)  # beside those of the tests that run meanwhile
     parallel = ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *parallel, *HOT_PATH]
-    done = subprocess.run(words, cwd=compiled, capture_output=True, text=True, timeout=1500)
+    env = {**os.environ, "TURNOUT_SHARED": str(shared_folder(tmp_path_factory))}
+    done = subprocess.run(words, cwd=compiled, env=env, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, (done.stdout + done.stderr)[-20_000:]

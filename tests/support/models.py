@@ -21,11 +21,17 @@ FEW_STEPS = 25
 T = TypeVar("T")
 
 
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of all processes of this run, and of a run that it starts with this folder in TURNOUT_SHARED."""
+    if named := os.environ.get("TURNOUT_SHARED"):
+        return Path(named)
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
 def _once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], T]) -> T:
     """What ``make`` returned for the folder ``name``, which it filled: in this process or in another one."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
+    shared = shared_folder(tmp_path_factory)
     with (shared / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         summary = shared / f"{name}.pickle"
