@@ -1,23 +1,19 @@
-"""What deciding costs: a refresh of all allocations (slow path), and one decision (hot path).
+"""What deciding costs: a refresh of one allocation (slow path), and one decision (hot path).
 
-    python -m benchmarks.policies [--routes 100] [--variants 5] [--json]
+    python -m benchmarks.policies [--json]
 
-For the refresh it measures what matters to requests: the longest time for which the event loop does not
-come round, with one route at a time on the loop, and with all of them in a thread. Single figures are
-medians of processor time, so that other work on the machine counts little. Gaps are given in wall time,
-which wants a quiet machine, and in processor time of the loop's own thread.
+Figures are medians of processor time, so that other work on the machine counts little. How long refreshes hold up the
+event loop, `benchmarks.allocations` measures.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
@@ -76,57 +72,6 @@ def one_route(rng: np.random.Generator) -> dict[str, float]:
     return rows
 
 
-async def gaps(work: Callable[[], Coroutine[Any, Any, None]]) -> tuple[float, float, float]:
-    """Runs ``work`` beside a loop that only comes round; its time and the longest gap, in ms of wall time,
-    and the longest gap in ms of the loop's processor time."""
-    seen: list[float] = []
-    busy: list[float] = []
-    done = asyncio.Event()
-
-    async def come_round() -> None:
-        last, used = time.perf_counter(), time.thread_time()
-        while not done.is_set():
-            await asyncio.sleep(0)
-            now, using = time.perf_counter(), time.thread_time()
-            seen.append(now - last)
-            busy.append(using - used)
-            last, used = now, using
-
-    watcher = asyncio.create_task(come_round())
-    await asyncio.sleep(0.02)
-    seen.clear()
-    busy.clear()
-    start = time.perf_counter()
-    await work()
-    took = time.perf_counter() - start
-    done.set()
-    await watcher
-    return 1e3 * took, 1e3 * max(seen), 1e3 * max(busy)
-
-
-def all_routes(routes: int, variants: int, rng: np.random.Generator) -> dict[str, tuple[float, float, float]]:
-    jobs = [job(variants, "boolean", rng) for _ in range(routes)]
-
-    async def on_the_loop() -> None:
-        for plan, learned in jobs:
-            refresh(plan, learned)
-            await asyncio.sleep(0)
-
-    async def each_in_a_thread() -> None:
-        for plan, learned in jobs:
-            await asyncio.to_thread(refresh, plan, learned)
-
-    async def all_in_a_thread() -> None:
-        await asyncio.to_thread(lambda: [refresh(plan, learned) for plan, learned in jobs])
-
-    ways = {
-        "a route at a time, on the loop": on_the_loop,
-        "a route at a time, in a thread": each_in_a_thread,
-        "all at once, in a thread": all_in_a_thread,
-    }
-    return {name: asyncio.run(gaps(work)) for name, work in ways.items()}
-
-
 def one_decision(rng: np.random.Generator) -> dict[str, float]:
     plan, learned = job(5, "boolean", rng)
     allocation, _ = refresh(plan, learned)
@@ -148,30 +93,19 @@ def one_decision(rng: np.random.Generator) -> dict[str, float]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="What deciding costs.")
-    parser.add_argument("--routes", type=int, default=100)
-    parser.add_argument("--variants", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
     rng = np.random.default_rng(1)
-    route, everything, decision = (
-        one_route(rng),
-        all_routes(given.routes, given.variants, rng),
-        one_decision(rng),
-    )
+    route, decision = one_route(rng), one_decision(rng)
     seeing, drawing_all = contextual.decisions(microseconds, rng), contextual.refreshes(milliseconds, rng)
     if given.json:
-        figures = {"refresh_ms": route, "loop_ms": everything, "decision_us": decision}
+        figures = {"refresh_ms": route, "decision_us": decision}
         json.dump(figures | {"features_us": seeing, "ensembles": drawing_all}, sys.stdout, indent=1)
         print()
         return 0
     print("one refresh (posteriors, P(best), loss, ranges)          median ms")
     for name, value in route.items():
         print(f"  {name:52} {value:10.2f}")
-    print(
-        f"\n{given.routes} routes x {given.variants} variants                total ms  longest gap  of it on the loop"
-    )
-    for name, (took, longest, usual) in everything.items():
-        print(f"  {name:32} {took:10.1f} {longest:12.2f} {usual:13.2f}")
     print("\none decision                                             median µs")
     for name, value in decision.items():
         print(f"  {name:52} {value:10.2f}")

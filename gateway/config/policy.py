@@ -315,22 +315,14 @@ PolicyConfig = Annotated[
 ]
 
 
-def bandit_of(
-    policy: SingleConfig | SplitConfig | ShadowConfig | CanaryConfig | BanditConfig,
-) -> BanditConfig | None:
+def bandit_of(policy: PolicyConfig) -> BanditConfig | None:
     """The bandit of ``policy``, including one that follows a canary's stages; None if there is none."""
-    return (
-        policy.contest
-        if isinstance(policy, CanaryConfig)
-        else policy
-        if isinstance(policy, BanditConfig)
-        else None
-    )
+    if isinstance(policy, CanaryConfig):
+        return policy.contest
+    return policy if isinstance(policy, BanditConfig) else None
 
 
-def named_variants(
-    policy: SingleConfig | SplitConfig | ShadowConfig | CanaryConfig | BanditConfig,
-) -> tuple[tuple[tuple[str, ...], str], ...]:
+def named_variants(policy: PolicyConfig) -> tuple[tuple[tuple[str, ...], str], ...]:
     """Every variant that ``policy`` names, with its key path inside the policy."""
     match policy:
         case SingleConfig():
