@@ -60,8 +60,10 @@ tools: .venv/tools ## the servers and the browser that tests drive, from Debian 
 test: export TURNOUT_WHEEL := $(CURDIR)/.run/wheel
 test: setup tools ## every test
 	@$(MAKE) --no-print-directory -j5 lint typecheck servers bytecode wheel
-	$(PYTEST) -m 'not alone' --durations=15 || $(RERUN) $$? -m 'not alone'
-	$(BIN)/python -m pytest -m alone --durations=5 || $(RERUN) $$? -m alone
+	@trap 'exit 130' INT; failed=0; \
+	$(PYTEST) -m 'not alone' --durations=15 || $(RERUN) $$? -m 'not alone' || failed=$$?; \
+	$(BIN)/python -m pytest -m alone --durations=5 || $(RERUN) $$? -m alone || failed=$$?; \
+	exit $$failed
 
 # What one process does before the tests and each of many would do again, or the others would wait for. Whatever is
 # wrong here, a test finds too.

@@ -19,16 +19,21 @@ TESTS_FAILED = 1
 """The exit status of pytest when tests failed; every other one is a fault of the run itself."""
 
 
+def noted() -> list[str]:
+    """The tests whose last run failed, in this part of the suite or an earlier one."""
+    found = sorted(json.loads(LAST_FAILED.read_text())) if LAST_FAILED.exists() else []
+    return [test for test in found if "::" in test]  # the others are workers that collected different tests
+
+
 def main(status: int, options: list[str]) -> int:
-    noted = sorted(json.loads(LAST_FAILED.read_text())) if LAST_FAILED.exists() else []
-    failed = [test for test in noted if "::" in test]  # the others are workers that collected different tests
+    failed = noted()
     if status != TESTS_FAILED or not 0 < len(failed) <= MAX_RERUNS:
         return status
-    print(f"\nrunning {len(failed)} failed tests once more, with nothing else running", flush=True)
+    print("\nrunning the tests that failed once more, with nothing else running", flush=True)
     again = subprocess.run([sys.executable, "-m", "pytest", "--last-failed", *options]).returncode
     if again == 0:
         print("\nUNSTABLE: failed among others, passed alone; find out why before it hides a fault:")
-        print("\n".join(f"  {test}" for test in failed))
+        print("\n".join(f"  {test}" for test in sorted({*failed} - {*noted()})))
     return again
 
 

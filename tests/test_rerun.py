@@ -21,6 +21,20 @@ def test_fails_the_first_time():
 """
 
 
+def parts(folder: Path, body: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Runs tests with ``body``, then those that failed once more."""
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers = alone\n")
+    (folder / "test_sample.py").write_text(body)
+    env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # importing them takes most of the time
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, *command]
+        return subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True)
+
+    first = run("-m", "pytest", "-q").returncode
+    return run(str(RERUN), str(first), "-q", *options)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("body", "status", "said"),
@@ -33,20 +47,19 @@ def test_fails_the_first_time():
     ids=["unstable", "broken", "too many", "not collected"],
 )
 def test_only_a_test_that_passes_alone_is_forgiven(tmp_path: Path, body: str, status: int, said: str) -> None:
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    (tmp_path / "test_sample.py").write_text(body)
-
-    env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # importing them takes most of the time
-
-    def run(*command: str) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, *command]
-        return subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True)
-
-    first = run("-m", "pytest", "-q").returncode
-    second = run(str(RERUN), str(first), "-q")
+    second = parts(tmp_path, body)
     assert second.returncode == status
     assert ("once more" in second.stdout) is bool(said)
     assert said in second.stdout
+
+
+@pytest.mark.long
+def test_failures_of_an_earlier_part_are_not_among_those_that_passed(tmp_path: Path) -> None:
+    earlier = "import pytest\n@pytest.mark.alone\ndef test_of_an_earlier_part():\n    assert False\n"
+    done = parts(tmp_path, UNSTABLE + earlier, "-m", "not alone")
+    assert done.returncode == 0
+    assert "::test_fails_the_first_time\n" in done.stdout.partition("UNSTABLE")[2]
+    assert "::test_of_an_earlier_part\n" not in done.stdout.partition("UNSTABLE")[2]
 
 
 def test_a_run_whose_workers_disagree_is_not_repeated(tmp_path: Path) -> None:
