@@ -101,7 +101,7 @@ class RolloutEvidence:
         return tick
 
     async def _tick(self, document: Document, name: str, section: CanaryConfig, route: RouteState) -> Tick:
-        judgement, samples = await self.judgement(document, name, section, route, forecast=False)
+        judgement, samples = await self.judgement(document, name, section, route, forecast=False, own=True)
         state = route.rollout
         assert state is not None
         standing = self._standing(name, state)
@@ -138,9 +138,13 @@ class RolloutEvidence:
         route: RouteState,
         *,
         forecast: bool = True,
+        own: bool = False,
     ) -> tuple[Judgement, float]:
-        """The verdicts over the current window, and the candidate's samples in it."""
-        judgement, samples = await self._judgement(document, name, section, route, forecast)
+        """The verdicts over the current window, and the candidate's samples in it.
+
+        ``own``: the look of the leader, which alone adds to the bets.
+        """
+        judgement, samples = await self._judgement(document, name, section, route, forecast, own)
         state = route.rollout
         assert state is not None
         if state.watched and (doubt := await distrust(self._store, name, state.doubted_from)):
@@ -171,10 +175,16 @@ class RolloutEvidence:
         assert route.rollout is not None
         if window == route.rollout.window and time > self._clock() - RECENT_S:
             return judgement
-        return (await self.judgement(document, name, section, route))[0]
+        return (await self.judgement(document, name, section, route, forecast=False))[0]
 
     async def _judgement(
-        self, document: Document, name: str, section: CanaryConfig, route: RouteState, forecast: bool
+        self,
+        document: Document,
+        name: str,
+        section: CanaryConfig,
+        route: RouteState,
+        forecast: bool,
+        own: bool,
     ) -> tuple[Judgement, float]:
         plan, state = plan_of(section), route.rollout
         assert state is not None
@@ -193,14 +203,14 @@ class RolloutEvidence:
         if state.status is Status.PROMOTED and state.weight >= 1.0:  # no holdback to compare with
             alone = await asyncio.to_thread(judge_alone, candidate, MAX_BASELINE_ERROR_RATE, levels.fail)
             return Judgement((alone,)), samples
-        bets = self._window_bets(name, state, epoch)  # only the leader's own look adds to them
+        bets = self._window_bets(name, state, epoch)
         judgement = await asyncio.to_thread(
             judge_all,
             [rail_of(rail) for rail in section.guardrails],
             baseline,
             candidate,
             levels,
-            bets=bets.copy() if forecast else bets,
+            bets=bets if own else bets.copy(),
             edges=edges,
             forecast=forecast,
         )

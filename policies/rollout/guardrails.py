@@ -280,7 +280,7 @@ def _decide(
     needed = seen and (bet is None or (shown if decided else not spare))
     coarse = None
     if needed and bet is None and not shown and measured.side is not None:
-        coarse = measured.side(guardrail.threshold, alpha_pass)
+        coarse = measured.side(guardrail.threshold, alpha_pass, 1.0)
     interval = coarse or (measured.ends(alpha_pass) if needed else None)
     outcome = _outcome(guardrail, measured, interval, alpha, alpha_pass, bet)
     reason = _reason(guardrail, measured, interval, bet)
@@ -359,7 +359,8 @@ def _missing(guardrail: Guardrail, measured: MetricComparison, alpha: float) -> 
         return None
 
     def undecided(scale: float) -> bool:
-        interval = measured.ends(alpha, scale)
+        coarse = measured.side and measured.side(guardrail.threshold, alpha, scale)
+        interval = coarse or measured.ends(alpha, scale)
         return interval is None or guardrail.outcome(interval) == "inconclusive"
 
     least = guardrail.min_samples / measured.samples

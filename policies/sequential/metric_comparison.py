@@ -82,8 +82,8 @@ class MetricComparison:
     interval: IntervalAt
     asymptotic: bool = False
     """Whether `interval` is that of a mean without bounds."""
-    side: Callable[[float, float], Interval | None] | None = None
-    """(limit, alpha) to a coarse interval on the same side of ``limit``, where that is plain and saves time."""
+    side: Callable[[float, float, float], Interval | None] | None = None
+    """(limit, alpha, scale) to a coarse interval on the same side of ``limit``, where that is plain and saves time."""
 
     def ends(self, alpha: float, scale: float = 1.0) -> Interval | None:
         """`interval`, of which each end alone is wrong with probability ``alpha`` at most: for what acts on one."""
@@ -182,7 +182,11 @@ def _of_errors(baseline: Evidence, candidate: Evidence, *, ratio: bool) -> Metri
     def at(alpha: float, scale: float) -> Interval | None:
         return _joint(ratio, error_martingale(baseline, scale), error_martingale(candidate, scale), alpha)
 
-    return MetricComparison(first.mean, second.mean, first.count, second.count, at)
+    def side(limit: float, alpha: float, scale: float) -> Interval | None:
+        martingales = error_martingale(baseline, scale), error_martingale(candidate, scale)
+        return side_of(limit, *martingales, alpha, ratio=ratio)
+
+    return MetricComparison(first.mean, second.mean, first.count, second.count, at, side=side)
 
 
 @lru_cache(KEPT)
@@ -204,8 +208,8 @@ def _of_martingales(
     def at(alpha: float, scale: float) -> Interval | None:
         return _joint(ratio, known(baseline * scale), known(candidate * scale), alpha)
 
-    def side(limit: float, alpha: float) -> Interval | None:
-        return side_of(limit, known(baseline), known(candidate), alpha, ratio=ratio)
+    def side(limit: float, alpha: float, scale: float) -> Interval | None:
+        return side_of(limit, known(baseline * scale), known(candidate * scale), alpha, ratio=ratio)
 
     return MetricComparison(baseline.mean, candidate.mean, baseline.count, candidate.count, at, side=side)
 
@@ -233,8 +237,8 @@ def _of_capped(
         ends = _joint(ratio, first, second, alpha)
         return ends[0] * unit, ends[1] * unit
 
-    def side(limit: float, alpha: float) -> Interval | None:
-        first, second = (BoundedMartingale(_on_unit(s, low, width)) for s in (baseline, candidate))
+    def side(limit: float, alpha: float, scale: float) -> Interval | None:
+        first, second = (BoundedMartingale(_on_unit(s, low, width) * scale) for s in (baseline, candidate))
         ends = side_of(limit / unit, first, second, alpha, ratio=ratio)
         return None if ends is None else (ends[0] * unit, ends[1] * unit)
 

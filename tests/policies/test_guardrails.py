@@ -12,9 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.rollout.guardrails import could_not_look, judge, judge_agreement, judge_all, judge_alone
+from policies.rollout.guardrails import (
+    _missing,
+    could_not_look,
+    judge,
+    judge_agreement,
+    judge_all,
+    judge_alone,
+)
 from policies.rollout.verdicts import Guardrail
-from policies.sequential.metric_comparison import Evidence, latency_quantile
+from policies.sequential.metric_comparison import Evidence, latency_quantile, measure
 from policies.types import MetricType, RewardSums
 
 GAMMA = 1.02
@@ -301,3 +308,24 @@ def test_verdicts_without_intervals_are_the_same(kind: MetricType, rail: Guardra
             spared += bare.interval is None
     assert {"pass", "fail"} <= seen
     assert spared >= 24  # of 36 looks
+
+
+@pytest.mark.parametrize("kind", ["error_rate", "boolean", "fraction"])
+@pytest.mark.parametrize("by_unit", [False, True], ids=["requests", "units"])
+@pytest.mark.parametrize("ratio", [False, True], ids=["difference", "ratio"])
+def test_forecasts_without_intervals_are_the_same(kind: str, by_unit: bool, ratio: bool) -> None:
+    metric = kind if kind == "error_rate" else "m"
+    guardrail = Guardrail(metric, max_ratio=1.3) if ratio else Guardrail(metric, max_increase=0.02)
+    forecasts = list[float | None]()
+    for worse in (0.0, 0.01, 0.1):
+        each = []
+        for mean, n in ((0.1, 3000.0), (0.1 + worse, 300.0)):
+            share = RewardSums(n, n * mean, n * mean * (1.0 if kind == "boolean" else 0.6))
+            units = RewardSums(n, n * mean, n * mean * 0.6) if by_unit else None
+            kinds: dict[str, MetricType] = {} if kind == "error_rate" else {"m": kind}  # type: ignore[dict-item]
+            each.append(Evidence(n, n * mean, rewards={"m": share}, kinds=kinds, seconds=60.0, units=units))
+        measured = measure(metric, *each, ratio=guardrail.relative)
+        quick = _missing(guardrail, measured, 0.004)
+        assert quick == _missing(guardrail, replace(measured, side=None), 0.004)
+        forecasts.append(quick)
+    assert any(forecasts)
