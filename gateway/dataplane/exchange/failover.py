@@ -47,7 +47,7 @@ class Failover(ExchangeBase):
 
     # Failures ----------------------------------------------------------------------------------------
     def on_failure(self, attempt: Attempt, code: str, detail: str, *, idle_close: bool) -> None:
-        if attempt is not self.attempt:
+        if attempt is not self.attempt:  # the hedge: the first attempt goes on
             if not idle_close:
                 attempt.observe_failure(code)
             attempt.connection = None
@@ -62,6 +62,7 @@ class Failover(ExchangeBase):
             attempt.repeat()
             return
         connection, attempt.connection = attempt.connection, None
+        # A backend that has read nothing of a request has not executed it, so it is as good as not sent.
         sent = CODES[code].sent and not (
             self.body.replayable and connection is not None and connection.unread
         )
@@ -120,7 +121,7 @@ class Failover(ExchangeBase):
         self._let_go(attempt, code)
         if detail:  # addresses are not for clients
             self.runtime.failure_log.tell(plan.backend_name, code, detail, self.request.request_id)
-        if plan is assignment.variant:
+        if plan is assignment.variant:  # what fails behind it is not its failure
             self._error = code
         late = now >= self.request.total_deadline
         if not late and recovery.may_retry(plan, code, status, sent=sent):
@@ -138,7 +139,7 @@ class Failover(ExchangeBase):
             self._fail(TurnoutError(code, retry_after=wait))
         else:
             recovery.retries = 0
-            recovery.tried.clear()
+            recovery.tried.clear()  # the next variant may have the same addresses
             self._new_attempt(following).start()
 
     def _let_go(self, attempt: Attempt, code: str) -> None:
