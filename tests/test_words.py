@@ -42,16 +42,9 @@ RETIRED: Final = {
 }
 """Regular expression of a retired word → what to write instead."""
 REWRITTEN: Final = (
-    "CONTRIBUTING.md",
-    "README.md",
-    "SECURITY.md",
-    "config.example.yaml",
-    "docs/**/*.md",
-    "examples/**/*.md",
-    "examples/**/*.py",
-    "gateway/**/*.py",
-    "policies/**/*.py",
-)
+    "CONTRIBUTING.md", "README.md", "SECURITY.md", "config.example.yaml", "docs/**/*.md", "examples/**/*.md",
+    "examples/**/*.py", "gateway/**/*.py", "policies/**/*.py",
+)  # fmt: skip
 """Files, or globs of files."""
 
 

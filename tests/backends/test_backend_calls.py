@@ -153,15 +153,10 @@ def test_content_encodings(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("accept", "encoding"),
     [
-        ("gzip, deflate, br", "gzip"),
-        ("deflate", "deflate"),
-        ("gzip;q=0.2, deflate;q=0.7", "deflate"),
-        ("gzip;q=0, *", "deflate"),
-        ("br", None),
-        ("gzip;q=nonsense", None),
-        ("", None),
+        ("gzip, deflate, br", "gzip"), ("deflate", "deflate"), ("gzip;q=0.2, deflate;q=0.7", "deflate"),
+        ("gzip;q=0, *", "deflate"), ("br", None), ("gzip;q=nonsense", None), ("", None),
     ],
-)
+)  # fmt: skip
 def test_answers_are_compressed_as_the_client_likes(
     client: httpx.Client, accept: str, encoding: str | None
 ) -> None:

@@ -186,14 +186,9 @@ def test_t3_a_rollback_shows_what_decided_until_the_next_run(world: Served, tabs
     }
     world.set_rollout("fraud", state)
     step = {
-        "source": "running",
-        "target": "rolled_back",
-        "reason": "error_rate breaches its limit",
-        "actor": "",
-        "evidence": [decided],
-        "stage": 0,
-        "weight": 0.0,
-    }
+        "source": "running", "target": "rolled_back", "reason": "error_rate breaches its limit", "actor": "",
+        "evidence": [decided], "stage": 0, "weight": 0.0,
+    }  # fmt: skip
     world.do(lambda h: h.emit("rollout", "fraud", step))
     tab = tabs.new(world.address, "/-/dashboard/routes/fraud")
     tab.page.locator("#verdict", has_text="Rolled back").wait_for()

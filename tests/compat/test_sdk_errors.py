@@ -92,18 +92,12 @@ def ends(gateway: GatewayProcess, request: str) -> dict[str, Any]:
         ("/llm", "busy", openai.RateLimitError, "rate_limit_exceeded", "429 - Rate limit reached"),
         ("/llm", "long", openai.BadRequestError, "too_long", "400 - This model's maximum"),
         ("/llm", "broken", openai.InternalServerError, None, "500 - The server had an error"),
-        (
-            "/hasty",
-            "slow",
-            openai.InternalServerError,
-            "backend_first_byte_timeout",
-            "504 - The backend did not",
-        ),
+        ("/hasty", "slow", openai.InternalServerError, "backend_first_byte_timeout", "504 - The backend did not"),
         ("/gone", "sound", openai.InternalServerError, "backend_connect", "502 - The backend could not be"),
         ("/named", "gpt", openai.NotFoundError, "unknown_route", "404 - No route serves the model 'gpt'"),
         ("/nowhere", "sound", openai.NotFoundError, "unknown_route", "404 - No route matches"),
     ],
-)
+)  # fmt: skip
 def test_an_error_has_the_code_and_message_that_the_sdk_shows(
     gateway: GatewayProcess, path: str, model: str, kind: type[openai.APIStatusError], code: str, said: str
 ) -> None:

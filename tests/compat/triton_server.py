@@ -34,15 +34,10 @@ class Triton(ServerProcess):
         self.metrics_url = f"http://127.0.0.1:{metrics_port}/metrics"
         self._log = folder / "triton.log"
         options = {
-            "model-repository": folder / "models",
-            "backend-directory": folder / "backends",
-            "http-address": "127.0.0.1",
-            "http-port": port,
-            "grpc-address": "127.0.0.1",
-            "grpc-port": rpc_port,
-            "metrics-address": "127.0.0.1",
-            "metrics-port": metrics_port,
-        }
+            "model-repository": folder / "models", "backend-directory": folder / "backends",
+            "http-address": "127.0.0.1", "http-port": port, "grpc-address": "127.0.0.1",
+            "grpc-port": rpc_port, "metrics-address": "127.0.0.1", "metrics-port": metrics_port,
+        }  # fmt: skip
         libraries = str(packages / "nvidia_pytriton.libs")
         path = f"{environment('triton') / 'bin'}:{os.environ['PATH']}"
         with self._log.open("wb") as log:

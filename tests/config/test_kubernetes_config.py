@@ -38,12 +38,7 @@ def test_a_split_by_weights_is_accepted_and_its_httproute_follows_from_its_name(
 @pytest.mark.parametrize(
     ("old", "new", "path", "said"),
     [
-        (
-            "policy:",
-            "unit: {header: x-user-id}\n    policy:",
-            "unit",
-            "weights assign each request on its own",
-        ),
+        ("policy:", "unit: {header: x-user-id}\n    policy:", "unit", "weights assign each request on its own"),
         ("policy:", "shadows: {v2: 1%}\n    policy:", "shadows", "throws copies' responses away"),
         ("policy:", "fallback: [v1]\n    policy:", "fallback", "weights do no more than split requests"),
         (
@@ -55,9 +50,7 @@ def test_a_split_by_weights_is_accepted_and_its_httproute_follows_from_its_name(
         ("policy:", "timeouts: {idle: 7s}\n    policy:", "timeouts", "let the cluster's gateway do it"),
         ("policy:", "usage: true\n    policy:", "usage", "weights do no more than split requests"),
         (
-            "policy:",
-            "match: {path: /digits}\n    policy:",
-            "match",
+            "policy:", "match: {path: /digits}\n    policy:", "match",
             "the rules of the HTTPRoute say which requests",
         ),
         ("v2: {}", "v2: {backend: a}", "variants.v2.backend", "the variant's backendRef names its service"),
@@ -84,7 +77,7 @@ def test_a_split_by_weights_is_accepted_and_its_httproute_follows_from_its_name(
         ("engine: cluster", "httproute: a", "httproute", "remove this, or write 'match'"),
         ("policy:", "httproute: A_B\n    policy:", "httproute", "write NAME or NAMESPACE/NAME"),
     ],
-)
+)  # fmt: skip
 def test_what_weights_cannot_do_is_refused_with_a_remedy(old: str, new: str, path: str, said: str) -> None:
     found = refused(old, new)
     where = f"routes.digits.{path}"

@@ -75,15 +75,10 @@ def test_what_is_no_rate(value: object) -> None:
 @pytest.mark.parametrize(
     ("value", "size"),
     [
-        ("64KiB", 65536),
-        ("1MiB", 1048576),
-        ("10MB", 10**7),
-        (17, 17),
-        ("17", 17),
-        ("0.5KiB", 512),
+        ("64KiB", 65536), ("1MiB", 1048576), ("10MB", 10**7), (17, 17), ("17", 17), ("0.5KiB", 512),
         ("2GiB", 2**31),
     ],
-)
+)  # fmt: skip
 def test_size(value: object, size: int) -> None:
     assert units.size(value) == size
 

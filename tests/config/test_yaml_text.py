@@ -122,15 +122,10 @@ def test_the_content_of_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        'a: "\\x24{HOME}"',
-        'a: "$\\\n  {HOME}"',
-        'a: "x\n  #${HOME}"',
-        "a: |\n  # ${HOME}",
-        'a: "${HO\\\n  ME}"',
-        "a: {<<: {b: '${HOME}'}}",
-        "a: &x ['${HOME:-x}']\nb: *x",
+        'a: "\\x24{HOME}"', 'a: "$\\\n  {HOME}"', 'a: "x\n  #${HOME}"', "a: |\n  # ${HOME}",
+        'a: "${HO\\\n  ME}"', "a: {<<: {b: '${HOME}'}}", "a: &x ['${HOME:-x}']\nb: *x",
     ],
-)
+)  # fmt: skip
 def test_a_variable_is_known_however_it_is_spelled(text: str) -> None:
     assert permitted(text, {}) == {"HOME"}
     tree, faults = read(text, {"HOME": "/secret"}, allowed=())

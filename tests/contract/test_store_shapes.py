@@ -59,18 +59,12 @@ async def open_and_load(store: Store, kind: str, name: str) -> tuple[int, str] |
 @pytest.mark.parametrize(
     ("column", "garbled"),
     [
-        ("probabilities", "[]"),
-        ("probabilities", '{"v1": "1"}'),
-        ("bounds", "[null]"),
-        ("bounds", "[0.5, 0.25]"),
-        ("bounds", "[0.5, 0.75]"),
-        ("owners", "[0, 7]"),
-        ("owners", "[]"),
-        ("evidence", "[1]"),
-        ("evidence", '{"variants": {"v1": 5}}'),
+        ("probabilities", "[]"), ("probabilities", '{"v1": "1"}'), ("bounds", "[null]"),
+        ("bounds", "[0.5, 0.25]"), ("bounds", "[0.5, 0.75]"), ("owners", "[0, 7]"), ("owners", "[]"),
+        ("evidence", "[1]"), ("evidence", '{"variants": {"v1": 5}}'),
         ("bounds", "[" * 100_000 + "]" * 100_000),
     ],
-)
+)  # fmt: skip
 async def test_an_allocation_of_another_shape_is_left_out(store: Store, column: str, garbled: str) -> None:
     for epoch in (1, 2):
         assert await store.publish(published(epoch))

@@ -57,14 +57,8 @@ async def test_bad_items_are_refused_one_by_one_and_the_others_count(
     assert body["accepted"] == 1
     refused = {one["index"]: one["code"] for one in body["rejected"]}
     assert [refused[k] for k in range(1, 8)] == [
-        "forged",
-        "malformed",
-        "unknown_metric",
-        "invalid",
-        "invalid",
-        "forbidden",
-        "invalid",
-    ]
+        "forged", "malformed", "unknown_metric", "invalid", "invalid", "forbidden", "invalid",
+    ]  # fmt: skip
     assert refused[8] == "invalid"
     assert (await harness.store.reward_sums("shop")) == {}
 

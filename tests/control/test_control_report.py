@@ -108,18 +108,13 @@ def test_thin_or_impossible_data_give_null_and_no_error(model: Any) -> None:
 def test_the_contracts_shape() -> None:
     evidence = Evidence(
         counts={
-            "v1": Counts(
-                assigned=120, served=118, errors=2, fallbacks=1, latency={index(3.1): 118}, expected=118.5
-            ),
+            "v1": Counts(assigned=120, served=118, errors=2, fallbacks=1, latency={index(3.1): 118}, expected=118.5),
             "v2": Counts(assigned=4000, served=4000, latency={index(6.0): 3970, index(50.0): 30}),
         },
-        rewards={
-            ("v1", "correct"): alone(booleans(95, 100)),
-            ("v2", "correct"): alone(booleans(2960, 3000)),
-        },
+        rewards={("v1", "correct"): alone(booleans(95, 100)), ("v2", "correct"): alone(booleans(2960, 3000))},
         agreement={"v3": (905, 900, 883)},
         alarms=[{"code": "sample_ratio_mismatch", "message": "look"}],
-    )
+    )  # fmt: skip
     found = made(evidence)
     assert (found["route"], found["policy"], found["epoch"], found["revision"]) == ("digits", "bandit", 17, 3)
     assert found["allocation"] == pytest.approx({"v1": 0.03, "v2": 0.97})
@@ -180,13 +175,8 @@ def test_values_of_a_metric_that_changed_its_type_are_no_error() -> None:
     found = made(each_alone({("v1", "correct"): RewardSums(10, 900, 90_000)}))
     assert found["metric"] is None
     assert found["variants"]["v1"]["rewards"]["correct"] == {
-        "count": 10,
-        "mean": 90.0,
-        "interval": None,
-        "observations": 10,
-        "missing": 0,
-        "waiting": 0,
-    }
+        "count": 10, "mean": 90.0, "interval": None, "observations": 10, "missing": 0, "waiting": 0,
+    }  # fmt: skip
 
 
 def test_a_utility_says_what_it_weighs() -> None:

@@ -85,14 +85,9 @@ def test_two_that_were_never_both_drawn_are_not_compared() -> None:
 def test_the_guardrails_of_a_bandit_are_shown() -> None:
     verdict = {"variant": "v2", "metric": "error_rate", "verdict": "inconclusive", "more_requests": 40}
     route = {
-        "route": "r",
-        "policy": "bandit",
-        "epoch": 3,
-        "allocation": {"v1": 0.5, "v2": 0.5},
-        "shadows": {},
-        "rollout": None,
-        "guardrails": [verdict],
-    }
+        "route": "r", "policy": "bandit", "epoch": 3, "allocation": {"v1": 0.5, "v2": 0.5}, "shadows": {},
+        "rollout": None, "guardrails": [verdict],
+    }  # fmt: skip
     assert "  v2: error_rate: inconclusive, about 40 more requests to the candidate\n" in _shown(route)
 
 
@@ -117,14 +112,9 @@ def test_a_rollout_in_its_bake_is_in_no_stage(rollout: dict[str, Any], line: str
     if "decided" in rollout:
         rollout["decided"] |= {"time": 1.8e9, "actor": ""}
     base = {
-        "phase": "canary",
-        "stage": 1,
-        "weight": 0.5,
-        "verdicts": [],
-        "reason": "",
-        "bake_until": None,
+        "phase": "canary", "stage": 1, "weight": 0.5, "verdicts": [], "reason": "", "bake_until": None,
         "decided": None,
-    }
+    }  # fmt: skip
     first = _rollout(base | rollout)[0]
     assert first.startswith(f"  rollout: {line}")
     assert ("watch" in first) == ("bake_until" in rollout)

@@ -64,15 +64,9 @@ SHOWN = {
 }
 """Panels of one route that only this one fills."""
 ALWAYS = {
-    "Alarms",
-    "Error share",
-    "Latency p99",
-    "Latency p50",
-    "Age of the allocation",
-    "Allocation",
-    "Requests by assigned variant",
-    "Error share by variant",
-}
+    "Alarms", "Error share", "Latency p99", "Latency p50", "Age of the allocation", "Allocation",
+    "Requests by assigned variant", "Error share by variant",
+}  # fmt: skip
 
 
 TALK = (

@@ -25,15 +25,8 @@ HOT_PATH = [
     "tests/state/test_golden.py",
 ]  # fmt: skip
 BESIDE = (
-    "tests",
-    "benchmarks",
-    "docs",
-    "deploy",
-    "pyproject.toml",
-    "config.example.yaml",
-    "README.md",
-    "Makefile",
-)
+    "tests", "benchmarks", "docs", "deploy", "pyproject.toml", "config.example.yaml", "README.md", "Makefile",
+)  # fmt: skip
 """What the tests need besides the packages; the bytecode of tests comes with them."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

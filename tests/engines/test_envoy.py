@@ -189,13 +189,8 @@ def test_what_the_backend_is_sent(setup: OneNode, client: httpx.Client) -> None:
         backend.seen.clear()
     client.post(
         f"{PATH}?a=1",
-        headers={
-            "x-user-id": "anna",
-            "x-variant": "v2",
-            "x-a": "evil",
-            "x-decision-id": "evil",
-        },
-    )
+        headers={"x-user-id": "anna", "x-variant": "v2", "x-a": "evil", "x-decision-id": "evil"},
+    )  # fmt: skip
     ((path, fields),) = setup.backends[0].seen + setup.backends[1].seen
     assert path == "/m/infer?a=1"
     assert fields["x-a"] == "50%"

@@ -153,17 +153,12 @@ REFUSED = [
     ("shadows", "match: {path: /}, shadows: {v2: 1%}", "shadows", "send it copies by 'mirror'"),
     ("mirror", "match: {path: /}, mirror: {backend: g, share: 1%}", "mirror.backend", "tls: {ca: FILE}"),
     ("hedge", "match: {path: /}, hedge: {after: 1s}, retry: {replayable: true}", "hedge", "remove it"),
-    (
-        "respond",
-        "match: {path: /}, fallback: [{respond: {text: x}}]",
-        "fallback[0]",
-        "write the name of a variant",
-    ),
+    ("respond", "match: {path: /}, fallback: [{respond: {text: x}}]", "fallback[0]", "write the name of a variant"),
     ("body", "match: {path: /}, body_limit: 1MiB", "body_limit", "limit them at the node"),
     ("fallback", "match: {path: /}, fallback: [v2]", "variants.v1", "remove the fallback"),
     ("time", "match: {path: /}, timeouts: {total: 106752d}", "timeouts.total", "than 106751d; write"),
     ("count", "match: {path: /}, retry: {min: 4294967296}", "retry.min", "than 4294967295; write"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(

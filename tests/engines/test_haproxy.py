@@ -211,13 +211,8 @@ def test_what_the_backend_is_sent(setup: HaproxySetup, client: httpx.Client) -> 
 
 
 HOSTILE = [
-    b"",
-    b"\xff\xfe",
-    b"a\tb",
-    b"\x1f",
-    b"a\x1f-\x1fb\x1b\x7f",
-    b"\"'%[rand] \\r\\n 9 x.1.y digits:v1 v1",
-]
+    b"", b"\xff\xfe", b"a\tb", b"\x1f", b"a\x1f-\x1fb\x1b\x7f", b"\"'%[rand] \\r\\n 9 x.1.y digits:v1 v1",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("value", HOSTILE)
@@ -259,18 +254,11 @@ def test_conditions_of_a_route_and_requests_of_none(setup: HaproxySetup, client:
 @pytest.mark.parametrize(
     ("path", "route"),
     [
-        ("/v2/models/digits", "digits"),
-        ("/v2/models/digits:predict", "digits"),
-        ("/plain", "plain"),
-        ("/plain/deepest", "plain"),
-        ("/plain/deep", "deep"),
-        ("/plain/deep/x", "deep"),
-        ("/slash/", "slash"),
-        ("/slash/x", "slash"),
-        ("/slash", None),
-        ("/v2/models/digitsx", None),
+        ("/v2/models/digits", "digits"), ("/v2/models/digits:predict", "digits"), ("/plain", "plain"),
+        ("/plain/deepest", "plain"), ("/plain/deep", "deep"), ("/plain/deep/x", "deep"), ("/slash/", "slash"),
+        ("/slash/x", "slash"), ("/slash", None), ("/v2/models/digitsx", None),
     ],
-)
+)  # fmt: skip
 def test_the_longest_path_wins(
     setup: HaproxySetup, client: httpx.Client, path: str, route: str | None
 ) -> None:

@@ -125,17 +125,10 @@ def test_workers_are_counted_each_and_together_once_there_are_many() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        '{"8": [2, 3]}',
-        "[1]",
-        '{"a": 1}',
-        '{"a": [1]}',
-        '{"a": ["x", "y"]}',
-        '{"a": [1.5, 2, 3]}',
-        '{"a": [-1, 2, 3]}',
-        "\x00",
+        "", '{"8": [2, 3]}', "[1]", '{"a": 1}', '{"a": [1]}', '{"a": ["x", "y"]}', '{"a": [1.5, 2, 3]}',
+        '{"a": [-1, 2, 3]}', "\x00",
     ],
-)
+)  # fmt: skip
 def test_counts_of_another_form_count_as_none(tmp_path: Path, text: str) -> None:
     path = tmp_path / "rows.json"
     assert Ledger.restored(path).state() == {}

@@ -16,14 +16,9 @@ from tests.support.client import Answer
 
 NAMES = ("a", "b", "s")
 RULES = {
-    "json": "unit: {json: user.id}",
-    "query": "unit: {query: user}",
-    "cookie": "unit: {cookie: user}",
-    "header": "unit: {header: x-user}",
-    "rewritten": "",
-    "features": "",
-    "model": "",
-}
+    "json": "unit: {json: user.id}", "query": "unit: {query: user}", "cookie": "unit: {cookie: user}",
+    "header": "unit: {header: x-user}", "rewritten": "", "features": "", "model": "",
+}  # fmt: skip
 EXTRAS = {
     "plain": "",
     "fallback": "fallback: [v2]",

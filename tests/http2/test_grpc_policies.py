@@ -251,20 +251,13 @@ def test_a_shadow_that_fails_is_told_by_its_status(rig: FaultRig, channel: grpc.
 @pytest.mark.parametrize(
     ("code", "status", "error"),
     [
-        ("UNKNOWN", 500, "backend_status"),
-        ("DEADLINE_EXCEEDED", 504, "backend_status"),
-        ("RESOURCE_EXHAUSTED", 503, "backend_status"),
-        ("INTERNAL", 500, "backend_status"),
-        ("UNAVAILABLE", 503, "backend_status"),
-        ("DATA_LOSS", 500, "backend_status"),
-        ("INVALID_ARGUMENT", 400, ""),
-        ("NOT_FOUND", 404, ""),
-        ("PERMISSION_DENIED", 403, ""),
-        ("FAILED_PRECONDITION", 400, ""),
-        ("UNIMPLEMENTED", 404, ""),
-        ("UNAUTHENTICATED", 401, ""),
+        ("UNKNOWN", 500, "backend_status"), ("DEADLINE_EXCEEDED", 504, "backend_status"),
+        ("RESOURCE_EXHAUSTED", 503, "backend_status"), ("INTERNAL", 500, "backend_status"),
+        ("UNAVAILABLE", 503, "backend_status"), ("DATA_LOSS", 500, "backend_status"),
+        ("INVALID_ARGUMENT", 400, ""), ("NOT_FOUND", 404, ""), ("PERMISSION_DENIED", 403, ""),
+        ("FAILED_PRECONDITION", 400, ""), ("UNIMPLEMENTED", 404, ""), ("UNAUTHENTICATED", 401, ""),
     ],
-)
+)  # fmt: skip
 def test_the_record_tells_whose_fault_a_status_is(
     rig: FaultRig, channel: grpc.Channel, code: str, status: int, error: str
 ) -> None:

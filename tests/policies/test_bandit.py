@@ -190,15 +190,10 @@ def test_weights_of_another_bandit(case: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "rest",
     [
-        {},
-        {"floor": 0.1},
-        {"algorithm": "top_two"},
-        {"debut": Debut(0.1, 10)},
-        {"stop": Stop(0.9)},
-        {"stop": Stop(0.9, samples=0, then="single")},
-        {"half_life": 60.0},
+        {}, {"floor": 0.1}, {"algorithm": "top_two"}, {"debut": Debut(0.1, 10)}, {"stop": Stop(0.9)},
+        {"stop": Stop(0.9, samples=0, then="single")}, {"half_life": 60.0},
     ],
-)
+)  # fmt: skip
 @pytest.mark.parametrize("caps", [{}, {"b": 0.0}, {"a": 0.2, "c": 0.5}])
 def test_before_the_first_reward_shares_are_those_that_integrals_give(
     rest: dict[str, Any], caps: dict[str, float]

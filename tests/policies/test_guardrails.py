@@ -50,17 +50,12 @@ def rewards(kind: MetricType, values: object) -> Evidence:
 @pytest.mark.parametrize(
     ("baseline", "candidate", "outcome"),
     [
-        ((10, 10_000), (60, 1_000), "fail"),
-        ((10, 10_000), (10, 10_000), "pass"),
-        ((0, 10_000), (0, 5_000), "pass"),
-        ((10, 10_000), (1, 1_000), "inconclusive"),
-        ((0, 0), (0, 0), "inconclusive"),
-        ((0, 10), (0, 10), "inconclusive"),
-        ((0, 10), (10, 10), "fail"),
-        ((500, 1_000), (0, 1_000), "pass"),
-        ((5, 4), (0, 10), "error"),
+        ((10, 10_000), (60, 1_000), "fail"), ((10, 10_000), (10, 10_000), "pass"),
+        ((0, 10_000), (0, 5_000), "pass"), ((10, 10_000), (1, 1_000), "inconclusive"),
+        ((0, 0), (0, 0), "inconclusive"), ((0, 10), (0, 10), "inconclusive"), ((0, 10), (10, 10), "fail"),
+        ((500, 1_000), (0, 1_000), "pass"), ((5, 4), (0, 10), "error"),
     ],
-)
+)  # fmt: skip
 def test_error_rates(baseline: tuple[int, int], candidate: tuple[int, int], outcome: str) -> None:
     verdict = judge(ERRORS, errors(*baseline), errors(*candidate), 0.05)
     assert verdict.verdict == outcome
@@ -80,17 +75,11 @@ def test_a_verdict_carries_what_it_saw() -> None:
 @pytest.mark.parametrize(
     ("kind", "breach"),
     [
-        (
-            "boolean",
-            "m breaches max_decrease 5 pp: -50 pp, interval -62.1 pp to -37.9 pp, after 200 requests",
-        ),
-        (
-            "fraction",
-            "m breaches max_decrease 5 pp: -50 pp, interval -62.8 pp to -36.8 pp, after 200 requests",
-        ),
+        ("boolean", "m breaches max_decrease 5 pp: -50 pp, interval -62.1 pp to -37.9 pp, after 200 requests"),
+        ("fraction", "m breaches max_decrease 5 pp: -50 pp, interval -62.8 pp to -36.8 pp, after 200 requests"),
         ("real", "m breaches max_decrease 0.05: -0.5, interval -0.6813 to -0.3187, after 200 requests"),
     ],
-)
+)  # fmt: skip
 def test_a_breach_is_written_as_the_scorecard_writes_it(kind: MetricType, breach: str) -> None:
     """Differences of shares are percentage points, whatever the metric is called."""
     first, second = rewards(kind, [1.0] * 200), rewards(kind, [1.0, 0.0] * 100)

@@ -89,15 +89,10 @@ async def test_a_batch_is_answered_item_by_item(book: RewardIngest, store: Away)
     same = sealed()
     report = await book.take(
         [
-            item(id=same),
-            item(id=same, value=1),
-            item(id=same, value=False),
-            item("nonsense"),
-            item(id="forged"),
-            item("score", 0.25, tags={"b": 1, "a": "ü"}),
-            item(id=same, value=None),
+            item(id=same), item(id=same, value=1), item(id=same, value=False), item("nonsense"),
+            item(id="forged"), item("score", 0.25, tags={"b": 1, "a": "ü"}), item(id=same, value=None),
         ]
-    )
+    )  # fmt: skip
     assert report.as_dict() | {"rejected": []} == {
         "accepted": 2,
         "duplicates": 1,
@@ -164,17 +159,11 @@ def test_no_item_makes_it_stumble(given_item: object) -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        "text",
-        {},
-        {"decision_id": 7, "metric": "correct", "value": 1},
-        {"decision_id": "x", "metric": "correct"},
-        item(extra=1),
-        item(tags=[1]),
-        item(tags={"a": {"b": 1}}),
-        item(tags={"a": math.nan}),
-        item(tags={"a": "x" * 2000}),
+        "text", {}, {"decision_id": 7, "metric": "correct", "value": 1},
+        {"decision_id": "x", "metric": "correct"}, item(extra=1), item(tags=[1]), item(tags={"a": {"b": 1}}),
+        item(tags={"a": math.nan}), item(tags={"a": "x" * 2000}),
     ],
-)
+)  # fmt: skip
 async def test_items_of_another_shape(book: RewardIngest, bad: object) -> None:
     assert codes(await book.take([bad])) == [(0, "invalid")]
 

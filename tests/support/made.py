@@ -60,13 +60,7 @@ def shadowed(*, of: Outcome | None = None, shadow: str = "v3", **fields: Any) ->
 
 def published(epoch: int = 1, *, route: str = "digits", **fields: Any) -> Published:
     base: dict[str, Any] = {
-        "route": route,
-        "epoch": epoch,
-        "probabilities": {"v1": 0.25, "v2": 0.75},
-        "bounds": (0.25, 1.0),
-        "owners": (0, 1),
-        "reason": "posterior",
-        "time": T0 + epoch,
-        "evidence": '{"alpha":[1,2]}',
-    }
+        "route": route, "epoch": epoch, "probabilities": {"v1": 0.25, "v2": 0.75}, "bounds": (0.25, 1.0),
+        "owners": (0, 1), "reason": "posterior", "time": T0 + epoch, "evidence": '{"alpha":[1,2]}',
+    }  # fmt: skip
     return Published(**base | fields)

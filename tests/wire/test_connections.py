@@ -34,17 +34,12 @@ def test_a_resting_connection_that_ended_is_not_used(rig: Rig, method: bytes, en
 @pytest.mark.parametrize(
     ("request_", "answers"),
     [
-        (get(b"/p/x"), [200]),
-        (get(b"/p/x", method=b"HEAD"), [200]),
-        (get(b"/p/x", method=b"DELETE"), [200]),
-        (get(b"/p/x", method=b"OPTIONS"), [200]),
-        (post(b"/p/x", b"abc"), [502]),
-        (post(b"/replay/x", b"abc"), [200]),
-        (post(b"/fall/x", b"abc"), [200]),
-        (get(b"/fall/x"), [200]),
+        (get(b"/p/x"), [200]), (get(b"/p/x", method=b"HEAD"), [200]), (get(b"/p/x", method=b"DELETE"), [200]),
+        (get(b"/p/x", method=b"OPTIONS"), [200]), (post(b"/p/x", b"abc"), [502]),
+        (post(b"/replay/x", b"abc"), [200]), (post(b"/fall/x", b"abc"), [200]), (get(b"/fall/x"), [200]),
     ],
     ids=["get", "head", "delete", "options", "post", "post-replayable", "post-fallback", "get-fallback"],
-)
+)  # fmt: skip
 def test_a_reused_connection_dies_as_the_request_arrives(
     rig: Rig, request_: bytes, answers: list[int], end: str
 ) -> None:

@@ -141,15 +141,10 @@ def test_a_unit_that_connection_lists_is_none(rig: Rig) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        b"host",
-        b"content-length",
-        b"x-forwarded-for",
-        b"forwarded",
-        b"via",
-        b"x-request-id",
+        b"host", b"content-length", b"x-forwarded-for", b"forwarded", b"via", b"x-request-id",
         b"x-forwarded-host",
     ],
-)
+)  # fmt: skip
 def test_connection_can_not_take_away_what_is_ours(rig: Rig, name: bytes) -> None:
     with rig.client() as client:
         client.send(post(b"connection: " + name, b"content-length: 3", body=b"abc"))

@@ -13,14 +13,9 @@ from tests.wire.rig import Rig
 
 H = b"host: gateway.test\r\n"
 OURS = {
-    "x-decision-id",
-    "x-variant",
-    "x-request-id",
-    "server-timing",
-    "transfer-encoding",
-    "content-length",
+    "x-decision-id", "x-variant", "x-request-id", "server-timing", "transfer-encoding", "content-length",
     "connection",
-}
+}  # fmt: skip
 
 
 def segments(data: bytes, dice: random.Random) -> Iterator[bytes]:
