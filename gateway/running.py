@@ -29,6 +29,7 @@ from gateway.loops.controller import Controller
 from gateway.loops.gauges import Gauges
 from gateway.loops.joining import Joining
 from gateway.loops.probes import Probes
+from gateway.loops.route_views import edited_shares
 from gateway.runtime.tasks import Tasks
 from gateway.state.base import Revision, StoreUnavailable
 from gateway.state.events import Events
@@ -104,7 +105,8 @@ class RunningGateway:
 
     async def check_config(self, text: str, by: str) -> Mapping[str, Mapping[str, float]]:
         built = await self.revisions.check(text, by)
-        return await self.in_force.allocations.preview(built.document, built.held)
+        shares = await self.in_force.allocations.preview(built.document, built.held)
+        return shares | edited_shares(built.document, self.controller.states, self.clock())
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+from gateway.compile.plans import plan_of
+from gateway.config.document import Document
+from gateway.config.policy import CanaryConfig
 from policies.allocation.bandit import Standing
+from policies.rollout.events import Configured
 from policies.rollout.guardrails import Judgement
-from policies.rollout.machine import foreseen, possible
-from policies.rollout.state import Plan, State, stage_of
+from policies.rollout.machine import foreseen, possible, step
+from policies.rollout.route import RouteState
+from policies.rollout.state import Plan, State, of_plan, stage_of
 from policies.rollout.stop_rule import StopState
 
 _COMMANDS: Final[Mapping[str, str]] = {"asking": "promote", "handed_over": "rollback"}
@@ -52,6 +57,23 @@ def rollout_view(
             action: _step_view(after) for action, after in foreseen(state, plan, now, share).items()
         },
     }
+
+
+def edited_shares(
+    document: Document, states: Mapping[str, RouteState], now: float
+) -> dict[str, dict[str, float]]:
+    """The shares of the rollouts whose present stage the edited ``document`` moves, by route."""
+    found = {}
+    for name in document.routes.keys() & states.keys():
+        section = document.routes[name].policy
+        if not isinstance(section, CanaryConfig):
+            continue
+        plan = plan_of(section)
+        before = of_plan(states[name].rollout, plan, now)
+        after, _ = step(before, Configured(), plan, now)
+        if after.weight != before.weight and not after.deciding:
+            found[name] = {plan.baseline: 1.0 - after.weight, plan.candidate: after.weight}
+    return found
 
 
 def _step_view(state: State) -> dict[str, Any]:

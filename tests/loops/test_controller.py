@@ -14,6 +14,7 @@ from gateway.control.reports.verdict import of_rollout
 from gateway.errors import TurnoutError
 from gateway.loops.controller import MAX_LOOK_REST_S
 from gateway.loops.route_states import KIND
+from gateway.loops.route_views import edited_shares
 from gateway.state.base import StoreUnavailable, Unconfirmed
 from gateway.state.store import Store
 from policies.rollout.events import Command, Seen
@@ -164,6 +165,17 @@ async def test_the_list_judges_a_rollout_again_when_it_has_moved_or_the_verdicts
     assert await samples(0) == ("running", 1)
     await one.say("rollback")
     assert await samples(60) == ("rolled_back", 0), "those of its new state"
+
+
+async def test_an_edit_of_the_present_stage_is_said_to_move_shares(store: Store) -> None:
+    one = await Rollout(store, "one", CONFIG).start()
+    edited = load(CONFIG.replace("weight: 20%", "weight: 35%", 1), source="test", env={})
+    assert edited_shares(edited, one.controller.states, one.time) == {"broken": {"v1": 0.65, "v2": 0.35}}
+    one.document = edited
+    one.put_in_force()
+    await one.pass_time(1)
+    assert one.allocations.share("broken", "v2") == pytest.approx(0.35)
+    assert edited_shares(edited, one.controller.states, one.time) == {}
 
 
 async def test_a_report_right_after_an_edit_is_of_the_rollout_that_begins(store: Store) -> None:

@@ -118,6 +118,9 @@ def _changed(path: tuple[str, ...], old: Any, new: Any) -> Iterator[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*old, *(k for k in new if k not in old)]:
             yield from _changed((*path, str(key)), old.get(key, _ABSENT), new.get(key, _ABSENT))
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new) and not _secret(path):
+        for k, pair in enumerate(zip(old, new, strict=True)):
+            yield from _changed((*path[:-1], f"{path[-1]}[{k}]"), *pair)
     elif new is _ABSENT:
         yield f"{'.'.join(path)}: removed (was {_value(path, old)})"
     elif old is _ABSENT:
@@ -126,8 +129,12 @@ def _changed(path: tuple[str, ...], old: Any, new: Any) -> Iterator[str]:
         yield f"{'.'.join(path)}: {_value(path, old)} → {_value(path, new)}"
 
 
+def _secret(path: tuple[str, ...]) -> bool:
+    return path[0] == "auth" or path[-1].lower() in _SECRET
+
+
 def _value(path: tuple[str, ...], value: Any) -> str:
-    if path[0] == "auth" or path[-1].lower() in _SECRET:
+    if _secret(path):
         return "…"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= MAX_VALUE_CHARS else text[: MAX_VALUE_CHARS - 1] + "…"
