@@ -134,6 +134,6 @@ def _agent(path: Path) -> int:
     except ValueError as error:
         return complain(f"{path}: {error}")
     configure(LogConfig())
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
         asyncio.run(run(served) if isinstance(served, Served) else haproxy_agent.run(served))
     return 0

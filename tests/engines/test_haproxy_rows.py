@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
+import httpx
 import pytest
 
+from gateway.engines.haproxy.bootstrap import Node
+from gateway.engines.haproxy.deliver import Delivery
 from gateway.engines.haproxy.rows import Ledger, Row, parsed
 from gateway.engines.rows import SEPARATOR
+from tests.support.http_server import Handler, HttpServer
 
 LINE = "7 STAMP.1.UUID digits:v1 v1 200 -- 0 1 0 2 30 33 98 229 127.0.0.1:9101\rr1\rann\xff"
 
@@ -136,3 +141,24 @@ def test_counts_of_another_form_count_as_none(tmp_path: Path, text: str) -> None
     assert Ledger.restored(path).state() == {}
     path.write_text(json.dumps({"8": (2, 1, 3)}))
     assert Ledger.restored(path).state() == {"8": (2, 1, 3)}
+
+
+async def test_rows_that_an_agent_holds_are_delivered_when_it_ends(tmp_path: Path) -> None:
+    bodies = []
+
+    class Gateway(Handler):
+        def do_POST(self) -> None:
+            bodies.append(self.content())
+            self.respond({})
+
+    server = HttpServer(Gateway)
+    node = Node("edge", "h1", "t", server.url, str(tmp_path), None)
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as control:
+        delivery = Delivery(node, control)
+        task = asyncio.create_task(delivery.run())
+        await asyncio.sleep(0)
+        delivery.take("41-1", LINE)
+        task.cancel()
+        await asyncio.wait([task])
+    server.stop()
+    assert [text.count(b"STAMP.1.UUID") for text in bodies] == [1]

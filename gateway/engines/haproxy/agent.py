@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import signal
 import ssl
 from pathlib import Path
 from typing import Final
@@ -21,7 +22,7 @@ from gateway.engines.following import LOOK_S, POLL_TIMEOUT_S, TAKEN_S, Follower,
 from gateway.engines.haproxy.bootstrap import ADMIN_SOCKET, MASTER_SOCKET, ROUTES, Node
 from gateway.engines.haproxy.config import RANGES, VERSION
 from gateway.engines.haproxy.deliver import Delivery
-from gateway.engines.haproxy.rings import Rings
+from gateway.engines.haproxy.rings import GATHER_S, Rings
 from gateway.engines.haproxy.sockets import command
 
 _FAILED: Final = re.compile(r" master .*\[failed: (\d+)\]")
@@ -32,7 +33,10 @@ class Refused(Exception):
 
 
 async def run(node: Node) -> None:
-    """Serve the node until cancelled."""
+    """Serve the node until SIGTERM; the rows that HAProxy has sent until then are delivered if a gateway takes them."""
+    own, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert own is not None
+    loop.add_signal_handler(signal.SIGTERM, lambda: loop.call_later(2 * GATHER_S, own.cancel))
     secure = node.control.startswith("https:")
     verify = ssl.create_default_context(cafile=node.ca) if secure else False
     headers = {"authorization": f"Bearer {node.token}", NODE: node.name}

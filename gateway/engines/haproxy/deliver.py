@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from contextlib import suppress
 from typing import Final
 
 import httpx
@@ -29,6 +30,8 @@ MAX_CHARACTERS: Final = 500_000
 MAX_HELD: Final = 32 * 1024 * 1024
 """Characters of the rows that wait here; above it, those that follow wait in HAProxy's ring."""
 FLUSH_S: Final = 0.25
+LAST_S: Final = 5.0
+"""For the rows that are held when the agent ends."""
 SETTLE_S: Final = 5.0
 """Between two reports of the counters, in which rows that are out of order arrive."""
 _STATE: Final = "rows.json"
@@ -54,10 +57,16 @@ class Delivery:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._report())
-            while True:
-                await self._send()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._report())
+                while True:
+                    await self._serve()
+        finally:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LAST_S):
+                    while self._waiting and await self._send(self._batch()):
+                        pass
 
     def take(self, worker: str, line: str) -> None:
         """Take a line that a worker logged, unless it came before."""
@@ -77,13 +86,16 @@ class Delivery:
         if not self._waiting:
             self._ledger.end(worker, number)
 
-    async def _send(self) -> None:
+    async def _serve(self) -> None:
         rows = self._batch()
         if len(rows) < MAX_ROWS:
             await asyncio.sleep(FLUSH_S)
             rows = self._batch()
-        if not rows:
-            return
+        if rows and not await self._send(rows):
+            await asyncio.sleep(RETRY_S)
+
+    async def _send(self, rows: list[Row]) -> bool:
+        """Send the first of those that wait; False if no gateway can be reached."""
         try:
             body = export(self._node.name, (row.text for row in rows))
             response = await self._control.post(ROWS_PATH, content=body)
@@ -93,8 +105,7 @@ class Delivery:
             if self._reached:
                 log.warning("rows wait: %s", reason(error))
             self._reached = False
-            await asyncio.sleep(RETRY_S)
-            return
+            return False
         self._reached = True
         del self._waiting[: len(rows)]
         self._held -= sum(len(row.text) for row in rows)
@@ -106,6 +117,7 @@ class Delivery:
         self._keep()
         if self._held < MAX_HELD:
             self.room.set()
+        return True
 
     def _keep(self) -> None:
         """Note on the disk what was delivered, for the next start's count of lost rows."""
