@@ -28,7 +28,6 @@ sys.path.insert(0, str(ROOT))
 from gateway import build  # noqa: E402 - the checkout's own
 
 PACKAGES = ("gateway", "policies", "backends", "dashboards")
-NEEDED = ("mypy", "setuptools")
 # Nothing calls into the library by name: its functions may call, and take in, one another directly.
 _FLAGS = "-fvisibility=hidden -fno-semantic-interposition -fno-plt"
 

@@ -242,7 +242,6 @@ def test_sessions_of_httpx_and_requests(gateway: GatewayProcess) -> None:
             session.post(gateway.url + INFER, json=BODY)
         assert decisions[0].id == response.headers["x-decision-id"]
         assert len({d.id for d in decisions}) == 2
-        assert turnout.decision_of(response, client) == decisions[0]
         with pytest.raises(TypeError, match="dict is not known"):
             turnout.attach({}, client)
 

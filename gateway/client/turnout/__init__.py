@@ -10,7 +10,7 @@ It needs httpx and nothing else of the distribution.
 """
 
 from turnout.aio import AsyncClient
-from turnout.attach import attach, decision_of
+from turnout.attach import attach
 from turnout.decision import Decision, capture
 from turnout.errors import (
     BufferFull,
@@ -36,5 +36,4 @@ __all__ = [
     "TurnoutError",
     "attach",
     "capture",
-    "decision_of",
 ]

@@ -63,8 +63,3 @@ class _RequestIds:
     def __call__(self, request: Any) -> None:
         identity = request.headers.setdefault("x-request-id", uuid4().hex)
         remember(Decision("", request_id=identity, route=self._route, _put=self._client._put))
-
-
-def decision_of(response: Any, client: Client | AsyncClient) -> Decision | None:
-    """The decision that any response object with ``headers`` carries; None if it carries none."""
-    return Decision.of(response.headers, client._put)
