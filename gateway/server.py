@@ -21,6 +21,8 @@ from gateway.compile.revisions import Revisions
 from gateway.config.document import Document
 from gateway.config.source import Source
 from gateway.control.app import ControlApp
+from gateway.dataplane.client.http2.session import Session
+from gateway.dataplane.client.http2.stream import RequestStream
 from gateway.dataplane.shadow.comparer import Comparer
 from gateway.dataplane.shadow.dispatcher import ShadowDispatcher
 from gateway.dataplane.snapshot import Snapshot
@@ -46,6 +48,7 @@ from gateway.loops.webhooks import Webhooks
 from gateway.record.decision_id import Sealer
 from gateway.running import Gateway, RunningGateway
 from gateway.runtime.data_dir import data_dir
+from gateway.runtime.own_methods import own_methods
 from gateway.runtime.tasks import Tasks
 from gateway.runtime.threads import pool
 from gateway.schedule import start_loops
@@ -59,8 +62,16 @@ from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.tracing.traces import Traces
 from gateway.transport.address import Address
+from gateway.transport.http2_session import BackendStream, Http2Session
 
 log = logging.getLogger("turnout")
+for _cls in (
+    RequestStream,
+    Session,
+    BackendStream,
+    Http2Session,
+):  # two of each kind share the classes of HTTP/2
+    own_methods(_cls)
 
 
 async def compose(source: Source, *, workers: int = 1) -> Gateway:
