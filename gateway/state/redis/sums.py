@@ -6,10 +6,10 @@ import asyncio
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import fsum
+from math import ceil, fsum
 from typing import Final, TypeVar
 
-from gateway.state.base import Bucket, Counts
+from gateway.state.base import BUCKET_S, Bucket, Counts
 from gateway.state.exact import ExactSums, Expansion
 from gateway.state.folding import Grouping, read_under
 from gateway.state.redis.codec import cell_parts, unpack_counts, unpack_decided, unpack_shares
@@ -123,19 +123,21 @@ async def _before(
     until: float,
     make: Callable[[Cells, Cells], T],
     *,
+    heads: bool = False,
     segments: bool = False,
 ) -> T:
     """What ``make`` returns, in a thread, of what makes up all that was before ``until``: the totals, and what is to be
     taken from them. There are thousands of old buckets, and few that are new."""
-    base = link.of_route(route)
-    starts = await link.command("ZRANGEBYSCORE", f"{base}:cells", until, "+inf")
-    keys = [ALL, *(str(int(start)) for start in starts)]
-    total, *newer = await link.commands([("HGETALL", f"{base}:{letter}:{key}") for key in keys])
-    return await asyncio.to_thread(
-        lambda: make(
-            _by_key([as_fields(total)], None, segments), _by_key(map(as_fields, newer), None, segments)
-        )
-    )
+    next_start = ceil(until / BUCKET_S) * BUCKET_S
+    # First what is new: of a value that comes meanwhile the totals know, too.
+    newer = await _packed(link, route, letter, next_start, None, heads=heads, segments=segments)
+    total = await link.command("HGETALL", f"{link.of_route(route)}:{letter}:{ALL}")
+
+    def made() -> T:
+        taken = [fields for _, fields in _unpacked(newer)]
+        return make(_by_key([as_fields(total)], None, segments), _by_key(taken, None, segments))
+
+    return await asyncio.to_thread(made)
 
 
 async def decided(
@@ -143,7 +145,7 @@ async def decided(
 ) -> dict[str, tuple[int, int, int]]:
     """Assigned, those whose response was seen, and errors, by variant."""
     if since is None and epoch is None and until is not None:
-        return await _before(link, route, "c", until, _decided)
+        return await _before(link, route, "c", until, _decided, heads=True)
     return await _cells(link, route, "c", since, until, epoch, _decided, heads=True)
 
 
