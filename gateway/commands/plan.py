@@ -28,6 +28,8 @@ from policies.types import RewardSums
 
 DAYS: Final = 7.0
 """Of the record that say what is usual."""
+_OF_UNITS: Final = "share of a unit"
+"""The kind of errors and boolean metrics on a sticky route: their spread follows from the rate that is to be seen."""
 _DAY: Final = 86_400.0
 _HOUR: Final = 3_600.0
 _UNITS: Final = ((1_440.0, "min"), (24.0, "h"))
@@ -144,7 +146,7 @@ def _rows(
                 continue
             kind = "boolean" if rail.metric == "error_rate" else _kind(document, rail.metric)
             if sticky and kind == "boolean":
-                kind = "fraction"  # the mean of a unit
+                kind = _OF_UNITS
             found = _needed(rail, kind, usual, stage.weight, worse, levels.bet, levels.fail, levels.passing)
             rows.append(
                 {
@@ -178,24 +180,37 @@ def _needed(
     if kind == "latency":
         return None
     if rail.metric == "error_rate":
-        mean, sd = usual.error_rate, math.sqrt(usual.error_rate * (1 - usual.error_rate))
+        mean, sd = usual.error_rate, _spread(usual.error_rate)
     else:
         sums = usual.rewards.get(rail.metric, RewardSums())
         if sums.count < 2:
             return None
         mean, sd = sums.mean, math.sqrt(max(sums.squares / sums.count - sums.mean**2, 0.0))
     limit = abs(rail.limit - 1) * mean if rail.relative else rail.limit
-    if kind != "boolean":
-        gap = (worse - 1) * limit
-        return for_means(sd, gap, share, fail), for_means(sd, limit, share, passing)
+    gap = (worse - 1) * limit
     sign = -1.0 if rail.bound in ("max_decrease", "min_ratio") else 1.0
     bad = min(max(mean + sign * worse * limit, 0.0), 1.0)
+    if kind == _OF_UNITS:
+        between = min(max(mean + sign * limit / 2, 0.0), 1.0)
+        scale = sd / _spread(mean) if _spread(mean) else 1.0
+        sound = scale * _spread(between)
+        return (
+            for_means(max(scale * _spread(bad), sound), gap, share, fail),
+            for_means(sound, limit, share, passing),
+        )
+    if kind != "boolean":
+        return for_means(sd, gap, share, fail), for_means(sd, limit, share, passing)
     pairs = [_as_bet(rail, mean, candidate) for candidate in (bad, mean)]
     shares = 1 - share if rail.bound == "min_ratio" else share
     return (
         for_rates(pairs[0], border(rail), shares, bet, "fail"),
         for_rates(pairs[1], border(rail), shares, passing, "pass"),
     )
+
+
+def _spread(rate: float) -> float:
+    """The standard deviation of outcomes of yes and no."""
+    return math.sqrt(rate * (1 - rate))
 
 
 def _as_bet(rail: Guardrail, baseline: float, candidate: float) -> tuple[float, float]:

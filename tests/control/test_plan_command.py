@@ -91,6 +91,12 @@ def test_with_a_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         tmp_path, capsys, config=CONFIG.replace("    match:", "    unit: {header: x-user}\n    match:")
     )
     assert (found["unit"], by_unit["unit"]) == ("requests", "units")
-    assert by_unit["error_rate"]["fail"]["days"] is None  # type: ignore[index]
+    errors = by_unit["error_rate"]
+    assert isinstance(errors, dict)
+    assert errors["fail"]["days"] is None
+    for verdict in ("fail", "pass"):
+        assert 100 < errors[verdict]["requests"] < 1e6, (
+            "no error was seen yet, but a worse candidate has some"
+        )
     assert main(["plan", "--config", str(tmp_path / "turnout.yaml")]) == 0
     assert "Units of the route, of which each counts once" in capsys.readouterr().out
