@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import lcm
 from random import Random
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from gateway.config.service import MetricConfig
 from gateway.ingest.comparable import periods
 from gateway.ingest.evidence import all_buckets, of_buckets
 from gateway.ingest.remembered import MAX_CELLS, Remembered, pieces, spans, spans_of_all, windows_over
@@ -170,10 +170,10 @@ async def test_periods_of_parts_are_those_of_the_whole(store: Store, period: str
     await store.reward(rewards)
     by_unit = frozenset("ab") if period else frozenset[str]()
     # Complaints: a failure counts as the worst value.
-    declared = {"bounds": (0.0, 1.0), "goal": "minimize", "type": "boolean"}
-    metrics: dict[str, Any] = {
-        "a": SimpleNamespace(missing=missing, window=600.0, **declared),
-        "b": SimpleNamespace(missing=missing, window=3000.0, **declared),
+    declared = {"type": "boolean", "goal": "minimize", "missing": missing}
+    metrics = {
+        "a": MetricConfig.model_validate(declared | {"window": "10m"}),
+        "b": MetricConfig.model_validate(declared | {"window": "50m"}),
     }
     each = {
         v: PairSums.of(np.asarray([1.0, 0.0, 2.0]), np.asarray([5.0, 3.0, k]))
