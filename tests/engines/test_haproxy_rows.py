@@ -162,3 +162,12 @@ async def test_rows_that_an_agent_holds_are_delivered_when_it_ends(tmp_path: Pat
         await asyncio.wait([task])
     server.stop()
     assert [text.count(b"STAMP.1.UUID") for text in bodies] == [1]
+
+
+async def test_malformed_requests_are_not_remembered(tmp_path: Path) -> None:
+    async with httpx.AsyncClient() as control:
+        delivery = Delivery(Node("edge", "h1", "t", "http://127.0.0.1:1", str(tmp_path), None), control)
+    for number in range(1, 1001):
+        delivery.take("41-1", f"{number} - turnout - 400 PR 0 -1 -1 -1 -1 0 0 0 <NOSRV>\r-\r-")
+    assert [delivery._ledger.settle() for _ in range(2)] == [(0, 0)] * 2
+    assert not delivery._ledger.workers["41-1"].numbers

@@ -102,4 +102,5 @@ def test_a_backend_that_cannot_be_reached_is_the_variant_s_failure() -> None:
 
 def test_the_newest_time_of_each_httproute_says_how_far_weights_must_be_known() -> None:
     texts = [row(at=NOW), row(at=NOW + 2), row(at=NOW + 1), row(route="other"), "", "x" + SEPARATOR + ROUTE]
-    assert places(text.encode() for text in texts) == {PLACE: NOW + 2}
+    texts.append("\xb2" + row(at=NOW + 3))
+    assert places(text.encode("latin-1") for text in texts) == {PLACE: NOW + 2}

@@ -75,7 +75,10 @@ class Delivery:
         if number is not None and not self._ledger.take(worker, number):
             return
         row = parsed(worker, number, line)
-        if row is not None:
+        if row is None:
+            if number is not None:
+                self.end(worker, number)  # else the numbers of malformed requests would pile up
+        else:
             self._waiting.append(row)
             self._held += len(row.text)
             if self._held >= MAX_HELD:

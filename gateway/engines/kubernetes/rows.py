@@ -35,7 +35,7 @@ def places(texts: Iterable[bytes]) -> dict[Place, float]:
     for text in texts:
         decision, _, rest = text.decode("latin-1").partition(SEPARATOR)
         time, place = decision.partition(".")[0], _PLACE.fullmatch(rest.partition(SEPARATOR)[0])
-        if place is not None and time.isdigit() and len(time) < 16:
+        if place is not None and time.isdecimal() and len(time) < 16:
             key = place[1], place[2]
             found[key] = max(found.get(key, 0.0), int(time) / 1000.0)
     return found
