@@ -113,7 +113,7 @@ def test_what_is_not_json(text: bytes) -> None:
 
 def test_a_key_that_is_there_twice() -> None:
     one, two = json.dumps([tensor()]), json.dumps([tensor([4, 5, 6])])
-    with pytest.raises(InvalidInput, match="is there twice"):
+    with pytest.raises(InvalidInput, match="occurs twice"):
         parse(f'{{"inputs": {one}, "inputs": {two}}}'.encode(), None, signature())
     assert parse(f'{{"inputs": {one}, "id": "\\"inputs\\""}}'.encode(), None, signature()).plan.rows == 1
     assert parse(f'{{"inputs": {one}, "id": "inputs"}}'.encode(), None, signature()).plan.id == "inputs"
@@ -127,7 +127,7 @@ def test_keys_are_compared_without_the_garbage_collector() -> None:
     gc.callbacks.append(callback)
     try:
         refuse_duplicates(memoryview(b"{}"))
-        with pytest.raises(InvalidInput, match="is there twice"):
+        with pytest.raises(InvalidInput, match="occurs twice"):
             refuse_duplicates(memoryview(text))
     finally:
         gc.callbacks.remove(callback)
