@@ -38,7 +38,8 @@ class Served:
     ) -> None:
         self.path = path
         self.text = text if text is not None else (auth() if keys else "") + ROUTES
-        self.clock = Clock(start if start is not None else time.time() - 1800)
+        self.clock = Clock(start if start is not None else time.time() // 60 * 60 - 1800)
+        """At the beginning of a bucket, so that the charts include what happens before the first traffic."""
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.address = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
         self._ready = threading.Event()
