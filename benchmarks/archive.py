@@ -13,7 +13,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from time import process_time
@@ -106,15 +105,13 @@ class _Nowhere(io.RawIOBase):
 
 
 def _evaluate(archive: Archive, rows: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        report = asyncio.run(_evaluated(archive, Path(folder)))
+    report = asyncio.run(_evaluated(archive))
     assert report.refusal is None
     assert sum(report.left_out.values()) + report.rows == rows
 
 
-async def _evaluated(archive: Archive, folder: Path) -> Report:
-    units = partial(SpilledUnits, folder=folder / "units")
-    dataset, evaluation = OffPolicyDataset("correct"), Evaluation({"v1": 0.5, "v2": 0.5}, units=units)
+async def _evaluated(archive: Archive) -> Report:
+    dataset, evaluation = OffPolicyDataset("correct"), Evaluation({"v1": 0.5, "v2": 0.5}, units=SpilledUnits)
     async for records in WholeRecord(None, archive).chunks(route="digits"):
         evaluation.add(dataset.rows(records))
     return evaluation.report()

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 import numpy as np
@@ -74,8 +73,7 @@ def main(arguments: argparse.Namespace) -> int:
         elif arguments.route is None:
             raise ValueError("which route? write --route with the name of one")
         target = _target(arguments)
-        with TemporaryDirectory(prefix="turnout-evaluate-") as folder:
-            reports = asyncio.run(_reports(arguments, source, document, target, Path(folder)))
+        reports = asyncio.run(_reports(arguments, source, document, target))
     except stores.FAILURES as error:
         return complain(error)
     if arguments.json:
@@ -138,12 +136,9 @@ _NOTES: Final = {
 
 # The record -------------------------------------------------------------------------------------------
 async def _reports(
-    arguments: argparse.Namespace, source: Source, document: Document | None, target: Target, folder: Path
+    arguments: argparse.Namespace, source: Source, document: Document | None, target: Target
 ) -> dict[str, Report]:
-    """By metric. The declarations of metrics are in --config; a record by itself has none.
-
-    ``folder`` takes the sums of units that memory does not hold.
-    """
+    """By metric. The declarations of metrics are in --config; a record by itself has none."""
     declared, now = document.metrics if document is not None else {}, wall()
     async with source.opened() as record:
         decisions = partial(
@@ -161,14 +156,9 @@ async def _reports(
         evaluations = [
             (
                 OffPolicyDataset(name, _known(name, declared, known), now, skip=cut),
-                Evaluation(
-                    wanted,
-                    variants=variants,
-                    features=features,
-                    units=partial(SpilledUnits, folder=folder / str(place)),
-                ),
+                Evaluation(wanted, variants=variants, features=features, units=SpilledUnits),
             )
-            for place, name in enumerate(dict.fromkeys(arguments.metric))
+            for name in dict.fromkeys(arguments.metric)
         ]
         read = 0
         async for records in decisions():

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from functools import cached_property
+from io import FileIO
+from tempfile import TemporaryFile, gettempdir
 from typing import Final
+from weakref import finalize
 
 import numpy as np
+from numpy.typing import NDArray
 
 from policies.offpolicy.sums import Array, Units, UnitsInMemory
 
 MAX_UNITS: Final = 1_000_000
-"""Units in memory; above it, all of them go to files."""
+"""Units in memory; above it, all of them go to a file."""
 PARTS: Final = 64
-"""Files, each with the units of one remainder, so that all sums of a unit meet when the file is read."""
-BLOCK_ROWS: Final = 1 << 16
+"""By the remainder of a unit, so that all sums of the unit meet when a part is read."""
 
 
 class SpilledUnits:
-    """`policies.offpolicy.sums.UnitSums` of p numbers each in a folder of its own. Methods raise OSError."""
+    """`policies.offpolicy.sums.UnitSums` of p numbers each. Methods raise OSError.
 
-    def __init__(self, p: int, folder: Path, most: int = MAX_UNITS) -> None:
+    The file is below ``TMPDIR`` and has no name: its space is free once the process has ended, or was killed.
+    """
+
+    def __init__(self, p: int, most: int = MAX_UNITS) -> None:
         self._p = p
-        folder.mkdir()
-        self._folder = folder
         self._most = most
         self._held = UnitsInMemory(p)
+        self._spills: list[NDArray[np.intp]] = []
+        """Rows of the file before each part of a spill, and before its end; (PARTS + 1,)."""
 
     def add(self, unit: Units, sums: Array) -> None:
         """Add rows (n, p) of units (n,)."""
@@ -35,26 +41,43 @@ class SpilledUnits:
 
     def parts(self) -> Iterator[tuple[Units, Array]]:
         """All units with their sums, piece by piece."""
-        paths = sorted(self._folder.iterdir())
-        if not paths:
+        if not self._spills:
             yield from self._held.parts()
             return
         self._spill()
-        for path in paths:
-            yield from self._read(path).parts()
+        for part in range(PARTS):
+            yield from self._read(part).parts()
 
     def _spill(self) -> None:
         held, self._held = self._held, UnitsInMemory(self._p)
         rows = np.column_stack([held.keys, held.sums.view(np.uint64)])
-        remainder = held.keys % np.uint64(PARTS)
-        for part in range(PARTS):
-            with (self._folder / f"{part:02}").open("ab") as file:
-                file.write(rows[remainder == part].tobytes())
+        remainder = (held.keys % np.uint64(PARTS)).astype(np.intp)
+        try:
+            for part in range(PARTS):
+                rest = rows[remainder == part].tobytes()
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise OSError(
+                f"the sums of more than {self._most} sticky units do not fit below {gettempdir()}: "
+                f"{error.strerror}; set TMPDIR to a folder with more space"
+            ) from error
+        sizes = np.bincount(remainder, minlength=PARTS)
+        before = self._spills[-1][-1] if self._spills else 0
+        self._spills.append(before + np.concatenate([[0], np.cumsum(sizes)]))
 
-    def _read(self, path: Path) -> UnitsInMemory:
+    def _read(self, part: int) -> UnitsInMemory:
         found, size = UnitsInMemory(self._p), 8 * (1 + self._p)
-        with path.open("rb") as file:
-            while block := file.read(BLOCK_ROWS * size):
-                rows = np.frombuffer(block, np.uint64).reshape(-1, 1 + self._p)
-                found.add(rows[:, 0], np.ascontiguousarray(rows[:, 1:]).view(np.float64))
+        for places in self._spills:
+            begin, end = places[part : part + 2].tolist()
+            self._file.seek(begin * size)
+            rows = np.frombuffer(self._file.read((end - begin) * size), np.uint64).reshape(-1, 1 + self._p)
+            found.add(rows[:, 0], np.ascontiguousarray(rows[:, 1:]).view(np.float64))
+        self._file.seek(0, 2)
         return found
+
+    @cached_property
+    def _file(self) -> FileIO:
+        file = TemporaryFile(buffering=0)  # noqa: SIM115
+        finalize(self, file.close)
+        return file
