@@ -48,6 +48,10 @@ class Archive(Protocol):
     All methods block. They raise OSError, and ValueError for a damaged file.
     """
 
+    def exists(self) -> bool:
+        """Whether anything was archived there."""
+        ...
+
     def files(self, route: str | None, since: float | None, until: float | None) -> list[HourFile]:
         """The files with decisions of ``route`` (None: of all) from ``since`` to ``until``, oldest first."""
         ...

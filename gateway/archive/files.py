@@ -41,6 +41,11 @@ class ParquetArchive:
             self._files, self._root = fs.LocalFileSystem(), str(Path(url).absolute())
         self._local = isinstance(self._files, fs.LocalFileSystem)
 
+    def exists(self) -> bool:
+        """Whether anything was archived there."""
+        selector = fs.FileSelector(self._root, allow_not_found=True)
+        return any(info.base_name.startswith("route=") for info in self._files.get_file_info(selector))
+
     def files(self, route: str | None, since: float | None, until: float | None) -> list[HourFile]:
         """The files with decisions of ``route`` (None: of all) from ``since`` to ``until``, oldest first."""
         place = self._root if route is None else f"{self._root}/route={route}"

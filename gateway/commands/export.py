@@ -72,7 +72,7 @@ class Source:
         """The record. Raises StoreUnavailable, MissingExtra, OSError and ValueError."""
         archive = open_archive(self.archive) if self.archive is not None else None
         if self.store is None:
-            if archive is not None and not archive.files(None, None, None):
+            if archive is not None and not archive.exists():
                 raise ValueError(
                     f"there is no archive at {self.archive}; write the address that 'record.archive' has"
                 )
