@@ -34,7 +34,8 @@ PATHS: Final = "paths.map"
 RING: Final = "turnout"
 """Where a worker keeps its rows until the agent has read them."""
 AGENT_SOCKET: Final = "agent.sock"
-"""Where the agent listens for workers that have started: their first health check greets it."""
+"""Where the agent listens for workers that have started: their first health check greets it. HAProxy spreads the first
+checks of all servers, also of the user's own, over ``fastinter``: without one, over ``inter``."""
 ROW: Final = (
     "%[sc0_inc_gpc0]",
     "%[var(txn.decision)]",
@@ -162,7 +163,7 @@ defaults turnout
   option abortonclose
   option idle-close-on-response
 backend turnout-agent from turnout
-  server agent "unix@${{{FILES}}}/{AGENT_SOCKET}" check inter 1h downinter 1s rise 1
+  server agent "unix@${{{FILES}}}/{AGENT_SOCKET}" check inter 1h fastinter 1s downinter 1s rise 1
 ring {RING}
   format raw
   maxlen {MAX_ROW_BYTES}
