@@ -168,9 +168,8 @@ class InForce:
     def packed_features(self, route: str, features: str) -> bytes:
         """Return an outcome's features as a decision id seals them; empty if the route no longer declares any."""
         found = self.worker.snapshot.routes.get(route)
-        return (
-            b"" if found is None or found.extractor is None else found.extractor.packed(json.loads(features))
-        )
+        extractor = found.table.extractor if found is not None else None
+        return b"" if extractor is None else extractor.packed(json.loads(features))
 
     def has_unit(self, route: str) -> bool:
         """Return whether the route keeps units on one variant."""

@@ -15,16 +15,28 @@ from gateway.compile.protocols import inferring
 from gateway.config.backend import BackendConfig
 from gateway.config.document import Document
 from gateway.config.features import RequestValueConfig
-from gateway.config.route import FixedResponseConfig, RespondConfig, RouteConfig, VariantConfig
+from gateway.config.route import (
+    FallbackOnConfig,
+    FixedResponseConfig,
+    RespondConfig,
+    RetryOnConfig,
+    RouteConfig,
+    VariantConfig,
+)
 from gateway.config.service import LimitsConfig
 from gateway.dataplane.request.features import FeatureExtractor
 from gateway.dataplane.snapshot import (
     Condition,
+    Failures,
+    HedgePlan,
     Limits,
+    Retry,
     RoutePlan,
     ShadowLimits,
     Snapshot,
     Timeouts,
+    UnitKind,
+    UnitSource,
 )
 from gateway.dataplane.tables import IdPrefix, Table
 from gateway.dataplane.timed import NEVER
@@ -156,24 +168,22 @@ def route_plan(
         condition=_condition(route),
         variants=variants,
         table=Table(name, held.epoch, held.allocation, variants, id_prefix, extractor, held.ensemble),
-        salt=name.encode(),
-        placement=placement(document, name),
-        unit=_unit(route),
+        unit=_unit(route, name.encode(), placement(document, name)),
         fallback=tuple(
             _fixed(e.respond) if isinstance(e, FixedResponseConfig) else variants[e] for e in route.fallback
         ),
-        fallback_codes=_codes(route.fallback_on.connect, route.fallback_on.timeout, route.fallback_on.reset)
-        | {"backend_status"},
-        fallback_statuses=frozenset(route.fallback_on.status),
-        retry_attempts=route.retry.attempts - 1,
-        retry_codes=_codes(route.retry.on.connect, route.retry.on.timeout, route.retry.on.reset),
-        retry_statuses=frozenset(route.retry.on.status),
+        fallback_on=_failures(route.fallback_on, "backend_status"),
+        retry=Retry(
+            attempts=route.retry.attempts - 1,
+            on=_failures(route.retry.on),
+            replayable=route.retry.replayable,
+            backoff_base=route.retry.backoff.base,
+            backoff_max=route.retry.backoff.max,
+            share=route.retry.budget,
+            least=route.retry.min,
+        ),
         client_statuses=frozenset(s for s in route.fallback_on.status | route.retry.on.status if s < 500),
-        replayable=route.retry.replayable,
-        backoff_base=route.retry.backoff.base,
-        backoff_max=route.retry.backoff.max,
-        retry_share=route.retry.budget,
-        retry_least=route.retry.min,
+        hedge=HedgePlan(route.hedge.after, route.hedge.max_share) if route.hedge is not None else None,
         timeouts=Timeouts(
             times.connect or NEVER, times.first_byte or NEVER, times.idle or NEVER, times.total or NEVER
         ),
@@ -183,13 +193,10 @@ def route_plan(
         shadows=tuple((variants[key], share) for key, share in held.allocation.shadows),
         needs_body=must_read or (extractor is not None and extractor.in_body) or route.usage == "request",
         reads_model=_reads_model(route),
-        extractor=extractor,
         client_errors=_client_errors(route),
         infers=inferring(route.match.protocol, route.match.infer),
         reads_usage=bool(route.usage),
         requests_usage=route.usage == "request",
-        hedge_after=route.hedge.after if route.hedge is not None else 0.0,
-        hedge_share=route.hedge.max_share if route.hedge is not None else 0.0,
         comparison=Comparison(
             form=route.comparison.type,
             paths=route.comparison.paths,
@@ -200,11 +207,15 @@ def route_plan(
     )
 
 
-def _codes(connect: bool, timeout: bool, reset: bool) -> frozenset[str]:
-    return frozenset().union(
-        codes_of("connect") if connect else (),
-        codes_of("timeout") if timeout else (),
-        codes_of("reset") if reset else (),
+def _failures(on: FallbackOnConfig | RetryOnConfig, *codes: str) -> Failures:
+    """``codes``: besides those of the kinds that ``on`` names."""
+    return Failures(
+        frozenset(codes).union(
+            codes_of("connect") if on.connect else (),
+            codes_of("timeout") if on.timeout else (),
+            codes_of("reset") if on.reset else (),
+        ),
+        frozenset(on.status),
     )
 
 
@@ -252,19 +263,22 @@ def _condition(route: RouteConfig) -> Condition | None:
     )
 
 
-def _unit(route: RouteConfig) -> tuple[str, bytes] | None:
+def _unit(route: RouteConfig, salt: bytes, placement: tuple[int, int]) -> UnitSource | None:
     unit = route.unit
     if unit is None:
         return None
+    kind: UnitKind
     if unit.header is not None:
-        return "header", unit.header.lower().encode()
-    if unit.cookie is not None:
-        return "cookie", unit.cookie.encode()
-    if unit.query is not None:
-        return "query", unit.query.encode()
-    if unit.json_ is not None:
-        return "json", unit.json_.encode()
-    return "principal", b""
+        kind, name = "header", unit.header.lower()
+    elif unit.cookie is not None:
+        kind, name = "cookie", unit.cookie
+    elif unit.query is not None:
+        kind, name = "query", unit.query
+    elif unit.json_ is not None:
+        kind, name = "json", unit.json_
+    else:
+        kind, name = "principal", ""
+    return UnitSource(kind, name.encode(), salt, placement)
 
 
 def _lines(headers: Mapping[str, str]) -> bytes:
@@ -329,6 +343,6 @@ def swap(
     route = found.routes.get(name)
     if route is None:
         return False
-    route.table = Table(name, epoch, allocation, route.variants, id_prefix, route.extractor, ensemble)
+    route.table = Table(name, epoch, allocation, route.variants, id_prefix, route.table.extractor, ensemble)
     route.shadows = tuple((route.variants[v], share) for v, share in allocation.shadows)
     return True

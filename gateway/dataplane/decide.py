@@ -101,7 +101,7 @@ def _key(route: RoutePlan, unit: str, principal: Principal) -> bytes | None:
                 f"The route {route.name!r} has no 'unit' in its configuration; add one, or send none.",
             )
         return None
-    kind, _ = route.unit
+    kind = route.unit.kind
     if kind == "principal":
         if unit and unit != principal.id:
             raise TurnoutError("invalid", f"The unit of {route.name!r} is the key; send no 'unit'.")

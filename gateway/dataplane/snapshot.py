@@ -1,7 +1,7 @@
-"""All that a request reads, compiled off the hot path and immutable but for one pointer (and one counter) a route.
+"""All that a request reads, compiled off the hot path and immutable, but for a route's allocation and one counter.
 
 `gateway.compile.snapshot` makes it. A request takes the snapshot once, when its head begins, and finishes on
-it whatever is edited meanwhile. Only ``RoutePlan.table`` is swapped in place, by the allocation loop.
+it whatever is edited meanwhile. Only ``RoutePlan.table`` and ``shadows`` are replaced in place, by the allocation loop.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 from gateway.auth.principal import Authenticator
-from gateway.dataplane.request.features import FeatureExtractor
 from gateway.dataplane.tables import Table
 from gateway.dataplane.variant import FixedResponse, VariantPlan
 from gateway.http.fields import REQUEST_ACTIONS, Actions, resolve
 from gateway.telemetry.tracing.sampling import Tracing
 from policies.comparison.bodies import Comparison
 
+UnitKind = Literal["header", "cookie", "query", "json", "principal"]
 MAX_CACHED_PATHS: Final = 4096
 MAX_CACHED_PATH_BYTES: Final = 256
 """Paths that lead to a route are remembered, up to this number and length: what strangers ask for is not."""
@@ -83,9 +83,65 @@ class Condition:
     models: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class UnitSource:
+    """Where a route finds the unit of a request, and what becomes of it."""
+
+    kind: UnitKind
+    name: bytes
+    """Of the header, cookie, parameter or field; b"" for a principal."""
+    salt: bytes
+    """What units are hashed with."""
+    placement: tuple[int, int]
+    """Where their hashes lie: see `policies.allocation.bucketing.placed`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Failures:
+    """The failures after which something else is tried."""
+
+    codes: frozenset[str]
+    statuses: frozenset[int]
+
+    def has(self, code: str, status: int) -> bool:
+        """``status``: of a response; 0 where there is none, so that ``code`` tells."""
+        return status in self.statuses if status else code in self.codes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Retry:
+    """Repetitions at the same variant."""
+
+    attempts: int
+    """0: none."""
+    on: Failures
+    replayable: bool
+    """Whether what was sent may be sent again."""
+    backoff_base: float
+    backoff_max: float
+    share: float
+    """Of the requests at a backend that may be repetitions, beyond ``least``."""
+    least: int
+
+    def longest_pause(self, number: int) -> float:
+        """Seconds before repetition ``number``, from 1, at most."""
+        return min(self.backoff_max, self.backoff_base * 2.0 ** (number - 1))
+
+
+@dataclass(slots=True, eq=False)
+class HedgePlan:
+    """Second copies of requests that are slow."""
+
+    after: float
+    """Seconds."""
+    share: float
+    credit: float = 0.0
+    """Copies that may be sent now; grows by ``share`` with each request."""
+
+
 @dataclass(slots=True, eq=False)
 class RoutePlan:
-    """One route. Only ``table`` and ``hedge_credit`` change."""
+    """One route. Only ``table`` and ``shadows`` change, and the credit of ``hedge``."""
 
     name: str
     policy: str
@@ -93,26 +149,13 @@ class RoutePlan:
     condition: Condition | None
     variants: dict[str, VariantPlan]
     table: Table
-    salt: bytes
-    """What units are hashed with."""
-    placement: tuple[int, int]
-    """Where their hashes lie: see `policies.allocation.bucketing.placed`."""
-    unit: tuple[str, bytes] | None
-    """("header" | "cookie" | "query" | "json" | "principal", name)"""
+    unit: UnitSource | None
     fallback: tuple[VariantPlan | FixedResponse, ...]
-    fallback_codes: frozenset[str]
-    fallback_statuses: frozenset[int]
-    retry_attempts: int
-    """Repetitions at the same variant; 0: none."""
-    retry_codes: frozenset[str]
-    retry_statuses: frozenset[int]
+    fallback_on: Failures
+    retry: Retry
     client_statuses: frozenset[int]
-    """Those of ``fallback_statuses`` and ``retry_statuses`` below 500, for example 429."""
-    replayable: bool
-    backoff_base: float
-    backoff_max: float
-    retry_share: float
-    retry_least: int
+    """Those of ``fallback_on`` and ``retry`` below 500, for example 429."""
+    hedge: HedgePlan | None
     timeouts: Timeouts
     body_limit: int
     buffer_limit: int
@@ -131,12 +174,6 @@ class RoutePlan:
     """Whether token counts are read from responses."""
     requests_usage: bool = False
     """Whether a stream of chunks is asked for its token counts, if its client does not say."""
-    hedge_after: float = 0.0
-    hedge_share: float = 0.0
-    hedge_credit: float = 0.0
-    """Second copies that may be sent now; grows by ``hedge_share`` with each request."""
-    extractor: FeatureExtractor | None = None
-    """Of a bandit with features, or a route with segments or covariates."""
     reads_model: bool = False
     """Whether the body's `model` is matched or rewritten."""
 
@@ -151,7 +188,7 @@ class RoutePlan:
     @property
     def retains(self) -> bool:
         """Whether a body must be kept for a second attempt or a shadow."""
-        return bool(self.fallback or self.shadows or self.retry_attempts)
+        return bool(self.fallback or self.shadows or self.retry.attempts)
 
 
 class Snapshot:

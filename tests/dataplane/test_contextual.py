@@ -75,8 +75,9 @@ def post(body: str, *fields: str, path: str = "/seen", length: int | None = None
 def taught(stage: Stage, route: str = "seen") -> Ensemble:
     """An ensemble for which free users are v1's and paid ones v2's, put where requests read it."""
     plan = stage.worker.snapshot.routes[route]
-    assert plan.extractor is not None
-    contextual = Contextual(("v1", "v2"), "right", plan.extractor.features, floor=0.1)
+    extractor = plan.table.extractor
+    assert extractor is not None
+    contextual = Contextual(("v1", "v2"), "right", extractor.features, floor=0.1)
     rng = np.random.default_rng(1)
     rows = [
         encode(contextual.features, {"tier": ("free", "paid")[k % 2], "age": k % 100}) for k in range(300)
@@ -87,7 +88,7 @@ def taught(stage: Stage, route: str = "seen") -> Ensemble:
     }
     made = ensemble(contextual, sums, rng)
     old = plan.table
-    plan.table = Table(route, 2, old.allocation, plan.variants, old.id_prefix, plan.extractor, made)
+    plan.table = Table(route, 2, old.allocation, plan.variants, old.id_prefix, extractor, made)
     return made
 
 
@@ -240,7 +241,6 @@ def test_no_more_shares_are_remembered_than_fit(stage: Stage) -> None:
 def test_other_routes_have_the_table_they_had(stage: Stage) -> None:
     routes = stage.worker.snapshot.routes
     assert routes["plain"].table.extractor is None
-    assert routes["plain"].extractor is None
     assert not routes["heads"].needs_body
     assert routes["body"].needs_body
     assert routes["body"].body_limit == routes["body"].buffer_limit, "no more is read than is kept"
@@ -265,7 +265,7 @@ def test_a_decision_carries_its_segments_and_its_share_stays(
     stage: Stage, request_: str, tier: str | None, land: str | None
 ) -> None:
     """Only declared values are kept: what clients write can make no further segment."""
-    extractor = stage.worker.snapshot.routes["parts"].extractor
+    extractor = stage.worker.snapshot.routes["parts"].table.extractor
     assert extractor is not None
     sent(stage, request_)
     outcome = stage.outcomes[-1]
@@ -299,7 +299,7 @@ def test_a_decision_carries_its_covariates_and_its_share_stays(
     stage: Stage, request_: str, size: float | None, cart: float | None, visits: float | None
 ) -> None:
     """In steps of their declared ranges: no client can write one that outweighs all others."""
-    extractor = stage.worker.snapshot.routes["sized"].extractor
+    extractor = stage.worker.snapshot.routes["sized"].table.extractor
     assert extractor is not None
     sent(stage, request_)
     outcome = stage.outcomes[-1]

@@ -50,8 +50,10 @@ def first_to_a(rig: FaultRig) -> None:
     for route in ("all", "late", "few"):
         backend = rig.worker.snapshot.routes[route].variants["v1"].backend
         backend.chance = lambda: 0.0
-    rig.worker.snapshot.routes["all"].hedge_credit = 0.0
-    rig.worker.snapshot.routes["few"].hedge_credit = 0.0
+    for route in ("all", "few"):
+        plan = rig.worker.snapshot.routes[route].hedge
+        assert plan is not None
+        plan.credit = 0.0
 
 
 def ended(rig: FaultRig, name: str) -> None:

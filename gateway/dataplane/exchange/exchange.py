@@ -25,6 +25,7 @@ from gateway.dataplane.request import body_fields, grpc_body
 from gateway.dataplane.request.assignment import assign, settle_route
 from gateway.dataplane.request.body_wait import BodyWait
 from gateway.dataplane.request.json_body import JsonBody, read, read_scalars
+from gateway.dataplane.snapshot import HedgePlan
 from gateway.dataplane.tracing import RequestTrace
 from gateway.errors import TurnoutError
 from gateway.http.fields import STATUS_LINES
@@ -165,8 +166,8 @@ class Exchange(Failover):
         if body.complete:
             connection.send_request(attempt, self.head.method == b"HEAD", head, chunks)
             attempt.sent(now)
-            if request.route.hedge_after:
-                self._arm_hedge(attempt)
+            if request.route.hedge is not None:
+                self._arm_hedge(attempt, request.route.hedge)
         else:
             body.sent = len(body.chunks)
             connection.begin_request(attempt, self.head.method == b"HEAD", head, chunks, self.head.chunked)
@@ -183,8 +184,9 @@ class Exchange(Failover):
         if end:
             connection.sent_whole = True
             attempt.sent(perf_counter())
-            if attempt.state == WAITING and self.request.route.hedge_after:
-                self._arm_hedge(attempt)
+            hedge = self.request.route.hedge
+            if attempt.state == WAITING and hedge is not None:
+                self._arm_hedge(attempt, hedge)
         if pieces or end:
             connection.send_body(pieces, end)
             self._forget_sent()
@@ -203,13 +205,13 @@ class Exchange(Failover):
             else:
                 self.client.resume_body()
 
-    def _arm_hedge(self, attempt: Attempt) -> None:
+    def _arm_hedge(self, attempt: Attempt, plan: HedgePlan) -> None:
         """Starts the clock of a second attempt, where the request may be sent twice."""
         if self._hedge is not None or attempt is not self.attempt or not self.body.replayable:
             return
         if attempt.plan.backend.single is None and not self.head.upgrade:  # two tunnels would be mixed up
             tried = self.recovery.tried if self.recovery is not None else ()
-            self._hedge = Hedge(self, attempt, self.request.route, tried)
+            self._hedge = Hedge(self, attempt, plan, tried)
 
     # The response ------------------------------------------------------------------------------------
     def on_interim(self, attempt: Attempt, status: int, lines: list[bytes]) -> None:

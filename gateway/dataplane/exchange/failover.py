@@ -160,13 +160,13 @@ class Failover(ExchangeBase):
 
         Full jitter keeps failures from recurring in step.
         """
-        route, runtime = self.request.route, self.runtime
+        runtime = self.runtime
         recovery.retries += 1
         if failed.address is not None:
             recovery.tried.append(failed.address)
-        ceiling = min(route.backoff_max, route.backoff_base * 2.0 ** (recovery.retries - 1))
+        longest = self.request.route.retry.longest_pause(recovery.retries)
         attempt = self._new_attempt(failed.plan)
-        attempt.delay(runtime.loop, runtime.random() * ceiling)
+        attempt.delay(runtime.loop, runtime.random() * longest)
 
     def _promote(self, result: str) -> None:
         """The second attempt goes on as the only one; ``result`` is what became of the first."""

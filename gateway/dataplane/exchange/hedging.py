@@ -13,7 +13,7 @@ from typing import Final
 
 from gateway.dataplane.exchange.attempt import Attempt, AttemptOwner
 from gateway.dataplane.exchange.states import WAITING
-from gateway.dataplane.snapshot import RoutePlan
+from gateway.dataplane.snapshot import HedgePlan
 from gateway.transport.address import Address
 
 MAX_CREDIT: Final = 10.0
@@ -24,31 +24,31 @@ ROUNDING: Final = 1e-9
 class Hedge:
     """The clock of a second attempt, and that attempt once it is in flight."""
 
-    __slots__ = ("_owner", "_primary", "_route", "_timer", "_tried", "attempt")
+    __slots__ = ("_owner", "_plan", "_primary", "_timer", "_tried", "attempt")
 
     def __init__(
-        self, owner: AttemptOwner, primary: Attempt, route: RoutePlan, tried: Sequence[Address]
+        self, owner: AttemptOwner, primary: Attempt, plan: HedgePlan, tried: Sequence[Address]
     ) -> None:
         """``primary``: a request that is whole and sent. ``tried``: addresses to avoid besides its own."""
         self._owner = owner
         self._primary = primary
-        self._route = route
+        self._plan = plan
         self._tried = tried
         self.attempt: Attempt | None = None
         assert primary.address is not None
-        self._timer: asyncio.TimerHandle = primary.address.loop.call_later(route.hedge_after, self._start)
-        route.hedge_credit = min(route.hedge_credit + route.hedge_share, MAX_CREDIT)
+        self._timer: asyncio.TimerHandle = primary.address.loop.call_later(plan.after, self._start)
+        plan.credit = min(plan.credit + plan.share, MAX_CREDIT)
 
     def _start(self) -> None:
-        primary, route = self._primary, self._route
+        primary, plan = self._primary, self._plan
         backend = primary.plan.backend
-        if primary.state != WAITING or route.hedge_credit < 1.0 - ROUNDING or backend.limiter.full:
+        if primary.state != WAITING or plan.credit < 1.0 - ROUNDING or backend.limiter.full:
             return
         assert primary.address is not None
         address = backend.pick(perf_counter(), (*self._tried, primary.address))
         if address is None or address is primary.address or address.stalled:
             return
-        route.hedge_credit -= 1.0
+        plan.credit -= 1.0
         self.attempt = Attempt(self._owner, primary.plan, primary.limits, primary.total_deadline)
         self.attempt.reserve(address)
 

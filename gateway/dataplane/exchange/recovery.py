@@ -60,26 +60,23 @@ class Recovery:
 
     def may_retry(self, plan: VariantPlan, code: str, status: int, *, sent: bool) -> bool:
         """Whether to try the same variant again. ``status``: of a response that is an error, else 0."""
-        route = self._request.route
-        if status not in route.retry_statuses if status else code not in route.retry_codes:
-            return False
-        if not CODES[code].retryable:
+        retry = self._request.route.retry
+        if not (retry.on.has(code, status) and CODES[code].retryable):
             return False
         # Where the only address has failed and another variant stands by, that one is the better retry.
         if plan.backend.single is not None and self.next_variant(plan) is not None:
             return False
         return (
-            self.retries < route.retry_attempts
-            and (not sent or (route.replayable and self._body.replayable))
-            and plan.backend.limiter.may_retry(route.retry_share, route.retry_least)
+            self.retries < retry.attempts
+            and (not sent or (retry.replayable and self._body.replayable))
+            and plan.backend.limiter.may_retry(retry.share, retry.least)
         )
 
     def fallback(
         self, plan: VariantPlan, code: str, status: int, *, sent: bool
     ) -> VariantPlan | FixedResponse | None:
         """The variant or fixed response that stands in, or None."""
-        route = self._request.route
-        named = status in route.fallback_statuses if status else code in route.fallback_codes
+        named = self._request.route.fallback_on.has(code, status)
         if not named or (sent and not self._body.replayable):
             return None
         return self.next_variant(plan)
@@ -102,8 +99,8 @@ class Recovery:
 
     def stands_by(self, plan: VariantPlan) -> bool:
         """Whether another variant, or a fixed response, is there for a request that could not be sent."""
-        route = self._request.route
-        return "backend_unhealthy" in route.fallback_codes and self.next_variant(plan) is not None
+        named = self._request.route.fallback_on.has("backend_unhealthy", 0)
+        return named and self.next_variant(plan) is not None
 
     def may_repeat(self, attempt: Attempt) -> bool:
         """Whether to send once more after the idle-close race, though the backend may have read the request."""
@@ -112,4 +109,4 @@ class Recovery:
         if attempt.connection is not None and attempt.connection.unread:
             return True
         route = self._request.route
-        return self._request.head.method in IDEMPOTENT or route.replayable or bool(route.fallback)
+        return self._request.head.method in IDEMPOTENT or route.retry.replayable or bool(route.fallback)

@@ -9,7 +9,7 @@ from gateway.dataplane.request.head import Head
 from gateway.dataplane.request.json_body import JsonBody
 from gateway.dataplane.request.request import Request
 from gateway.dataplane.request.routing import route_by_body
-from gateway.dataplane.snapshot import RoutePlan
+from gateway.dataplane.snapshot import RoutePlan, UnitSource
 from gateway.dataplane.tables import CachedShares, Choice
 from gateway.errors import TurnoutError
 from policies.allocation.bucketing import placed, unit_hash
@@ -92,7 +92,7 @@ def assign_by(
     Args:
         route: With the table that ``shares`` are of.
         shares: Of the request's features.
-        key: The sticky-unit key; None if there is none.
+        key: The sticky-unit key, of a route that has ``unit``; None if there is none.
         decision: 16 bytes that name the decision.
         forced: The variant that the client names; None if it names none.
         principal: Who asks.
@@ -103,8 +103,10 @@ def assign_by(
     """
     sticky = key is not None
     if key is not None:
-        unit = unit_hash(route.salt, key)
-        u = placed(unit, route.placement)
+        source = route.unit
+        assert source is not None
+        unit = unit_hash(source.salt, key)
+        u = placed(unit, source.placement)
     else:
         unit = int.from_bytes(decision[8:], "big")
     if forced is not None:
@@ -113,9 +115,9 @@ def assign_by(
     return Assignment(choice, unit, shares.features, sticky, False)
 
 
-def sticky_key(source: tuple[str, bytes], head: Head, body: JsonBody) -> bytes | None:
-    """The sticky-unit key; None if the request has none, or an empty one. ``source``: see `RoutePlan.unit`."""
-    kind, name = source
+def sticky_key(source: UnitSource, head: Head, body: JsonBody) -> bytes | None:
+    """The sticky-unit key; None if the request has none, or an empty one."""
+    kind, name = source.kind, source.name
     if kind == "header":
         return head.kept.get(name) or None
     if kind == "principal":

@@ -55,10 +55,11 @@ def wanted(routes: Sequence[RoutePlan]) -> list[Keys]:
     """Where the rules of ``routes`` look in a JSON body."""
     keys: list[Keys] = [(MODEL,)]
     for route in routes:
-        if route.unit is not None and route.unit[0] == "json":
-            keys.append(_keys(route.unit[1]))
-        if route.extractor is not None:
-            keys.extend(path for _, header, path in route.extractor.sources if header is None)
+        if route.unit is not None and route.unit.kind == "json":
+            keys.append(_keys(route.unit.name))
+        extractor = route.table.extractor
+        if extractor is not None:
+            keys.extend(path for _, header, path in extractor.sources if header is None)
     return keys
 
 
