@@ -73,7 +73,7 @@ class Feed:
     def __init__(self, gateway: Gateway) -> None:
         self.client = Transport()
         self.backends: dict[BackendConnection, Transport] = {}
-        for address in gateway.worker.addresses():
+        for address in gateway.in_force.registry.addresses.values():
             connection, transport = BackendConnection(address, None), Transport()
             connection.connection_made(cast("Any", transport))
             address.release(connection)

@@ -96,7 +96,7 @@ class Http2Feed:
         first = ClientProtocol(gateway.worker)
         first.connection_made(cast("Any", self.client))
         first.data_received(frames.PREFACE + _GREETING)
-        address = next(iter(gateway.worker.addresses()))
+        address = next(iter(gateway.in_force.registry.addresses.values()))
         assert isinstance(address, Http2Address)
         self.backend = Http2Connection(address.sessions, b"http")
         self.backend.connection_made(cast("Any", Http2Transport()))

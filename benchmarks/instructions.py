@@ -94,7 +94,7 @@ async def count(work: str) -> None:
         )
         gateway = await compose(Source(Path(config)))
         prepare = http2_feed(gateway, grpc=work == HTTP2[1]) if http2 else http1_feed(gateway)
-        for address in gateway.worker.addresses():
+        for address in gateway.in_force.registry.addresses.values():
             address.idle_timeout = float("inf")
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()

@@ -272,10 +272,10 @@ def _worker(
         offer=recorder.offer,
         offer_usage=usage.offer,
         shadow=shadow,
+        addresses=lambda: tuple(registry.addresses.values()),
+        healths=lambda: tuple(registry.healths.values()),
     )
     shadow.worker = worker
-    worker.addresses = lambda: tuple(registry.addresses.values())
-    worker.healths = lambda: tuple(registry.healths.values())
     return worker
 
 

@@ -43,10 +43,10 @@ class Gauges:
         m.advance(m.shadows, worker.shadow.counts)
         for counter, counts in self.counts():
             m.advance(counter, counts)
-        self._show_addresses(worker)
+        self._show_addresses()
 
-    def _show_addresses(self, worker: Worker) -> None:
-        m, now, healths = self.metrics, perf_counter(), worker.healths()
+    def _show_addresses(self) -> None:
+        m, now, healths = self.metrics, perf_counter(), self.registry.healths.values()
         addresses = {
             (name, address.name): address
             for name, backend in self.registry.backends.items()

@@ -25,7 +25,8 @@ from gateway.dataplane.exchange.slot import SlotHolder
 from gateway.dataplane.exchange.states import ENDED, NEW, TABLE
 from gateway.dataplane.shadow.comparer import Comparer
 from gateway.dataplane.shadow.dispatcher import ShadowDispatcher
-from gateway.dataplane.worker import TICK_S, Worker
+from gateway.dataplane.ticker import TICK_S
+from gateway.dataplane.worker import Worker
 from gateway.record.events import Outcome
 from gateway.telemetry.tracing.traces import Traces
 from gateway.transport.address import Address
@@ -356,9 +357,9 @@ class Stage:
             seal=lambda *_: b"sealed",
             offer=self._record,
             shadow=shadow,
+            addresses=lambda: tuple(self.registry.addresses.values()),
         )
         shadow.worker = worker
-        worker.addresses = lambda: tuple(self.registry.addresses.values())
         return worker
 
     def _record(self, outcome: Outcome) -> None:
