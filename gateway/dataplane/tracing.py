@@ -38,15 +38,13 @@ def begin_trace(tracing: Tracing, head: Head, *, admitted: bool) -> None:
     if strip:
         head.lines = without_context(head.lines)
     if trace is not None:
-        head.trace = trace
-        head.tracing = tracing
+        head.trace = tracing, trace
 
 
 def trace_refusal(client: ClientConnection, head: Head, error: TurnoutError) -> None:
     """Hands over a traced request that got an error response before it had a decision."""
-    tracing, trace = head.tracing, head.trace
-    assert tracing is not None
-    assert trace is not None
+    assert head.trace is not None
+    tracing, trace = head.trace
     now = perf_counter()
     asked = asked_for(client, head, head.lines)
     tracing.offer(Refused(trace, asked, error.status, error.code, head.started, now, tracing.wall() - now))
@@ -56,8 +54,8 @@ def asked_for(client: ClientConnection, head: Head, lines: list[bytes]) -> Asked
     """The request itself, as its span shows it."""
     peer = client.forwarding.peer
     origin = peer
-    if head.forwarded and client.snapshot.trusted(peer):
-        chain = [value for kind, value in head.forwarded if kind == FORWARDED_FOR]
+    if head.proxy_fields and client.snapshot.trusted(peer):
+        chain = [value for kind, value in head.proxy_fields if kind == FORWARDED_FOR]
         origin = chain[0].split(b",")[0].strip().decode("latin-1") if chain else origin
     return Asked(
         head.method, head.path, head.host, client.forwarding.scheme, head.http10, peer, origin, lines

@@ -130,10 +130,11 @@ class ControlCall(PipelinedRequest):
         for line in head.lines:
             name, _, value = line[:-2].partition(b": ")
             headers.append((name.lower(), value))
-        if head.authorization is not None:
-            headers.append((b"authorization", head.authorization))
-        if head.api_key is not None:
-            headers.append((b"x-api-key", head.api_key))
+        credentials = head.credentials
+        if credentials is not None and credentials.authorization is not None:
+            headers.append((b"authorization", credentials.authorization))
+        if credentials is not None and credentials.key is not None:
+            headers.append((b"x-api-key", credentials.key))
         if head.length >= 0:
             headers.append((b"content-length", b"%d" % head.length))
         if head.request_id:
@@ -141,7 +142,7 @@ class ControlCall(PipelinedRequest):
         if head.variant is not None:
             headers.append((b"x-variant", head.variant))
         # As they came: the application must see that a caller is behind a proxy, and so not local.
-        headers += [(_FORWARDING[kind], value) for kind, value in head.forwarded]
+        headers += [(_FORWARDING[kind], value) for kind, value in head.proxy_fields if kind in _FORWARDING]
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -155,7 +156,7 @@ class ControlCall(PipelinedRequest):
             "headers": headers,
             "client": (peer, 0) if peer else None,
             "server": None,
-            "state": {"proxied": head.proxied},
+            "state": {"proxied": bool(head.proxy_fields)},
         }
 
     async def _run(self) -> None:

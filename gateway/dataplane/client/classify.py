@@ -73,19 +73,19 @@ def admit(client: ClientConnection, head: Head, route: RoutePlan) -> None:
     Where the body's model leads to one of several routes, one that it may use is enough: the route itself is
     checked when it is known.
     """
-    authenticator = client.snapshot.authenticator
-    credential = head.api_key if head.api_key is not None else head.authorization  # faster than the property
+    authenticator, credentials = client.snapshot.authenticator, head.credentials
     if authenticator.open:
-        near = client.forwarding.near and not head.proxied and not head.http10
+        near = client.forwarding.near and not head.proxy_fields and not head.http10
         principal = authenticator.visitor(head.method, head.host, head.kept, near=near)
     else:
-        principal = authenticator.principal(credential, client.runtime.wall())
+        presented = credentials.presented if credentials is not None else None
+        principal = authenticator.principal(presented, client.runtime.wall())
     head.principal = principal
     cookies = head.kept.get(b"cookie")
     if cookies is not None and cookies.find(SESSION) >= 0:  # "in" tries bytes as a number first
         head.drop_sessions()
-    if authenticator.open or head.api_key is not None:
-        head.pass_credentials(openly=authenticator.open)
+    if credentials is not None and (authenticator.open or credentials.key is not None):
+        head.lines = head.lines + credentials.onward(openly=authenticator.open)
     if not principal.infer:
         raise TurnoutError("forbidden", "The key may not infer; use one with the scope 'infer'.")
     if principal.routes is not None:

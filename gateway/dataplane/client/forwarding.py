@@ -50,7 +50,7 @@ class Forwarding:
 
     def lines(self, head: Head, trusted: Callable[[str], bool]) -> bytes:
         """The field lines for one request; what a peer that is not ``trusted`` says of itself is not passed on."""
-        if head.forwarded and trusted(self.peer):
+        if head.proxy_fields and trusted(self.peer):
             return self._through(head)
         if head.http10:
             return self._lines(b"1.0", self.scheme, head.host, (), ())
@@ -63,13 +63,15 @@ class Forwarding:
 
     def _through(self, head: Head) -> bytes:
         """For a request of a trusted proxy: what it said is kept, and added to."""
-        given = {kind: value for kind, value in head.forwarded if kind in (FORWARDED_PROTO, FORWARDED_HOST)}
+        given = {
+            kind: value for kind, value in head.proxy_fields if kind in (FORWARDED_PROTO, FORWARDED_HOST)
+        }
         return self._lines(
             b"1.0" if head.http10 else self._version,
             given.get(FORWARDED_PROTO, self.scheme),
             given.get(FORWARDED_HOST, head.host),
-            [value for kind, value in head.forwarded if kind == FORWARDED_FOR],
-            [value for kind, value in head.forwarded if kind == FORWARDED],
+            [value for kind, value in head.proxy_fields if kind == FORWARDED_FOR],
+            [value for kind, value in head.proxy_fields if kind == FORWARDED],
         )
 
     def _lines(

@@ -73,8 +73,8 @@ class Exchange(Failover):
         request.decision = decision = runtime.new_decision(wall)
         request.request_id = head.request_id or decision.hex().encode()
         request.forwarded = self.client.forwarding.lines(head, request.snapshot.trusted)
-        if head.trace is not None and head.tracing is not None:
-            self._listener = RequestTrace(self.client, request, head.tracing, head.trace)
+        if head.trace is not None:
+            self._listener = RequestTrace(self.client, request, *head.trace)
         if not request.route.needs_body:
             self._assign()
             return

@@ -39,8 +39,8 @@ def request_head(
     if plan.base_path:
         target = plan.base_path + target
     lines = head.lines
-    if route.forward_credentials and not shadow:
-        lines = lines + head.credential_lines()
+    if route.forward_credentials and head.credentials is not None and not shadow:
+        lines = lines + head.credentials.gateways_own()
     if plan.drops:
         lines = [line for line in lines if not line.lower().replace(b"_", b"-").startswith(plan.drops)]
     if shadow:

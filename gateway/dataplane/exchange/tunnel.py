@@ -120,7 +120,9 @@ class Tunnel:
         limits = snapshot.limits
         silent = now - self._last > limits.idle_timeout
         old = limits.websocket_life and now - self._opened > limits.websocket_life
-        allowed = snapshot.authenticator.allows(request.head.credential, request.route.name, runtime.wall())
+        credentials = request.head.credentials
+        presented = credentials.presented if credentials is not None else None
+        allowed = snapshot.authenticator.allows(presented, request.route.name, runtime.wall())
         if silent or old or not allowed:
             self.end()
 

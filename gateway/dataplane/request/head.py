@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.auth.principal import Principal
+from gateway.dataplane.request.credentials import Credentials
 from gateway.errors import TurnoutError
 from gateway.http.fields import (
     API_KEY,
@@ -71,12 +72,7 @@ class Head:
     """The lower-cased protocol of an upgrade that we would tunnel; b"" for none."""
     wants_upgrade: tuple[bytes, ...] = ()
     expect = False
-    authorization: bytes | None = None
-    api_key: bytes | None = None
-    key_field = b"x-api-key"
-    """Lower-cased name of the field that it came in."""
-    credentials_ours = True
-    """Whether the credentials are for the gateway, and go no further unless the route says so."""
+    credentials: Credentials | None = None
     variant: bytes | None = None
     request_id = b""
     kept: dict[bytes, bytes] = EMPTY
@@ -87,14 +83,10 @@ class Head:
     """Whether it is a call of gRPC over HTTP/2."""
     grpc_timeout = 0.0
     """Seconds that the client waits, from the beginning; 0.0: no limit."""
-    listed: tuple[bytes, ...] = ()
-    """The lower-cased names of fields that Connection lists: they go no further."""
-    forwarded: tuple[tuple[int, bytes], ...] = ()
-    proxied = False
-    """Whether a field tells of a proxy between the client and us, whatever its value."""
-    trace: Trace | None = None
-    """Set for a request that is traced, and ``tracing`` with it."""
-    tracing: Tracing | None = None
+    proxy_fields: tuple[tuple[int, bytes], ...] = ()
+    """The fields that tell of a proxy between the client and us: what each is to us, and its value."""
+    trace: tuple[Tracing, Trace] | None = None
+    """Of a request that is traced."""
     principal: Principal
 
     def __init__(self, started: float) -> None:
@@ -122,9 +114,12 @@ class Head:
         elif action == KEEP:
             self._keep(name, value)
         elif action == AUTHORIZATION:
-            if self.authorization is not None:
+            credentials = self.credentials
+            if credentials is None:
+                credentials = self.credentials = Credentials()
+            elif credentials.authorization is not None:
                 raise TurnoutError("bad_request", "More than one Authorization field; send one.")
-            self.authorization = value
+            credentials.authorization = value
         elif action == API_KEY:
             self._take_key(name.lower(), value)
         elif action == SUBPROTOCOLS:
@@ -150,22 +145,20 @@ class Head:
             if value.lower() != b"100-continue":
                 raise TurnoutError("expectation_failed")
             self.expect = True
-        elif action in (FORWARDED_FOR, FORWARDED, FORWARDED_PROTO, FORWARDED_HOST):
-            self.forwarded += ((action, value),)
-            self.proxied = True
-        elif action == PROXY:
-            self.proxied = True
         elif action == PASSED_BY_PROXY:
-            self.proxied = True
+            self.proxy_fields += ((action, value),)
             self.lines.append(b"%b: %b\r\n" % (name, value))
-        else:
-            assert action == DROP
+        elif action != DROP:
+            assert action in (FORWARDED_FOR, FORWARDED, FORWARDED_PROTO, FORWARDED_HOST, PROXY)
+            self.proxy_fields += ((action, value),)
 
     def _take_key(self, field: bytes, value: bytes) -> None:
-        if self.api_key is not None:
+        credentials = self.credentials
+        if credentials is None:
+            credentials = self.credentials = Credentials()
+        elif credentials.key is not None:
             raise TurnoutError("bad_request", "More than one API key; send one.")
-        self.api_key = value
-        self.key_field = field
+        credentials.key, credentials.key_field = value, field
 
     def _keep(self, name: bytes, value: bytes) -> None:
         kept = self.kept
@@ -173,7 +166,7 @@ class Head:
             kept = self.kept = {}
         key = name.lower()
         if key.startswith(FORWARDED_PREFIXES):
-            self.proxied = True
+            self.proxy_fields += ((PASSED_BY_PROXY, value),)
         kept[key] = kept[key] + b", " + value if key in kept else value
         self.lines.append(b"%b: %b\r\n" % (name, value))
 
@@ -251,43 +244,12 @@ class Head:
         """Removes the fields that Connection names, which concern this connection alone (RFC 9110 7.6.1)."""
         listed = tuple(t for t in tokens(self.connection) if t not in KEPT_WITH_CONNECTION)
         if listed:
-            self.listed = listed
+            if self.credentials is not None:
+                self.credentials.listed = listed
             prefixes = tuple(token + b":" for token in listed)
             self.lines = [line for line in self.lines if not line.lower().startswith(prefixes)]
             if self.kept:
                 self.kept = {name: value for name, value in self.kept.items() if name not in listed}
-
-    @property
-    def credential(self) -> bytes | None:
-        """What names the principal: an API key, or an Authorization value."""
-        return self.api_key if self.api_key is not None else self.authorization
-
-    def pass_credentials(self, *, openly: bool) -> None:
-        """Pass on the credentials that are the backend's. ``openly``: the gateway asks for none, so all of them.
-
-        Otherwise it is an Authorization next to an API key, which is the gateway's.
-        """
-        if openly or self.api_key is not None:
-            self.lines = self.lines + self._authorization_lines()
-        if openly:
-            self.lines = self.lines + self._api_key_lines()
-            self.credentials_ours = False
-
-    def credential_lines(self) -> list[bytes]:
-        """The field lines of the credentials that are the gateway's."""
-        if not self.credentials_ours:
-            return []
-        return self._authorization_lines() if self.api_key is None else self._api_key_lines()
-
-    def _authorization_lines(self) -> list[bytes]:
-        if self.authorization is None or b"authorization" in self.listed:
-            return []
-        return [b"authorization: %b\r\n" % self.authorization]
-
-    def _api_key_lines(self) -> list[bytes]:
-        if self.api_key is None or self.key_field in self.listed:
-            return []
-        return [b"%b: %b\r\n" % (self.key_field, self.api_key)]
 
     def drop_sessions(self) -> None:
         """Removes the dashboard's cookies, which a backend could use as its reader."""
