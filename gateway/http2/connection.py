@@ -28,10 +28,7 @@ class Connection(ConnectionBase):
 
     __slots__ = (
         "_block",
-        "_block_flags",
-        "_block_stream",
         "_buffer",
-        "_continuations",
         "_decoder",
         "_greeted",
         "_grown",
@@ -45,11 +42,8 @@ class Connection(ConnectionBase):
         super().__init__(limits, client=client)
         self._decoder = Decoder(limits.max_list_bytes, limits.max_fields)
         self._buffer = b""
-        self._block: list[bytes] | None = None
-        """The pieces of a header block that is not complete."""
-        self._block_stream = 0
-        self._block_flags = 0
-        self._continuations = 0
+        self._block: frames.HeaderBlock | None = None
+        """The one that is not complete."""
         self._greeted = client
         """Whether the client's preface was read."""
         self.awaits_head = True
@@ -178,7 +172,7 @@ class Connection(ConnectionBase):
         if self._block is None:
             if kind != frames.SETTINGS or flags & frames.ACK:
                 raise ConnectionFault(PROTOCOL_ERROR, "the first frame is not SETTINGS")
-        elif kind != frames.CONTINUATION or stream_id != self._block_stream:
+        elif kind != frames.CONTINUATION or stream_id != self._block.stream_id:
             raise ConnectionFault(PROTOCOL_ERROR, "a frame within a header block")
 
     def _on_other(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
@@ -250,23 +244,20 @@ class Connection(ConnectionBase):
             self._on_block(stream_id, payload, end=bool(flags & frames.END_STREAM))
             return
         self.awaits_head = True
-        self._block = [payload]
-        self._block_stream = stream_id
-        self._block_flags = flags
-        self._continuations = 0
+        self._block = frames.HeaderBlock(stream_id, bool(flags & frames.END_STREAM), payload)
 
     def _on_continuation(self, flags: int, stream_id: int, payload: bytes) -> None:
         block = self._block
         if block is None:
             raise ConnectionFault(PROTOCOL_ERROR, "CONTINUATION without HEADERS")
-        block.append(payload)
-        self._continuations += 1
-        if self._continuations > MAX_CONTINUATIONS or sum(map(len, block)) > self.limits.max_list_bytes:
+        pieces = block.pieces
+        pieces.append(payload)
+        if len(pieces) > 1 + MAX_CONTINUATIONS or sum(map(len, pieces)) > self.limits.max_list_bytes:
             raise ConnectionFault(ENHANCE_YOUR_CALM, "a header block is too large")
         self.awaits_head = not flags & frames.END_HEADERS
         if not self.awaits_head:
             self._block = None
-            self._on_block(stream_id, b"".join(block), end=bool(self._block_flags & frames.END_STREAM))
+            self._on_block(stream_id, b"".join(pieces), end=block.end)
 
     def _on_block(self, stream_id: int, block: bytes, *, end: bool) -> None:
         headers = self._decoder.decode(block)

@@ -50,6 +50,18 @@ _SETTING: Final = Struct(">HL")
 _GOAWAY: Final = Struct(">LL")
 
 
+class HeaderBlock:
+    """A header block that comes in several frames."""
+
+    __slots__ = ("end", "pieces", "stream_id")
+
+    def __init__(self, stream_id: int, end: bool, first: bytes) -> None:
+        """``end``: whether the stream ends with it."""
+        self.stream_id = stream_id
+        self.end = end
+        self.pieces = [first]
+
+
 def header(length: int, kind: int, flags: int, stream: int) -> bytes:
     """The nine bytes before a payload of ``length`` bytes."""
     return _HEADER.pack(length << 8 | kind, flags, stream)

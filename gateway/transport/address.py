@@ -28,12 +28,36 @@ IDLE_MARGIN_S: Final = 1.0
 """Ended before the backend does so by this much, so that a request does not meet the end."""
 
 
+class Latency:
+    """How long responses usually take to begin."""
+
+    __slots__ = ("deviation_ms", "mean_ms", "samples")
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self.mean_ms = self.deviation_ms = 0.0
+        """Smoothed mean and mean deviation of the time to a response's head (as in RFC 6298)."""
+
+    def observe(self, milliseconds: float) -> None:
+        """Takes the time from a request's end to the head of a response that is not an error."""
+        deviation = milliseconds - self.mean_ms
+        self.mean_ms += deviation * LATENCY_SMOOTHING
+        distance = deviation if deviation > 0.0 else -deviation
+        self.deviation_ms += (distance - self.deviation_ms) * LATENCY_SMOOTHING
+        self.samples += 1
+
+    @property
+    def longest_ms(self) -> float:
+        """The longest time that is still usual."""
+        return self.mean_ms + 4.0 * self.deviation_ms
+
+
 class Address(ConnectionOwner):
     """One place where a backend listens, with its idle connections (last in, first out)."""
 
     __slots__ = (
         "authority", "connecting", "connections", "endpoint", "http2", "idle", "idle_timeout", "in_flight",
-        "last_byte_at", "latency_deviation_ms", "latency_mean_ms", "latency_samples", "max_idle", "min_stall", "name",
+        "last_byte_at", "latency", "max_idle", "min_stall", "name",
         "next_probe_at", "server_name", "stalled", "stragglers", "time", "waiting",
     )  # fmt: skip
 
@@ -66,9 +90,7 @@ class Address(ConnectionOwner):
         self.in_flight = 0
         self.last_byte_at = 0.0
         """`perf_counter` when a response last began or went on; 0.0: never."""
-        self.latency_samples = 0
-        self.latency_mean_ms = self.latency_deviation_ms = 0.0
-        """Smoothed mean and mean deviation of the time to a response's head (as in RFC 6298)."""
+        self.latency = Latency()
         self.min_stall = 0.0
         """Seconds of silence that are never a stall; 0.0: this address is never taken for stalled."""
         self.stalled = False
@@ -78,22 +100,12 @@ class Address(ConnectionOwner):
         self.stragglers = 0
         """Requests left with a stalled address after their clients got another response."""
 
-    # Latency ----------------------------------------------------------------------------------------
-    def observe_latency(self, milliseconds: float, now: float) -> None:
-        """Takes the time from a request's end to the head of a response that is not an error."""
-        self.last_byte_at = now
-        deviation = milliseconds - self.latency_mean_ms
-        self.latency_mean_ms += deviation * LATENCY_SMOOTHING
-        distance = deviation if deviation > 0.0 else -deviation
-        self.latency_deviation_ms += (distance - self.latency_deviation_ms) * LATENCY_SMOOTHING
-        self.latency_samples += 1
-
+    # Silence ----------------------------------------------------------------------------------------
     def stall_timeout(self) -> float:
         """Seconds of silence that are still usual; infinite while too little is known."""
-        if self.latency_samples < MIN_LATENCY_SAMPLES or not self.min_stall:
+        if self.latency.samples < MIN_LATENCY_SAMPLES or not self.min_stall:
             return float("inf")
-        usual = self.latency_mean_ms + 4.0 * self.latency_deviation_ms
-        return max(self.min_stall, STALL_FACTOR * usual / 1e3)
+        return max(self.min_stall, STALL_FACTOR * self.latency.longest_ms / 1e3)
 
     def may_probe(self, now: float, *, rescued: bool) -> bool:
         """Whether one request may try this address while it is stalled; if so, the next one only later.

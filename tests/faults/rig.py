@@ -110,7 +110,7 @@ class FaultRig(GatewayThread):
         """Nobody is ejected, under suspicion, or known to be slow."""
         for address in self.gateway.registry.addresses.values():
             address.stalled = False
-            address.latency_samples = 0
+            address.latency.samples = 0
         for health in self.gateway.registry.healths.values():
             known, settings = dict(health._records), health._group.settings
             health.configure((), settings)  # forgets whoever is not named

@@ -105,7 +105,8 @@ def known(rig: FaultRig) -> Iterator[None]:
         found = address(rig, name)
         found.stalled = False
         found.next_probe_at = 0.0
-        found.latency_samples, found.latency_mean_ms, found.latency_deviation_ms = 100, 2.0, 1.0
+        usual = found.latency
+        usual.samples, usual.mean_ms, usual.deviation_ms = 100, 2.0, 1.0
     for health in rig.gateway.registry.healths.values():
         rig.call(health.tick, time.perf_counter())
         assert not health.degraded
@@ -241,7 +242,7 @@ def test_what_may_not_be_repeated_waits_and_what_is_new_goes_elsewhere(rig: Faul
 
 @pytest.mark.long
 def test_silence_says_nothing_of_an_address_that_nobody_knows_yet(rig: FaultRig) -> None:
-    address(rig, "a").latency_samples = 3
+    address(rig, "a").latency.samples = 3
     rig.always("a", HOLD)
     clients = [rig.client() for _ in range(5)]
     try:
@@ -256,9 +257,9 @@ def test_silence_says_nothing_of_an_address_that_nobody_knows_yet(rig: FaultRig)
 
 def test_a_slow_address_is_given_several_times_its_usual(rig: FaultRig) -> None:
     found = address(rig, "a")
-    found.latency_mean_ms, found.latency_deviation_ms = 400.0, 50.0
+    found.latency.mean_ms, found.latency.deviation_ms = 400.0, 50.0
     assert found.stall_timeout() == pytest.approx(1.8)
-    found.latency_mean_ms, found.latency_deviation_ms = 2.0, 1.0
+    found.latency.mean_ms, found.latency.deviation_ms = 2.0, 1.0
     assert found.stall_timeout() == 0.3
 
 

@@ -231,7 +231,7 @@ def test_a_quick_answer_clears_and_a_late_one_only_gives_another_chance(
 ) -> None:
     made = Made(loop, 2)
     silent = suspected(made, 0)
-    silent.min_stall, silent.latency_samples = 0.25, 100
+    silent.min_stall, silent.latency.samples = 0.25, 100
     made.health.recheck_stall(silent, 900.0, 5.0)
     assert made.health.state(silent, 5.0) == "stalled"
     assert silent.next_probe_at == 5.0
@@ -245,13 +245,12 @@ def test_what_is_usual_follows_the_answers(loop: asyncio.AbstractEventLoop) -> N
     address.min_stall = 0.25
     assert address.stall_timeout() == float("inf")
     for n in range(19):
-        address.observe_latency(100.0 + (n % 2), 0.0)
+        address.latency.observe(100.0 + (n % 2))
     assert address.stall_timeout() == float("inf")
     for n in range(200):
-        address.observe_latency(100.0 + (n % 2), float(n))
+        address.latency.observe(100.0 + (n % 2))
     # Mean 100.5 ms, mean deviation 0.5 ms.
     assert address.stall_timeout() == pytest.approx(3 * (100.5 + 4 * 0.5) / 1e3, rel=0.02)
-    assert address.last_byte_at == 199.0
     address.min_stall = 0.0
     assert address.stall_timeout() == float("inf")
 

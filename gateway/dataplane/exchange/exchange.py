@@ -279,10 +279,9 @@ class Exchange(Failover):
     def _accept_good(self, attempt: Attempt, backend_ms: float, now: float) -> None:
         address, health = attempt.address, attempt.plan.backend.health
         assert address is not None
-        if self.body.complete:
-            address.observe_latency(backend_ms, now)
-        else:
-            address.last_byte_at = now  # early: it says nothing about how long responses take
+        address.last_byte_at = now
+        if self.body.complete:  # an early response says nothing about how long they take
+            address.latency.observe(backend_ms)
         health.good(address, now)
         if address.stalled:
             health.recheck_stall(address, backend_ms, now)
