@@ -173,7 +173,7 @@ function titleOf(page, view) {
 function content(state) {
   const { page, known, refused } = state;
   const needsView = ["overview", "route"].includes(page.name);
-  if (page.name === "nowhere") return refusedPage("No such page", "Nothing of the dashboard is at this address.");
+  if (page.name === "nowhere") return refusedPage("No such page", "The dashboard has no page at this address.");
   if (refused)
     return refusedPage(
       refused.status === 403 ? "This key may not see this" : refused.status === 404 ? "No such route" : "The gateway refused",

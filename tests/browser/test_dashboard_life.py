@@ -273,7 +273,7 @@ def test_a_refused_configuration_stands_above_the_routes(served: Served, tabs: T
     alert = tab.page.get_by_role("alert").filter(has_text="A configuration was refused")
     alert.wait_for()
     assert "routes.digits.policy" in alert.inner_text()
-    assert "What was in force stays" in alert.inner_text()
+    assert "The one in force stays" in alert.inner_text()
 
 
 def test_a_part_is_loaded_when_it_is_needed_and_said_to_be_missing(served: Served, tabs: Tabs) -> None:

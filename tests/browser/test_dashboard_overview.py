@@ -38,7 +38,7 @@ def test_a_bound_on_a_level_is_not_told_as_a_difference(served: Served, tabs: Ta
     failed = {**GATE, "verdict": "fail", "estimate": 0.67, "interval": [0.5, 0.8]}
     served.set_rollout("shop", rollout("running", "shadow", stage=-1, verdicts=[failed]))
     found = row(tabs, served, "shop")
-    assert "the gate wants at least 98%" in found.inner_text()
+    assert "the gate requires at least 98%" in found.inner_text()
     page = tabs.new(served.address, "/-/dashboard/routes/shop").page
     page.locator(".verdict", has_text="agreement 67% (at least 98%)").wait_for()
     assert "as a shadow" in page.locator("#verdict").inner_text()
@@ -216,7 +216,7 @@ def test_the_nodes_of_a_routes_engine_stand_on_its_page(fleet: Served, tabs: Tab
         assert shown.get_attribute("data-value") == state
     assert "no such cluster" in tab.page.locator('[data-node="e2"]').inner_text()
     tab.page.get_by_text(
-        "requests come from the nodes below, which judge the addresses themselves"
+        "the nodes below send the requests and judge addresses themselves"
     ).wait_for()
 
 

@@ -18,7 +18,7 @@ from tests.browser.test_dashboard_truth import CONFIG, around, rewarding
 
 pytestmark = pytest.mark.browser
 
-MOVED = "Shares moved: differences compare the same times, and need not be those of the means."
+MOVED = "Shares moved: a difference compares the same times, so it may differ from that of the means."
 
 
 def lifts(served: Served, route: str, variant: str) -> dict[str, Any]:

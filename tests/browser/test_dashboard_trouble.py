@@ -109,9 +109,9 @@ def test_an_edit_outlives_its_page_and_anothers_revision(keyed: Served, tabs: Ta
     page.get_by_role("button", name="Apply…").click()
     dialog = page.get_by_role("dialog")
     dialog.get_by_role("button", name="Apply").click()
-    dialog.get_by_text("another revision came in first").wait_for()
+    dialog.get_by_text("another revision was applied first").wait_for()
     page.keyboard.press("Escape")
-    page.get_by_text("Revision 2 came in while you edit").wait_for()
+    page.get_by_text("Revision 2 was applied while you were editing").wait_for()
     assert "floor: 5%" in text.input_value()
     page.locator(
         ".says", has_text="30% → 10%"

@@ -128,7 +128,7 @@ export function level(value, what) {
 // "v2 agrees in 98.2% of 111 responses"
 export function agreed(report, name) {
   const found = report.agreement?.[name];
-  if (!found?.compared) return `nothing of ${name} is compared yet`;
+  if (!found?.compared) return `no response of ${name} is compared yet`;
   return `${name} agrees in ${estimate({ mean: found.rate, interval: found.interval }, "fraction").mean} of ${count(found.compared)} responses`;
 }
 
@@ -175,7 +175,7 @@ function oneMetric(report, metric) {
   return { tone: "open", title: `No difference is shown in ${metric} yet`, detail };
 }
 
-// With several metrics nobody has won until somebody weighs them.
+// With several metrics no variant has won until a person weighs them.
 function scorecard(report, metrics) {
   const said = claims(report);
   if (!said.length) {

@@ -38,7 +38,7 @@ function shadow(report, name, found, scale, look, gate) {
     ${variantName(name, look, copied !== undefined && html` <small>${share(copied)} of requests</small>`)}
     ${
       found.count
-        ? html`<div class="estimate-text">${figure(field("rate"), found.mean, said.mean)}<small>${said.interval} agree${gate !== null && `; the gate wants ${share(gate)}`}</small></div>${forest({ ...found, scale, limit: gate, hue: look.hue, thin: found.count < FEW, label: `${said.mean} agree, 95% interval ${said.interval}` })}`
+        ? html`<div class="estimate-text">${figure(field("rate"), found.mean, said.mean)}<small>${said.interval} agree${gate !== null && `; the gate requires ${share(gate)}`}</small></div>${forest({ ...found, scale, limit: gate, hue: look.hue, thin: found.count < FEW, label: `${said.mean} agree, 95% interval ${said.interval}` })}`
         : html`<p class="thin">nothing compared yet</p>`
     }
     <small class=${found.count < FEW ? "thin" : ""}>${figure(field("compared"), found.count, count(found.count))} compared${found.count < FEW && found.count > 0 ? ": too few to tell" : ""}${copies(report.shadow_counts?.[name])}</small>

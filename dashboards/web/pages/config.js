@@ -83,7 +83,7 @@ function Editor({ base, text: edited, onText, onCancel, onApply }) {
     "Edit",
     null,
     base.revision > began &&
-      notice("warn", `Revision ${base.revision} came in while you edit`, "Your text stays. What changes is told against it: see that you take nothing back."),
+      notice("warn", `Revision ${base.revision} was applied while you were editing`, "Your text is kept. The changes below are relative to that revision: check that you do not revert it."),
     html`<div class="editor">
       <pre class="gutter" ref=${gutter} aria-hidden="true">${Array.from({ length: lines }, (_, k) => html`<span key=${k} class=${bad.has(k + 1) ? "bad" : ""}>${k + 1}</span>`)}</pre>
       <textarea aria-label="Configuration text" spellcheck="false" autocapitalize="off" autocomplete="off" wrap="off" rows=${Math.min(32, Math.max(12, lines))} value=${edited}
@@ -131,7 +131,7 @@ function applying(checked, text, current, done, refresh) {
       try {
         await send("PUT", "config", text, { "content-type": "application/yaml", "if-match": current.etag });
       } catch (refused) {
-        if (refused.code === "precondition_failed") refused.message = "Nothing was changed: another revision came in first. Close this: your text stays.";
+        if (refused.code === "precondition_failed") refused.message = "Nothing was changed: another revision was applied first. Close this: your text is kept.";
         refresh();
         throw refused;
       }

@@ -12,7 +12,7 @@ import { eventList } from "./events.js";
 // By the code of its alarm: what a check asks, and what to do once it fails.
 const CHECKS = [
   ["sample_ratio_mismatch", "Variants get their allocated share", "Do not trust comparisons: some requests are lost or repeated."],
-  ["record_loss", "Every outcome reaches the record", "Figures of that time are incomplete: the store is slow or unavailable."],
+  ["record_loss", "Every outcome reaches the record", "Figures of that time are incomplete: the store was slow or unavailable."],
   ["no_rewards", "Every variant that responds gets rewards", "Check that clients report rewards with this variant's decision ids."],
   ["variant_failing", "At most 20% of a variant's requests fail", "Check its addresses, and the backend's own log."]
 ];
@@ -66,7 +66,7 @@ function addresses(report, colour, now, engines) {
     "health",
     "Addresses",
     engines.length
-      ? "As the probes of this process see them, if it has any: requests come from the nodes below, which judge the addresses themselves."
+      ? "As this process's probes, if any, see them: the nodes below send the requests and judge addresses themselves."
       : "As this process sees them.",
     table(
       "addresses",

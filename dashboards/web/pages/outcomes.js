@@ -78,7 +78,7 @@ function list({ outcomes, next }, now) {
     { title: "Decision" }
   ];
   return html`<section class="card" key="list" aria-label="Outcomes">
-    ${here().query.sort && html`<p class="note">Sorted are these ${outcomes.length}, not the whole record.</p>`}
+    ${here().query.sort && html`<p class="note">Only these ${outcomes.length} are sorted, not the whole record.</p>`}
     ${table(
       "outcomes",
       "Outcomes",

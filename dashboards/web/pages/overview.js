@@ -56,7 +56,7 @@ export function Overview({ view, now, ...given }) {
       notice(
         "bad",
         "A configuration was refused",
-        `${refused.faults} fault${refused.faults > 1 ? "s" : ""}, the first at ${refused.place}${refused.path ? ` (${refused.path})` : ""}; by ${refused.author}, ${ago(refused.time, now)}. What was in force stays.`
+        `${refused.faults} fault${refused.faults > 1 ? "s" : ""}, the first at ${refused.place}${refused.path ? ` (${refused.path})` : ""}; by ${refused.author}, ${ago(refused.time, now)}. The one in force stays.`
       ),
     alarms.map((alarm) => notice("bad", sentence(alarm.code), alarmed(alarm, now))),
     html`<p class="route-head" aria-hidden="true" key="head">${["Route", "What it does", "Shares", "Last hour"].map((text) => html`<span key=${text}>${text}</span>`)}<span class="facts"><span>Req/s</span><span>Errors</span><span>p99</span></span></p>`,
@@ -194,7 +194,7 @@ function canary(route, rollout, now) {
   if (rollout.state === "promoted") return rollout.bake_until > now ? `${share(rollout.weight)}, watched for ${seconds(rollout.bake_until - now)} more` : "";
   if (rollout.phase === "bandit") return `as a bandit${leads(route) && ` · ${leads(route)}`}`;
   const gate = rollout.phase === "shadow" && (rollout.verdicts ?? []).find((one) => one.metric === "agreement");
-  if (gate) return `as a shadow: ${agreed(route, rollout.candidate)}, the gate wants ${bounded(gate, "fraction")}`;
+  if (gate) return `as a shadow: ${agreed(route, rollout.candidate)}, the gate requires ${bounded(gate, "fraction")}`;
   const stage = rollout.stages ? `stage ${rollout.stage + 1} of ${rollout.stages}` : rollout.phase;
   const left = rollout.state === "running" && rollout.stage_ends > now ? `${seconds(rollout.stage_ends - now)} left` : "";
   const failed = told("fail").map((one) => failure(one, route));

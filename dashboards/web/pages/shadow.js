@@ -38,7 +38,7 @@ export function ShadowPage({ page, now }) {
     </div>`,
     disagreements.length
       ? html`<ul class="disagreements" key="list">${disagreements.map((one) => row(one, now))}</ul>`
-      : emptyState("No disagreement on record", "Each copied request is compared with what the client got; those that differ stand here."),
+      : emptyState("No disagreement on record", "Responses that differ from what the client got are listed here."),
     next && html`<p key="next"><button type="button" class="quiet" onClick=${() => choose({ cursor: next })}>Older</button></p>`
   ];
 }

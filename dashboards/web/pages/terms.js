@@ -7,10 +7,10 @@ import { html } from "../vendor/preact.js";
 const KEYS = [
   ["/", "Search the routes"],
   ["?", "This page"],
-  ["Tab", "From one control to the next; the first leads past the bar at the top"],
-  ["Enter", "On the head of a column: sort by it, the other way round, as it was"],
-  ["← →", "On the slider of a chart: the moment whose figures all charts show"],
-  ["Esc", "Close a question without an answer; take the slider back to now"]
+  ["Tab", "Next control; the first one skips the bar at the top"],
+  ["Enter", "On a column head: sort by it, reverse the order, restore it"],
+  ["← →", "On a chart's slider: choose the moment that all charts show"],
+  ["Esc", "Close a dialog; return the slider to now"]
 ];
 
 export function TermsPage() {

@@ -205,7 +205,7 @@ function agreement(page) {
   const names = Object.keys(page.report.agreement ?? {});
   if (!names.length) return null;
   const gate = gateOf(page.report);
-  const note = `With what the client got, over the last ${seconds(page.window)}; 95% intervals.${gate === null ? "" : ` Dashed: the gate wants ${share(gate)}.`}`;
+  const note = `With what the client got, over the last ${seconds(page.window)}; 95% intervals.${gate === null ? "" : ` Dashed: the gate requires ${share(gate)}.`}`;
   return {
     ...base(page, "agreement", "Agreement of shadows", note),
     ...lines({ ...page, names }, page.agreedOf),

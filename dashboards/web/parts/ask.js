@@ -33,7 +33,7 @@ export function Ask({ ask, moved = false, onClose }) {
       ${ask.typed && html`<label>Type <b>${ask.typed}</b> to go on<input value=${typed} autocomplete="off" onInput=${(e) => setTyped(e.target.value)} /></label>`}
       <label>Reason (kept in the history)<input name="reason" maxlength="200" value=${reason} autocomplete="off" onInput=${(e) => setReason(e.target.value)} /></label>
       ${error && html`<p class="notice bad" role="alert">${error.message}</p>`}
-      ${moved && !busy && !error && html`<p class="notice warn" role="alert">Someone, or the rollout itself, was faster: its state has changed. Close this and look again.</p>`}
+      ${moved && !busy && !error && html`<p class="notice warn" role="alert">The rollout's state has changed since you opened this. Close it and look again.</p>`}
       <div class="buttons">
         <button type="button" class="quiet" ref=${cancel} onClick=${() => dialog.current.close()}>Cancel</button>
         <button type="submit" class=${`primary ${ask.tone ?? ""}`} disabled=${busy || (ask.typed && typed !== ask.typed)}>${ask.action}</button>

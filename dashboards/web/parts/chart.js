@@ -145,7 +145,7 @@ function options(place, latest) {
   };
 }
 
-// The slider's moment is not taken away by a plot that nobody points at.
+// The slider's moment is not taken away by a plot without a pointer over it.
 function point(u, now) {
   const at = u.cursor.idx ?? null;
   if (at === null && !now.pointing) return;

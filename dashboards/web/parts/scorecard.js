@@ -35,10 +35,10 @@ export function scorecard(report, colour) {
 
 // How the differences come about, where they are not those of the means next to them.
 function apart({ contextual, variants }) {
-  if (contextual) return "Variants got different requests: their means are not for comparing; differences are over all requests.";
+  if (contextual) return "Variants got different requests: compare the differences, which are over all requests, not the means.";
   const lifts = Object.values(variants).flatMap((v) => Object.values(v.lift));
   const said = [
-    lifts.some((one) => one.method !== "pooled") && "Shares moved: differences compare the same times, and need not be those of the means.",
+    lifts.some((one) => one.method !== "pooled") && "Shares moved: a difference compares the same times, so it may differ from that of the means.",
     lifts.some((one) => one.unit === "units") && "A unit counts once in differences, each request in error rates and latencies.",
     lifts.some((one) => one.adjusted_by) && "Differences are adjusted by what was known before."
   ];
