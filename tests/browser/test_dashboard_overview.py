@@ -215,9 +215,7 @@ def test_the_nodes_of_a_routes_engine_stand_on_its_page(fleet: Served, tabs: Tab
         shown = tab.page.locator(f'[data-field="engines.edge.{name}.state"]')
         assert shown.get_attribute("data-value") == state
     assert "no such cluster" in tab.page.locator('[data-node="e2"]').inner_text()
-    tab.page.get_by_text(
-        "the nodes below send the requests and judge addresses themselves"
-    ).wait_for()
+    tab.page.get_by_text("the nodes below send the requests and judge addresses themselves").wait_for()
 
 
 def test_a_route_without_addresses_has_no_empty_table_of_them(fleet: Served, tabs: Tabs) -> None:

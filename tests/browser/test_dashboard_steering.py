@@ -104,7 +104,7 @@ def test_routes_are_steered_from_the_overview_by_those_who_may(keyed: Served, ta
     )
     dialog.get_by_label("Reason").fill("the release is due")
     keyed.set_rollout("shop", {**STATE, "state": "waiting"})
-    dialog.get_by_text("its state has changed").wait_for()
+    dialog.get_by_text("state has changed since").wait_for()
     page.locator("[data-group=needs] [data-route=shop]").wait_for(state="attached")
     assert dialog.get_by_label("Reason").input_value() == "the release is due"
     page.keyboard.press("Escape")

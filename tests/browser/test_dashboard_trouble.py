@@ -56,7 +56,7 @@ def test_who_is_slower_of_two_is_told_before_the_answer(keyed: Served, tabs: Tab
     dialog.get_by_label("Reason").fill("the release is due")
     other = log_in(keyed, tabs, "pilot", steer=True)
     other.get_by_role("button", name="Pause").click()
-    dialog.get_by_role("alert").get_by_text("its state has changed").wait_for()
+    dialog.get_by_role("alert").get_by_text("state has changed since").wait_for()
     assert dialog.get_by_label("Reason").input_value() == "the release is due"
 
 

@@ -83,7 +83,7 @@ function Editor({ base, text: edited, onText, onCancel, onApply }) {
     "Edit",
     null,
     base.revision > began &&
-      notice("warn", `Revision ${base.revision} was applied while you were editing`, "Your text is kept. The changes below are relative to that revision: check that you do not revert it."),
+      notice("warn", `Revision ${base.revision} was applied while you were editing`, "Your text is kept. See below that it does not revert that revision."),
     html`<div class="editor">
       <pre class="gutter" ref=${gutter} aria-hidden="true">${Array.from({ length: lines }, (_, k) => html`<span key=${k} class=${bad.has(k + 1) ? "bad" : ""}>${k + 1}</span>`)}</pre>
       <textarea aria-label="Configuration text" spellcheck="false" autocapitalize="off" autocomplete="off" wrap="off" rows=${Math.min(32, Math.max(12, lines))} value=${edited}
