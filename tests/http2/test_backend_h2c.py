@@ -114,7 +114,13 @@ def test_a_refused_stream_is_repeated(rig: Rig, backend: Http2Backend) -> None:
         assert client.request(headers(to(b"/m"), 7), 7).status == 502
         backend.plans.extend([refuse, refuse])  # it has acted on neither, so that any request may be retried
         assert client.request(headers(to(b"/again"), 9), 9).status == 200
+        for stream in range(11, 21, 2):
+            backend.plans.extend([refuse, refuse])
+            assert client.request(headers(to(b"/m"), stream), stream).status == 502
     assert len(backend.connections) == 1
+    live = rig.call(rig.gateway.api.route_status, "multi")
+    assert live is not None
+    assert [address["state"] for address in live.health["v1"]] == ["failing"]
 
 
 @pytest.mark.parametrize("began", [False, True])

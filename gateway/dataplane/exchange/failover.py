@@ -66,7 +66,7 @@ class Failover(ExchangeBase):
         sent = CODES[code].sent and not (
             self.body.replayable and connection is not None and connection.unread
         )
-        if not idle_close:
+        if not idle_close or attempt.repeated:  # not a race, if it came twice
             attempt.observe_failure(code)
         if self._hedge is not None:
             if self._hedge.under_way:
