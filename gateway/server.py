@@ -65,12 +65,8 @@ from gateway.transport.address import Address
 from gateway.transport.http2_session import BackendStream, Http2Session
 
 log = logging.getLogger("turnout")
-for _cls in (
-    RequestStream,
-    Session,
-    BackendStream,
-    Http2Session,
-):  # two of each kind share the classes of HTTP/2
+# Clients and backends share the classes of HTTP/2; apart, CPython executes them faster.
+for _cls in (RequestStream, Session, BackendStream, Http2Session):
     own_methods(_cls)
 
 
