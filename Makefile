@@ -60,6 +60,7 @@ tools: .venv/tools ## the servers and the browser that tests drive, from Debian 
 test: export TURNOUT_WHEEL := $(CURDIR)/.run/wheel
 test: setup tools ## every test
 	@$(MAKE) --no-print-directory -j5 lint typecheck servers bytecode wheel
+	@rm -f .pytest_cache/v/cache/lastfailed  # tests/rerun.py repeats what failed in this run alone
 	@trap 'exit 130' INT; failed=0; \
 	$(PYTEST) -m 'not alone' --durations=15 || $(RERUN) $$? -m 'not alone' || failed=$$?; \
 	$(BIN)/python -m pytest -m alone --durations=5 || $(RERUN) $$? -m alone || failed=$$?; \
