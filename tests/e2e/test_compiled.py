@@ -55,12 +55,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def compiled(wheel: Path) -> Path:
     """A directory with what the wheel holds, and the tests beside it."""
     root = wheel.parent / "root"
+    being_written = shutil.ignore_patterns("*.pyc.*")  # by the tests that run meanwhile
     with zipfile.ZipFile(wheel) as found:
         found.extractall(root)
     for name in BESIDE:
         source = build.ROOT / name
         if source.is_dir():
-            shutil.copytree(source, root / name)
+            shutil.copytree(source, root / name, ignore=being_written)
         else:
             shutil.copy(source, root / name)
     return root
