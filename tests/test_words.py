@@ -42,8 +42,10 @@ RETIRED: Final = {
 }
 """Regular expression of a retired word → what to write instead."""
 REWRITTEN: Final = (
-    "CONTRIBUTING.md", "README.md", "SECURITY.md", "config.example.yaml", "docs/**/*.md", "examples/**/*.md",
-    "examples/**/*.py", "gateway/**/*.py", "policies/**/*.py",
+    "CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md", "config.example.yaml", "docs/**/*.md",
+    "examples/**/*.md", "examples/**/*.py", "gateway/**/*.py", "policies/**/*.py",
+    "dashboards/web/*.js", "dashboards/web/*.html", "dashboards/web/[!v]*/*.js", "dashboards/grafana/*.json",
+    "deploy/helm/turnout/files/*.yaml",
 )  # fmt: skip
 """Files, or globs of files."""
 

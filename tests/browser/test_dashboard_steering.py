@@ -308,7 +308,7 @@ def test_an_edit_is_checked_while_typing_applied_and_restored(keyed: Served, tab
 def test_disagreements_lead_to_the_story_of_a_decision(lived: Served, tabs: Tabs) -> None:
     tab = tabs.new(lived.address, "/-/dashboard/routes/digits")
     beside = httpx.get(f"{lived.address}/-/routes/digits/shadow?shadow=v3").json()
-    row = tab.page.locator('[data-beside="v3"]')
+    row = tab.page.locator('[data-latency="v3"]')
     for field, value in (
         ("latency_ms.p50", beside["latency_ms"]["p50"]),
         ("latency.p50", beside["latency"]["p50"]["relative"]),

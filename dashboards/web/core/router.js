@@ -42,7 +42,7 @@ export function href(...parts) {
 
 let listener = () => {};
 
-// Calls `onVisit` whenever the address changed, and follows links within the dashboard without loading the page anew.
+// Calls `onVisit` whenever the address changed, and follows links within the dashboard without loading the page again.
 export function follow(onVisit) {
   listener = onVisit;
   addEventListener("popstate", () => listener());

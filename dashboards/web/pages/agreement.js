@@ -42,13 +42,13 @@ function shadow(report, name, found, scale, look, gate) {
         : html`<p class="thin">nothing compared yet</p>`
     }
     <small class=${found.count < FEW ? "thin" : ""}>${figure(field("compared"), found.count, count(found.count))} compared${found.count < FEW && found.count > 0 ? ": too few to tell" : ""}${copies(report.shadow_counts?.[name])}</small>
-    <${Beside} route=${report.route} name=${name} />
+    <${LatencyRatio} route=${report.route} name=${name} />
     <p><a href=${href("routes", report.route, "shadow", name)}>Disagreements of ${name}</a></p>
   </li>`;
 }
 
 // The newest responses next to the primary's: how much slower, and what failed.
-function Beside({ route, name }) {
+function LatencyRatio({ route, name }) {
   const { data } = useGet(`routes/${encodeURIComponent(route)}/shadow?${new URLSearchParams({ shadow: name })}`, { every: EVERY_S });
   if (!data?.seen) return null;
   const failures = data.failed.reduce((sum, [, n]) => sum + n, 0);
@@ -59,7 +59,7 @@ function Beside({ route, name }) {
     const ends = one.relative_interval?.map((end) => (end === null ? "…" : `×${significant(1 + end, 2)}`)).join(" to ");
     return html`<li key=${q}>${q} ${figure(field(`latency_ms.${q}`), data.latency_ms[q], milliseconds(data.latency_ms[q]))}, ${figure(field(`latency.${q}`), one.relative, `×${significant(1 + one.relative, 3)}`)} of the primary's ${ends ? `(${ends})` : "(too few to tell)"}</li>`;
   };
-  return html`<ul class="note" data-beside=${name}>${Object.entries(data.latency).map(ratio)}
+  return html`<ul class="note" data-latency=${name}>${Object.entries(data.latency).map(ratio)}
     <li>${figure(field("failed"), failures, count(failures))} of its last ${count(data.seen)} responses failed${kinds && `: ${kinds}`}</li></ul>`;
 }
 

@@ -157,7 +157,7 @@ function row(route, now, steering) {
   </li>`;
 }
 
-// "Rollout, running → rolled back": what it was, without why and by whom.
+// "Rollout, running → rolled back": what it was, without reason and author.
 function lastStep(one) {
   const [title, detail] = event(one);
   const [first] = detail.split(" · ");

@@ -1,4 +1,4 @@
-// Where a shadow disagrees with what the client got: by kind, the worst first, both sides beside each other.
+// Where a shadow disagrees with what the client got: by kind, the worst first, both sides next to each other.
 
 import { useGet } from "../core/data.js";
 import { count, milliseconds, significant } from "../core/format.js";

@@ -1,4 +1,4 @@
-// The buttons of a rollout, for whoever may: each says what will be true before it is pressed. The safe directions
+// The buttons of a rollout, for those who may: each says what will be true before it is pressed. The safe directions
 // (roll back, pause) act immediately.
 
 import { post } from "../core/api.js";

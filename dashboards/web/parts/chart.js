@@ -229,7 +229,7 @@ function letters(u, chart) {
     const middle = chart.stacked ? values[at] - line.mean[at] / 2 : values[at];
     let x = u.valToPos(u.data[0][last], "x", true) - 3 * ratio;
     const y = u.valToPos(middle, "y", true) - (chart.stacked ? -4 : 5) * ratio;
-    // Two lines that end at one place have their letters beside each other.
+    // Two lines that end at one place have their letters side by side.
     while (written.some(([a, b]) => Math.abs(a - x) < LETTER_PX * ratio && Math.abs(b - y) < LETTER_PX * ratio)) x -= LETTER_PX * ratio;
     written.push([x, y]);
     ctx.fillText(line.look.letter, x, y);

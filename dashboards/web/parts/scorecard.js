@@ -107,11 +107,11 @@ function rewardCell(report, name, metric) {
   }
   const said = estimate(found, report.metrics[metric].type);
   const thin = found.observations < FEW;
-  const beside = [
+  const remarks = [
     found.missing && `${count(found.missing)} missing`,
     found.observations !== found.count && `${count(Math.round(found.observations))} independent`
   ].filter(Boolean);
-  const text = html`<div class="estimate-text">${figure(`${field}.mean`, found.mean, said.mean)}<small>${said.interval}</small><small class=${thin ? "thin" : ""}>n ${figure(`${field}.count`, found.count, count(found.count))}${beside.length ? ` (${beside.join(", ")})` : ""}${thin ? ", too few to tell" : ""}</small></div>`;
+  const text = html`<div class="estimate-text">${figure(`${field}.mean`, found.mean, said.mean)}<small>${said.interval}</small><small class=${thin ? "thin" : ""}>n ${figure(`${field}.count`, found.count, count(found.count))}${remarks.length ? ` (${remarks.join(", ")})` : ""}${thin ? ", too few to tell" : ""}</small></div>`;
   return { mean: found.mean, interval: found.interval, thin, text, label: `${said.mean}, 95% interval ${said.interval || "not known yet"}` };
 }
 

@@ -34,7 +34,7 @@ function progress(found, now) {
   return parts.join(", ");
 }
 
-// Nothing is under way once a rollout has ended: no stage is "now" then. It ends in its bake after all stages.
+// No stage runs once a rollout has ended, so none is "now". It ends in its bake after all stages.
 function stages({ stages: all, candidate, metrics }, found) {
   if (!all) return null;
   const gate = found.phase === "shadow" && (found.verdicts ?? []).find((one) => one.metric === "agreement");
