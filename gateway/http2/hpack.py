@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateway.http2.errors import COMPRESSION_ERROR, ConnectionFault
+from gateway.http2.errors import COMPRESSION_ERROR, ENHANCE_YOUR_CALM, ConnectionFault
 from gateway.http2.fields import Field, RequestFields, ResponseFields
 from gateway.http2.huffman import HuffmanError
 from gateway.http2.huffman import decode as huffman_decode
@@ -25,6 +25,11 @@ MAX_KNOWN_BLOCK_FIELDS: Final = 32
 """Header blocks of a connection that are remembered with what they mean, and what each may hold."""
 MAX_TABLE_SIZES: Final = 2
 """Table size updates at the beginning of a block (RFC 7541 4.2)."""
+MAX_EXPANSION: Final = 8
+"""Times the limit of a header list from which on literals end the connection.
+
+A literal that names a long entry of the table costs its peer three bytes and makes a field of 4 KiB.
+"""
 
 _STATIC: Final = [Field(b"", b""), *[Field(name, value) for name, value in STATIC_TABLE]]
 """By index; the first has none."""
@@ -89,7 +94,7 @@ class Decoder:
         """Return the header list of a whole block.
 
         Raises:
-            ConnectionFault: the block is not valid; the state shared with the peer is lost.
+            ConnectionFault: the block is not valid, or expands too far; the state shared with the peer is lost.
         """
         result = self._known.get(block)
         if result is not None:
@@ -107,6 +112,8 @@ class Decoder:
                     field = table[byte & 0x7F]
                 else:
                     self._place = place
+                    if total > MAX_EXPANSION * self.max_list_bytes:
+                        raise ConnectionFault(ENHANCE_YOUR_CALM, "a header block expands too far")
                     if byte & 0x80:
                         field = self._entry(self._integer(byte, 0x7F))
                     elif byte & 0x40:

@@ -152,6 +152,17 @@ def test_large_header_lists_are_limited() -> None:
     assert stream_id <= 45
 
 
+@pytest.mark.parametrize("place", [b"\x0f\x2f", b"\x7e"], ids=["not indexed", "indexed"])
+def test_literals_that_name_a_long_entry_are_limited(place: bytes) -> None:
+    """Three bytes each: unlimited, a block of 64 KiB became 88 MB, and kept the event loop for 0.1 s."""
+    entry = b"\x40\x7f\xa1\x1e" + b"a" * 4000 + b"\x00"
+    server = Server()
+    server.receive(HELLO, 1.0)
+    server.receive(frame(HEADERS, 5, 1, block(GOOD) + entry + (place + b"\x00") * 300), 1.0)
+    assert server.reader.goaway == CALM
+    assert not server.requests
+
+
 @pytest.mark.parametrize("size", [0, 1, 16_384])
 def test_continuation_frames_are_limited(size: int) -> None:
     server = Server()
