@@ -65,7 +65,9 @@ class Ticker:
         self._due = now + TICK_S
         self._timer = loop.call_later(TICK_S, self._tick)
         for work in [work for work in self._runtime.active if work.deadline <= now]:
-            work.expire(now)
+            # The end of one may have given another its slot, with a new deadline, or have ended it.
+            if work in self._runtime.active and work.deadline <= now:
+                work.expire(now)
         self._listen(now)
         if self._runtime.unread:
             self._notice_gone()

@@ -391,3 +391,22 @@ def test_transcript(stage: Stage, name: str) -> None:
         play.do(line)
         assert stage.take() == expected, line
     stage.clean()
+
+
+def test_a_request_that_gets_its_place_as_its_wait_ends_goes_on(stage: Stage) -> None:
+    play = Play(stage)
+    for number in range(24):  # which of the two a tick sees first is chance
+        waiting = f"waiting{number}"
+        play.do(f"hanging{number} GET /narrow/1")
+        if "n dialled" in stage.take():
+            play.do("n connects")
+        play.do(f"{waiting} GET /narrow/2")
+        stage.wait(2.1)
+        log = " ".join(stage.take())
+        if "n dialled" in log:
+            play.do("n connects")
+            play.do(f"n> {OK}")
+            assert f"{waiting}< 200 OK" in " ".join(stage.take())
+        else:
+            assert f"{waiting}< 503 Service Unavailable | retry-after: 1 | backend_overloaded" in log
+        assert "backend_connect_timeout" not in log
