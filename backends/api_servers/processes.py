@@ -84,9 +84,12 @@ class ApiServers:
         """Has one process on ``listening`` until `stop`."""
         while self._stop_ms is None:
             started = monotonic()
-            code = await self._run(listening)
+            try:
+                ended = f"ended with code {await self._run(listening)}"
+            except OSError as error:  # no process or file is left; connections wait on the socket meanwhile
+                ended = f"could not be started ({error})"
             if self._stop_ms is None:
-                log.error("an API server ended with code %d; it is started again", code)
+                log.error("an API server %s; it is started again", ended)
                 if monotonic() - started < MIN_LIFETIME_S:
                     await asyncio.sleep(RESTART_PAUSE_S)
 
@@ -101,6 +104,9 @@ class ApiServers:
             # In this thread, because the process ends with the thread that has started it; in a group of its own,
             # because a signal to that of the server would end it before it ignores signals.
             process = subprocess.Popen(words, pass_fds=files, process_group=0)  # noqa: ASYNC220
+        except OSError:
+            ours.close()
+            raise
         finally:
             theirs.close()
             os.close(file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -426,6 +427,28 @@ async def test_api_servers_that_hang_are_replaced(tmp_path: Path, caplog: pytest
         assert status == 404, "not accepted yet, so the next process serves it"
         assert not {*hanging} & {*api_servers(os.getpid())}
         assert caplog.text.count("an API server has not responded for 1 s") >= 2
+    finally:
+        await servers.stop(1.0)
+
+
+async def test_one_that_cannot_be_started_is_started_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = Registry(tmp_path)
+    await registry.load_all({})
+    servers = ApiServers(App(registry), 1, MAX_BODY, MAX_PENDING_BYTES)
+    start = subprocess.Popen
+
+    def refused(*_: object, **__: object) -> None:
+        monkeypatch.setattr(subprocess, "Popen", start)
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    address = await servers.start("127.0.0.1", 0)
+    try:
+        async with httpx.AsyncClient(timeout=60) as client:
+            assert (await client.get(f"http://{address}/v2/models/none")).status_code == 404
+        assert "an API server could not be started" in caplog.text
     finally:
         await servers.stop(1.0)
 
