@@ -20,6 +20,7 @@ from gateway.state.base import OutcomeFilter, Retention, StoreUnavailable
 from gateway.state.paging import MARK_BYTES, milliseconds
 from gateway.state.sqlite import SqliteStore, control, pages, schema
 from gateway.state.sqlite.connect import connect
+from gateway.state.sqlite.readers import Readers
 from gateway.state.sqlite.rewards import shadow_responses
 from gateway.state.sqlite.schema import MIGRATIONS, migrate
 from gateway.state.sqlite.upkeep import Upkeep
@@ -203,6 +204,15 @@ def test_a_directory_that_may_not_be_written(tmp_path: Path) -> None:
     command = [sys.executable, "-c", READ_ONLY, f"sqlite:///{locked / 'store.db'}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert "may write there" in done.stdout
+
+
+async def test_readers_that_failed_leave_no_connections(tmp_path: Path) -> None:
+    readers = Readers(tmp_path / "store.db", threads=1)
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            await readers.run(lambda connection: connection.execute("SELECT * FROM none"))
+    assert not readers._all
+    await readers.close()
 
 
 async def test_only_its_owner_reads_the_store(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

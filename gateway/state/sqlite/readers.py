@@ -49,6 +49,8 @@ class Readers:
             except BaseException:
                 # The next reader opens the file again, which may have been repaired.
                 del self._mine.connection
+                with self._lock:
+                    self._all.remove(connection)
                 connection.close()
                 raise
             return result
