@@ -23,6 +23,7 @@ class Allowance:
         self.earned = 0.0
         if not self.updated:
             self.updated = now
+        # Refilled only once it runs out: nearly all frames cost a subtraction.
         elif self.tokens < tokens:
             self.tokens = min(self.burst, self.tokens + (now - self.updated) * self.rate)
             self.updated = now

@@ -49,6 +49,7 @@ class ConnectionBase(StreamOwner):
         self.highest = 0
         """The number of the last stream that the client opened."""
         self.peer_window = frames.DEFAULT_WINDOW
+        # Until its SETTINGS say; RFC 9113 6.5.2 recommends no fewer.
         self.peer_streams = 100
         """How many streams the peer permits at the same time."""
         self.send_window = frames.DEFAULT_WINDOW
@@ -97,6 +98,7 @@ class ConnectionBase(StreamOwner):
             (frames.MAX_HEADER_LIST_SIZE, limits.max_list_bytes),
         ]
         if self.client:
+            # A pushed response would belong to no request.
             values.append((frames.ENABLE_PUSH, 0))
             self.send(frames.PREFACE)
         else:
@@ -104,12 +106,14 @@ class ConnectionBase(StreamOwner):
         self.send(frames.settings(values))
         self._settings_unconfirmed += 1
         extra = limits.connection_window - frames.DEFAULT_WINDOW
+        # SETTINGS cannot set the window of the connection (RFC 9113 6.9.2).
         if extra > 0:
             self.send(frames.window_update(0, extra))
         self.flush()
 
     def announce_end(self) -> None:
         """Send a first GOAWAY: the peer opens no further streams; those in flight are still served."""
+        # The highest number: streams that are on their way are still served (RFC 9113 6.8).
         self.send(frames.goaway(frames.MAX_WINDOW, NO_ERROR))
         self.flush()
 
@@ -127,6 +131,7 @@ class ConnectionBase(StreamOwner):
         code, message = (fault.code, fault.message) if fault is not None else (NO_ERROR, "")
         self.send(frames.goaway(self.highest, code, message))
         self.flush()
+        # After the flush: `send` drops everything from here on.
         self.ended = True
         self.drop_streams(code)
         self.on_ended(fault)
@@ -162,6 +167,7 @@ class ConnectionBase(StreamOwner):
         self.flush()
 
     def earned(self, size: int, pieces: int) -> None:
+        # A client confirms what it takes by WINDOW_UPDATEs, some of them of small parts.
         self._overhead.earned += 2.0 * pieces + size / 512.0
 
     def wait(self, stream: Stream) -> None:
@@ -175,6 +181,7 @@ class ConnectionBase(StreamOwner):
         waiting = self._waiting
         while waiting and idle < len(waiting) and not self.write_paused:
             stream = waiting.pop(0)
+            # It was reset while it waited.
             if not stream.blocked:
                 continue
             before = stream.pending_bytes
@@ -196,6 +203,7 @@ class ConnectionBase(StreamOwner):
 
     def acknowledge(self, size: int) -> None:
         self._unacknowledged += size
+        # One update for many streams; the sixteenth is far less than what a peer may still send.
         if self._unacknowledged >= self.limits.connection_window // 16:
             self.send(frames.window_update(0, self._unacknowledged))
             self.receive_window += self._unacknowledged
@@ -203,11 +211,13 @@ class ConnectionBase(StreamOwner):
 
     # Streams ----------------------------------------------------------------------------------------
     def forget(self, stream: Stream) -> None:
+        # A drop and a reset may both end it.
         if self.streams.pop(stream.id, None) is None:
             return
         if stream.unacknowledged:
             self.acknowledge(stream.unacknowledged)
             stream.unacknowledged = 0
+        # Whatever its end: of a stream that was open, a reset takes two and has this one back.
         self._resets.earned += 1.0
         if not self.streams:
             self.on_idle()

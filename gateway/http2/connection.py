@@ -102,13 +102,13 @@ class Connection(ConnectionBase):
             if self._greeted:
                 place = self._frames(data, place)
             self._buffer = data[place:] if place < len(data) else b""
-            if place or not self._partial_since:
+            if place or not self._partial_since:  # bytes of a frame that drip in must not renew its time
                 self._partial_since = now if self._buffer else 0.0
         except ConnectionFault as fault:
-            self._buffer = b""
+            self._buffer = b""  # nothing behind a fault may be parsed
             self.end(fault)
             return
-        if self._touched:
+        if self._touched:  # once a read: handlers write several small pieces in one
             touched, self._touched = self._touched, {}
             for stream in touched:
                 stream.on_batch_end()
@@ -142,11 +142,11 @@ class Connection(ConnectionBase):
                 break
             word, flags, stream_id = parse_header(data, place)
             length, kind = word >> 8, word & 0xFF
-            if length > MAX_FRAME_BYTES:
+            if length > MAX_FRAME_BYTES:  # before it is buffered
                 raise ConnectionFault(FRAME_SIZE_ERROR, "a frame is too large")
             stream_id &= MAX_WINDOW
             if self.awaits_head:
-                self._check_order(kind, flags, stream_id)
+                self._check_order(kind, flags, stream_id)  # before all of it is read
             end = start + length
             if end > size:
                 break
@@ -201,7 +201,7 @@ class Connection(ConnectionBase):
 
     def _on_data(self, flags: int, stream_id: int, payload: bytes) -> None:
         counted = len(payload)
-        data = frames.unpad(payload) if flags & frames.PADDED else payload
+        data = frames.unpad(payload) if flags & frames.PADDED else payload  # only windows count padding
         self.receive_window -= counted
         if self.receive_window < 0:
             raise ConnectionFault(FLOW_CONTROL_ERROR, "more data than the connection's window permits")
@@ -210,7 +210,7 @@ class Connection(ConnectionBase):
         if stream is None:
             self._reject_late(stream_id)
             self._spend_overhead()
-            self.acknowledge(counted)
+            self.acknowledge(counted)  # or late frames would use up the window for good (RFC 9113 6.9)
             return
         if data:
             self._overhead.earned += 2.0
@@ -239,7 +239,7 @@ class Connection(ConnectionBase):
         if flags & frames.WITH_PRIORITY:
             if len(payload) < 5:
                 raise ConnectionFault(FRAME_SIZE_ERROR, "HEADERS is too short for its priority")
-            payload = payload[5:]
+            payload = payload[5:]  # RFC 9113 deprecates priorities
         if flags & frames.END_HEADERS:
             self._on_block(stream_id, payload, end=bool(flags & frames.END_STREAM))
             return
@@ -260,7 +260,7 @@ class Connection(ConnectionBase):
             self._on_block(stream_id, b"".join(pieces), end=block.end)
 
     def _on_block(self, stream_id: int, block: bytes, *, end: bool) -> None:
-        headers = self._decoder.decode(block)
+        headers = self._decoder.decode(block)  # also of a closed stream: the table is shared with the peer
         if headers.oversized:
             self._spend_reset(OVERSIZED_COST)
         stream = self.streams.get(stream_id)
@@ -275,7 +275,7 @@ class Connection(ConnectionBase):
             self._open(stream_id, headers, end=end)
 
     def _open(self, stream_id: int, headers: HeaderList, *, end: bool) -> None:
-        self.highest = stream_id
+        self.highest = stream_id  # before a refusal: a refused stream is not idle any more
         if self.closing or len(self.streams) >= self.limits.streams:
             raise StreamFault(REFUSED_STREAM, "too many streams")
         stream = self.on_head(stream_id, headers, end=end)
@@ -291,7 +291,7 @@ class Connection(ConnectionBase):
     def _on_later_block(self, stream: Stream, headers: HeaderList, *, end: bool) -> None:
         self._touched[stream] = None
         stream.advance(RECV_HEADERS)
-        if self.client and not stream.head_done:
+        if self.client and not stream.head_done:  # unset after a 1xx: another head may follow
             self.on_response_head(stream, headers, end=end)
             if end:
                 stream.take_end([])
@@ -306,7 +306,7 @@ class Connection(ConnectionBase):
             raise ConnectionFault(FRAME_SIZE_ERROR, "WINDOW_UPDATE has four bytes")
         self._spend_overhead()
         increment = int.from_bytes(payload, "big") & MAX_WINDOW
-        self._grown = True
+        self._grown = True  # pumped once after the read, not for each update
         if stream_id == 0:
             self.send_window += increment
             if not increment or self.send_window > MAX_WINDOW:
@@ -325,7 +325,7 @@ class Connection(ConnectionBase):
     def _on_rst_stream(self, stream_id: int, payload: bytes) -> None:
         if len(payload) != 4:
             raise ConnectionFault(FRAME_SIZE_ERROR, "RST_STREAM has four bytes")
-        if stream_id == 0 or self._is_idle(stream_id):
+        if stream_id == 0 or self._is_idle(stream_id):  # of a closed one it may have crossed with our end
             raise ConnectionFault(PROTOCOL_ERROR, "RST_STREAM of a stream that was never opened")
         stream = self.streams.get(stream_id)
         if stream is None:
@@ -333,7 +333,7 @@ class Connection(ConnectionBase):
             return
         stream.drop()
         stream.on_reset(int.from_bytes(payload, "big"))
-        if not self.client:
+        if not self.client:  # only a client can open streams to cancel them (CVE-2023-44487)
             self._spend_reset(2.0)
 
     def _on_settings(self, flags: int, stream_id: int, payload: bytes) -> None:
@@ -362,7 +362,7 @@ class Connection(ConnectionBase):
         self.peer_window = window
         self._grown = True
         for stream in self.streams.values():
-            stream.send_window += change
+            stream.send_window += change  # may become negative (RFC 9113 6.9.2)
             if stream.send_window > MAX_WINDOW:
                 raise ConnectionFault(FLOW_CONTROL_ERROR, "a window grows too large")
 
@@ -371,7 +371,7 @@ class Connection(ConnectionBase):
             raise ConnectionFault(PROTOCOL_ERROR, "PING of a stream")
         if len(payload) != 8:
             raise ConnectionFault(FRAME_SIZE_ERROR, "PING has eight bytes")
-        if not flags & frames.ACK:
+        if not flags & frames.ACK:  # or two peers would answer one another without end
             self.send(frames.ping(payload, ack=True))
 
     def _on_priority(self, stream_id: int, payload: bytes) -> None:

@@ -69,12 +69,14 @@ def field_fault(name: bytes, value: bytes) -> str:
             return f"an invalid '{name.decode()}'"
     elif not name or name.translate(None, _NAME_BYTES):
         return "a field name with an invalid or upper-case character"
+    # RFC 9113 8.2.2: translated to HTTP/1.1 they would frame another message (request smuggling).
     elif name in _CONNECTION_FIELDS:
         return f"the connection-specific field '{name.decode()}'"
     elif name == b"te" and value.lower() != b"trailers":
         return "a 'te' other than 'trailers'"
     if value.translate(None, _VALUE_BYTES):
         return "a control character in a field value"
+    # RFC 9113 8.2.1: an HTTP/1.1 parser behind us would strip it, and see another value.
     if value and (value[0] in b" \t" or value[-1] in b" \t"):
         return "white space around a field value"
     return ""
@@ -149,6 +151,7 @@ class RequestFields:
         return self.path == b"*" and self.method == b"OPTIONS"
 
 
+# Below 2^63, so that any next hop reads the same number.
 _MAX_LENGTH_DIGITS: Final = 18
 
 

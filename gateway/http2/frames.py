@@ -112,6 +112,7 @@ def unpad(payload: bytes) -> bytes:
     if not payload:
         raise ConnectionFault(FRAME_SIZE_ERROR, "a padded frame has no payload")
     padding = payload[0]
+    # As long as the payload is too long: its length byte is part of that (RFC 9113 6.1).
     if padding >= len(payload):
         raise ConnectionFault(PROTOCOL_ERROR, "the padding is longer than its frame")
     return payload[1 : len(payload) - padding]

@@ -17,6 +17,7 @@ from gateway.http2.static_table import STATIC_TABLE
 
 TABLE_BYTES: Final = 4096
 """The size of the table that a peer may use: the default of SETTINGS_HEADER_TABLE_SIZE."""
+# RFC 7541 5.1 leaves the limit to us: five hold more than any index or length here.
 MAX_INTEGER_BYTES: Final = 5
 """Bytes that follow the prefix of an integer, at most."""
 MAX_KNOWN_BLOCKS: Final = 8
@@ -133,6 +134,7 @@ class Decoder:
                     place = self._place
                 total += field.size
                 fields.append(field)
+        # Checking each place first costs every good block; only a bad one pays for this.
         except IndexError:
             raise _fault("an index points to no field, or a header block ends within a field") from None
         except HuffmanError as error:
@@ -142,6 +144,7 @@ class Decoder:
         result.size = total
         if total > self.max_list_bytes or len(fields) > self.max_fields:
             result.oversized = True
+            # What the error response needs is among the first; the rest is never looked at.
             del fields[self.max_fields :]
         elif same_table and size <= MAX_KNOWN_BLOCK_BYTES and len(fields) <= MAX_KNOWN_BLOCK_FIELDS:
             if len(self._known) >= MAX_KNOWN_BLOCKS:
@@ -188,7 +191,7 @@ class Decoder:
         return self._table[index]
 
     def _add(self, field: Field) -> None:
-        self._known.clear()
+        self._known.clear()  # their indexes mean other fields from here on
         self._table.insert(_FIRST_DYNAMIC, field)
         self._size += field.size
         if self._size > self._table_bytes:
@@ -226,6 +229,7 @@ def _integer(value: int, mask: int, flags: int) -> bytes:
 _LENGTHS: Final = tuple(_integer(length, 0x7F, 0) for length in range(1024))
 """The prefixes of plain strings."""
 _INDEXED: Final = {
+    # Reversed, so that of two entries with one field the first counts.
     field: bytes((0x80 | i + 1,)) for i, field in reversed(list(enumerate(STATIC_TABLE))) if field[1]
 }
 _INDEXED_NAMES: Final = frozenset(name for name, _ in _INDEXED)
@@ -267,7 +271,7 @@ class _Lines(Encodings):
     def __missing__(self, lines: bytes) -> bytes:
         fields = split_lines(lines)
         encoding = encode_fields(fields)
-        if any(name in _SENSITIVE for name, _ in fields):
+        if any(name in _SENSITIVE for name, _ in fields):  # the cache outlives the connection
             return encoding
         return self.remember(lines, encoding)
 

@@ -21,6 +21,7 @@ def parse_settings(payload: bytes, *, client: bool) -> list[tuple[int, int]]:
     """
     if len(payload) % 6:
         raise ConnectionFault(FRAME_SIZE_ERROR, "SETTINGS has entries of six bytes")
+    # A frame has room for 2,730; six are defined.
     if len(payload) > 6 * MAX_SETTINGS:
         raise ConnectionFault(ENHANCE_YOUR_CALM, "SETTINGS has too many entries")
     values = []

@@ -220,6 +220,7 @@ class Stream:
         """
         if self.state != OPEN and self.state != HALF_CLOSED_LOCAL:
             return
+        # A message that is not as long as it says could be cut elsewhere by the next hop (RFC 9113 8.1.1).
         if 0 <= self.expected != self.received:
             raise StreamFault(PROTOCOL_ERROR, "less data than content-length says")
         self.advance(RECV_END)
@@ -238,10 +239,10 @@ class Stream:
         if not taken:
             return
         connection = self.connection
-        connection.acknowledge(taken)
+        connection.acknowledge(taken)  # even of a closed stream: the window is that of all
         if self.remote_open:
             window = connection.limits.stream_window
-            if self.receive_window <= window // 2:
+            if self.receive_window <= window // 2:  # at half, so that the peer need not wait
                 connection.send(frames.window_update(self.id, window - self.receive_window))
                 self.receive_window = window
 
@@ -330,7 +331,7 @@ class Stream:
         if not self.blocked:
             self.blocked = True
             self.connection.wait(self)
-        if self.blocked and self.pending_bytes > MAX_PENDING_BYTES:
+        if self.blocked and self.pending_bytes > MAX_PENDING_BYTES:  # `wait` may have sent all of it
             self.on_blocked()
 
     def send_pending(self, limit: int) -> bool:
@@ -346,7 +347,7 @@ class Stream:
             else:
                 self.pending[0] = piece[len(part) :]
             sent += len(part)
-            last = self.pending_end and not self.pending and not self.pending_trailers
+            last = self.pending_end and not self.pending and not self.pending_trailers  # trailers carry the flag
             flags = frames.END_STREAM if last else 0
             self.connection.send(frames.header(len(part), frames.DATA, flags, self.id) + part)
         self.sent += sent
@@ -365,7 +366,7 @@ class Stream:
             trailers, self.pending_trailers = self.pending_trailers, b""
             self.send_trailers(trailers)
         elif self.pending_end:
-            if not sent:
+            if not sent:  # else the last frame has carried the flag
                 self.connection.send(frames.header(0, frames.DATA, frames.END_STREAM, self.id))
             self.advance(SEND_END)
         else:

@@ -121,6 +121,7 @@ class BackendConnection(Connection):
     def resume_reading(self) -> None:
         if self._paused:
             self._paused = False
+            # What was read before comes first; reading goes on when it is parsed.
             if self._rest:
                 self.owner.loop.call_soon(self._go_on)
             elif not self.closed:
@@ -130,7 +131,7 @@ class BackendConnection(Connection):
         self.handler = None
         if not self.closed:
             self.closed = True
-            self.transport.abort()
+            self.transport.abort()  # a close would wait for a backend that does not read
 
     # Called by asyncio ------------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -165,7 +166,7 @@ class BackendConnection(Connection):
                 self._rest = data[start:]
                 self.transport.pause_reading()
                 self.owner.loop.call_soon(self._go_on)
-                if self.handler is not None:
+                if self.handler is not None:  # what has come goes on now, not with the rest
                     self.handler.flush()
                 return
 
