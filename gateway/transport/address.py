@@ -122,6 +122,7 @@ class Address(ConnectionOwner):
         """A connection that is ready for a request; None if a new one is needed."""
         idle = self.idle
         while idle:
+            # Last in, first out: the others grow old and are closed, so a pool shrinks with its traffic.
             connection = idle.pop()
             if connection.closed or connection.transport.is_closing():
                 continue
@@ -139,11 +140,13 @@ class Address(ConnectionOwner):
         connection.idle_since = self.time()
         self.idle.append(connection)
         if self.waiting:
+            # Not within the release: that runs while a response is being finished.
             self.loop.call_soon(self._serve_waiting)
 
     def _serve_waiting(self) -> None:
         """Gives idle connections to requests that wait for new ones; these become idle instead once they are made."""
         for handler, (opening, task) in tuple(self.waiting.items()):
+            # The request was given up; its callback has not run yet.
             if task.cancelling():
                 continue
             connection = self.take_idle()
@@ -170,6 +173,7 @@ class Address(ConnectionOwner):
         connection = BackendConnection(self, handler)
         self.connections.add(connection)
         task = asyncio.current_task(self.loop)
+        # A retry after an idle close asks for a new one: another idle one may be closed just as well.
         if task is not None and not handler.fresh:
             self.waiting[handler] = connection, task
         endpoint = self.endpoint
@@ -216,6 +220,7 @@ class Address(ConnectionOwner):
 
     def close(self) -> None:
         """Closes the idle connections; those that serve a request end with it."""
+        # `release` then keeps no connection that is in use now.
         self.max_idle = 0
         for connection in tuple(self.idle):
             connection.abandon()

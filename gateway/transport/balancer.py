@@ -53,6 +53,7 @@ class Backend:
         if health.degraded:
             usable = health.usable(now, strict=elsewhere)
         if tried:
+            # Where all were tried, a second try is better than none.
             usable = [a for a in usable if a not in tried] or usable
         if health.degraded and health.stall_detection and any(a.stalled for a in usable):
             for address in usable:
@@ -85,6 +86,7 @@ class Backend:
     def _less_loaded(self, usable: Sequence[Address], now: float) -> Address:
         """The less loaded of two addresses chosen by chance (power of two choices)."""
         first = int(self.chance() * len(usable))
+        # Of the others: comparing an address with itself would choose it regardless of its load.
         second = int(self.chance() * (len(usable) - 1))
         a, b = usable[first], usable[second + (second >= first)]
         if not self.health.degraded:
@@ -93,6 +95,7 @@ class Backend:
         weight, other = self.health.weight(a, now), self.health.weight(b, now)
         if weight == other:
             return a if a.in_flight <= b.in_flight else b
+        # With this request counted, or an idle address would win whatever its weight.
         if (a.in_flight + 1) * other == (b.in_flight + 1) * weight or not (a.in_flight or b.in_flight):
             return a if self.chance() * (weight + other) < weight else b
         return a if (a.in_flight + 1) * other < (b.in_flight + 1) * weight else b

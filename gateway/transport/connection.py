@@ -101,6 +101,7 @@ class BackendConnection(Connection):
         self.sent_whole = False
         self._chunked = chunked
         self.response.begin(head_only)
+        # Without an end: `send_body` says when the last piece has come.
         head += framed(body) if chunked else body
         self.transport.writelines(head)
 
@@ -123,6 +124,7 @@ class BackendConnection(Connection):
             self._paused = False
             # What was read before comes first; reading goes on when it is parsed.
             if self._rest:
+                # Not here: the caller may be in the middle of a callback of the parser.
                 self.owner.loop.call_soon(self._go_on)
             elif not self.closed:
                 self.transport.resume_reading()
@@ -212,6 +214,7 @@ class BackendConnection(Connection):
             response.excess = response.excess or more
             self._finish(handler)
             return False
+        # After the parser: only it knows where a body ends and the next head, chunk line or trailer begins.
         if response.unbounded_bytes > MAX_HEAD_BYTES:
             self._fail(f"its head is larger than {MAX_HEAD_BYTES} bytes")
             return False
@@ -228,6 +231,7 @@ class BackendConnection(Connection):
             self._finish(handler)
             return
         cause = error.__context__
+        # httptools wraps what a callback raises; without a cause, the parser itself refuses the bytes.
         if cause is None or isinstance(cause, BadResponseError):
             self._fail(str(cause or error))
         else:  # a callback raised: a fault of the gateway, not of the backend
@@ -244,6 +248,7 @@ class BackendConnection(Connection):
         if self._rest:
             rest, self._rest = self._rest, b""
             self._receive(rest)
+        # Under TLS the bytes in the kernel are records, which only the transport can read.
         if exc is not None and self.handler is not None and self.owner.context is None:
             self._read_to_end()
         handler, response = self.handler, self.response
@@ -255,6 +260,7 @@ class BackendConnection(Connection):
         elif response.head_done:
             handler.on_failure("backend_truncated", "the response broke off", idle_close=False)
         else:
+            # A connection that has served may have been closed while the request was on its way (RFC 9112 9.3.1).
             idle_close = not response.started and self.served > 0
             handler.on_failure(
                 "backend_reset", "it closed the connection before it responded", idle_close=idle_close
@@ -296,6 +302,7 @@ class BackendConnection(Connection):
         waits = (
             self.handler is not None and not self.response.started and self.served > 0 and self.tunnel is None
         )
+        # asyncio keeps no half-closed TLS connection.
         if not waits or self.owner.context is not None:
             return False
         self._await_refusal(MAX_REFUSAL_POLLS)
@@ -336,12 +343,14 @@ class BackendConnection(Connection):
         self.served += 1
         if response.stale:
             response.restart()
+        # An idle connection must be read, or its end goes unnoticed.
         if self._paused:
             self.resume_reading()
         if response.reusable and self.sent_whole and not response.excess and not self.transport.is_closing():
             self.owner.release(self)
         else:
             self.abandon()
+        # Last: it may send the next request on this very connection.
         handler.on_end(b"")
 
     def _open_tunnel(self, data: bytes) -> None:

@@ -151,6 +151,7 @@ class Health:
 
     def report_stall(self, address: Address, waiting: int, seconds: float) -> None:
         """Report that nothing came from ``address`` for ``seconds`` while requests wait."""
+        # An address may belong to several backends, each with settings of its own.
         if address not in self._records or not self.stall_detection:
             return
         self.degraded = True

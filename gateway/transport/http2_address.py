@@ -90,6 +90,7 @@ class Http2Address(Address):
                 opening = self._opening = self.loop.create_task(self._open())
                 opening.add_done_callback(_retrieve)
             try:
+                # Others wait for the same connection: one that gives up must not cancel it.
                 fresh = await asyncio.shield(opening)
                 if fresh is None:
                     await self._connect_http1(handler)
@@ -129,9 +130,10 @@ class Http2Address(Address):
                 return None
             try:
                 await session.ready
-            except BaseException:
+            except BaseException:  # cancelled or timed out: nothing else would close it
                 transport.abort()
                 raise
+        # It may have ended between its settings and this turn of the loop.
         if session.ended:
             raise ConnectionError("it closed the connection")
         session.idle_since = self.time()

@@ -46,6 +46,7 @@ class Http2Connection(asyncio.Protocol):
             session.heard_at = now
         behind = self._handle(session, data, now)
         if behind:
+            # Or a peer that sends faster than it is served would fill the buffer of the session.
             self.transport.pause_reading()
             session.owner.loop.call_soon(self._catch_up)
         elif self._behind and not self.transport.is_closing():
@@ -70,6 +71,7 @@ class Http2Connection(asyncio.Protocol):
         if session is None:
             return
         self._behind = False
+        # What came before the end counts: it may be the rest of a response.
         while session.behind and self._handle(session, b"", perf_counter()):
             pass
         session.fail("it closed the connection before it sent its settings")

@@ -106,6 +106,7 @@ class BackendStream(Stream):
             handler.flush()
 
     def on_reset(self, code: int) -> None:
+        # RFC 9113 8.7: it promises that the request was not processed, so it may be sent again.
         refused = code == REFUSED_STREAM and not self.head_done
         self.connection_of.fail("it reset the request's stream", self._head_passed(), unread=refused)
 
@@ -197,6 +198,7 @@ class StreamConnection(Connection):
         stream = self._stream
         self._release()
         if stream is not None:
+            # A request given up early says nothing; nor does one whose connection has since brought bytes of others.
             if self._silent and perf_counter() - self._started > MIN_SILENCE_S:
                 self._session.retire()
             stream.reset(CANCEL)
@@ -300,6 +302,7 @@ class Http2Session(Http2):
             not self.closing
             and not self.ended
             and len(self.streams) < min(self.peer_streams, MAX_STREAMS)
+            # Stream numbers are never used again (RFC 9113 5.1.1): the connection ends when they run out.
             and self.highest < MAX_WINDOW - 2
         )
 
@@ -351,6 +354,7 @@ class Http2Session(Http2):
             self.transport.close()
 
     def on_idle(self) -> None:
+        # A reset that was sent with the last stream's end must leave before the connection does.
         self.flush()
         if self.closing:
             self.transport.close()

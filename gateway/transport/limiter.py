@@ -71,5 +71,6 @@ class ConcurrencyLimiter:
         interval, self._last_free_at = now - self._last_free_at, now
         if interval < self.limit.wait:  # a longer one means that the queue was empty in between
             self.slot_interval += (interval - self.slot_interval) / SMOOTHING
+        # More than one: a waiter may leave without taking the slot, if no address may be used.
         while self.waiting and not self.full:
             self.waiting.popleft().on_slot()

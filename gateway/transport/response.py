@@ -168,6 +168,7 @@ class ResponseParser:
     def on_headers_complete(self) -> None:
         if self.done:
             return
+        # `unbounded_bytes` includes what follows the head in the same read, so it only says when to count.
         if self.unbounded_bytes > MAX_HEAD_BYTES and sum(map(len, self._lines)) > MAX_HEAD_BYTES:
             raise BadResponseError(f"its head is larger than {MAX_HEAD_BYTES} bytes")
         status = self._parser.get_status_code()
@@ -184,6 +185,7 @@ class ResponseParser:
             return
         self.head_done = True
         self.reusable = self._parser.should_keep_alive()
+        # RFC 9112 6.3: whatever their fields announce.
         bodiless = self._is_head or status == 204 or status == 304
         if bodiless:
             self.stale = True
@@ -230,6 +232,7 @@ class ResponseParser:
             raise BadResponseError(f"it sent more than {MAX_INTERIM_RESPONSES} interim responses")
         handler = self.connection.handler
         assert handler is not None
+        # A 1xx has no body (RFC 9110 15.2); one that announces it hides where the final head begins.
         if self._length >= 0 or chunked:
             raise BadResponseError("its interim response announces a body")
         if status == 101:
@@ -258,6 +261,7 @@ class ResponseParser:
 
     def _await_next_head(self) -> None:
         """Goes on after an interim response."""
+        # Both count on, or a backend could send interim responses without end.
         interims, unbounded_bytes = self._interims, self.unbounded_bytes
         self.begin(self._is_head)
         self.started = True
