@@ -63,6 +63,7 @@ class Ticker:
             self._timer = loop.call_later(0.001, self._tick)
             return
         self._due = now + TICK_S
+        # Before the work: an exception must not stop the clock.
         self._timer = loop.call_later(TICK_S, self._tick)
         for work in [work for work in self._runtime.active if work.deadline <= now]:
             # The end of one may have given another its slot, with a new deadline, or have ended it.

@@ -75,6 +75,7 @@ class Worker(Runtime):
         self.connections.add(connection)
         limit = self.snapshot.limits.connections
         surplus = len(self.connections) - limit
+        # Error responses cost memory and time as well, so these, too, are bounded.
         if surplus > limit // 8 + MIN_SURPLUS:
             self.refusals["too_many_connections"] += 1
             connection.transport.abort()

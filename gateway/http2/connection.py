@@ -371,7 +371,7 @@ class Connection(ConnectionBase):
             raise ConnectionFault(PROTOCOL_ERROR, "PING of a stream")
         if len(payload) != 8:
             raise ConnectionFault(FRAME_SIZE_ERROR, "PING has eight bytes")
-        if not flags & frames.ACK:  # or two peers would answer one another without end
+        if not flags & frames.ACK:  # or two peers would ping one another without end
             self.send(frames.ping(payload, ack=True))
 
     def _on_priority(self, stream_id: int, payload: bytes) -> None:

@@ -201,7 +201,7 @@ class ControlCall(PipelinedRequest):
             self._held = False
             self.client.resume_body()
         if self.complete:
-            self._size = -1
+            self._size = -1  # tells the next call that the body was handed over
             return {"type": "http.request", "body": body, "more_body": False}
         self._size = 0
         return {"type": "http.request", "body": body, "more_body": True}
@@ -225,6 +225,7 @@ class ControlCall(PipelinedRequest):
             lowered = name.lower()
             if lowered == b"content-length":
                 self._length = int(value)
+            # The framing of this connection is the writer's.
             elif lowered not in (b"connection", b"transfer-encoding"):
                 named = named or lowered == b"x-request-id"
                 self._lines.append(b"%b: %b\r\n" % (name, value))
@@ -249,6 +250,7 @@ class ControlCall(PipelinedRequest):
 
     def _start_response(self, size: int, *, more: bool) -> None:
         self._started = True
+        # Before its end the body may still be on its way; what follows would be taken for it.
         if not self._complete:
             self.head.close = True
         if self._length < 0 and not more:

@@ -35,6 +35,7 @@ def classify(client: ClientConnection, head: Head) -> PipelinedRequest:
         admit(client, head, route)
         if head.upgrade and client.runtime.tunnels_full:
             raise TurnoutError("too_many_websockets", retry_after=1.0)
+        # Before any of it is read; one in chunks is counted as it comes.
         if head.length > route.body_limit:
             raise TurnoutError(
                 "body_too_large",
@@ -75,6 +76,7 @@ def admit(client: ClientConnection, head: Head, route: RoutePlan) -> None:
     """
     authenticator, credentials = client.snapshot.authenticator, head.credentials
     if authenticator.open:
+        # A proxy on this machine makes every client look local; some speak HTTP/1.0 and add no field.
         near = client.forwarding.near and not head.proxy_fields and not head.http10
         principal = authenticator.visitor(head.method, head.host, head.kept, near=near)
     else:
@@ -95,6 +97,7 @@ def admit(client: ClientConnection, head: Head, route: RoutePlan) -> None:
                 route = candidate
                 break
         head.admit(route.name)
+    # Last: a request that is refused for another reason takes nothing from the bucket.
     if principal.bucket is not None:
         wait = principal.bucket.take(client.now)
         if wait:

@@ -56,6 +56,7 @@ class Forwarding:
             return self._lines(b"1.0", self.scheme, head.host, (), ())
         lines = self._remembered.get(head.host)
         if lines is None:
+            # The host is the client's to choose: one that changes it each time must not fill memory.
             if len(self._remembered) >= MAX_REMEMBERED_HOSTS:
                 self._remembered.clear()
             lines = self._remembered[head.host] = self._lines(self._version, self.scheme, head.host, (), ())
@@ -78,6 +79,7 @@ class Forwarding:
         self, version: bytes, scheme: bytes, host: bytes, chain: Sequence[bytes], elements: Sequence[bytes]
     ) -> bytes:
         address = self.peer.encode()
+        # RFC 7239 6: an IPv6 address stands in brackets, and so in quotes.
         node = b'"[%b]"' % address if b":" in address else address or b"unknown"
         # What a trusted proxy says of scheme and host may be what its client told it.
         element = b"for=%b;proto=%b" % (node, scheme if _TOKEN.fullmatch(scheme) else _quoted(scheme))

@@ -128,7 +128,7 @@ class ClientProtocol(RequestQueue):
             self._linger(data)
             return
         if self.upgrading or self.backlog:
-            self._hold(data)
+            self._hold(data)  # in order: what came before is not parsed yet
             return
         if len(data) > MAX_UNCUT_BYTES:
             self._parse(data)
@@ -161,7 +161,7 @@ class ClientProtocol(RequestQueue):
 
     def _turn_is_over(self, began: float) -> bool:
         if perf_counter() - began > MAX_TURN_S:
-            self._resting = self.reader.dear = True
+            self._resting = self.reader.dear = True  # or one client's tiny chunks delay all others
             self.runtime.loop.call_soon(self._go_on)
         return self._resting
 

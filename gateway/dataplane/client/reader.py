@@ -109,11 +109,13 @@ class RequestReader:
             return MAX_PIECE_BYTES
         if incoming.head.chunked:
             return DEAR_PIECE_BYTES if self.dear else MAX_CHUNKED_PIECE_BYTES
+        # Not beyond the body: what follows is a head, on which limits must hold to within a piece.
         return max(MAX_PIECE_BYTES, incoming.head.length - self.body.read)
 
     def feed(self, data: bytes) -> bytes | None:
         """Parses ``data``; returns None, or what follows a request to upgrade: a tunnel's bytes or a request."""
         self.unclaimed += len(data)
+        # While a body is read, a piece begins no request line.
         if self.incoming is None:
             self._start = data
         while True:
@@ -151,6 +153,7 @@ class RequestReader:
 
     def _is_preface(self, error: httptools.HttpParserError) -> bool:
         """Whether the parser stopped behind the preface of HTTP/2, at the beginning of the connection."""
+        # RFC 9113 3.4: the preface is the first thing that a client sends.
         return error.args == (PREFACE_SEEN,) and self._host is None and self.unclaimed >= len(PREFACE)
 
     def refused_head(self) -> Head:
@@ -174,6 +177,7 @@ class RequestReader:
         self.head = head = Head(connection.now)
         self._actions = snapshot.actions
         self._limits = limits = snapshot.limits
+        # It counts down to 0, which is the first field too many.
         self._fields_left = limits.fields + 1
         self._lines = head.lines
 
@@ -204,6 +208,7 @@ class RequestReader:
             return
         head, connection, parser = self.head, self._connection, self._parser
         limit = self._limits.head
+        # `unclaimed` includes what follows the head in the same piece, so it only says when to count.
         if self.unclaimed > limit and sum(map(len, head.lines)) + len(self._url) > limit:
             raise TurnoutError("head_too_large")
         method, url, start = parser.get_method(), self._url, self._start
@@ -224,6 +229,7 @@ class RequestReader:
         progress.since = connection.now
         self.incoming = request = classify(connection, head)
         connection.enqueue(request)
+        # The parser treats everything behind a request to upgrade as another protocol, a body included.
         self._skipped = upgrades and (head.chunked or head.length > 0)
 
     def _check_host(self, head: Head) -> None:
@@ -239,9 +245,11 @@ class RequestReader:
         request = self.incoming
         if request is None:
             return
+        # A body in chunks announces no length, so it is counted as it comes.
         if read > request.body_limit:
             raise TurnoutError("body_too_large")
         request.on_request_data(data)
+        # Behind another request nothing sends it on yet, so it would fill memory.
         if read > MAX_UNCLAIMED_BODY_BYTES and request is not self._connection.current:
             self._connection.hold_body()
 

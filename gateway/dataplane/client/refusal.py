@@ -45,6 +45,7 @@ class Refusal(PipelinedRequest):
         self._complete = True
 
     def advance(self) -> None:
+        # A client that waits for 100 Continue has sent no body; the response makes it send none.
         worth_draining = not self.head.expect and 0 <= self.head.length <= MAX_DRAIN_BYTES
         if not self._responded and (self._complete or not worth_draining):
             self._responded = True

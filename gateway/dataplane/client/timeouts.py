@@ -19,6 +19,7 @@ class BodyProgress:
 
     def too_slow(self, now: float, last_read: float, limits: Limits) -> bool:
         """Whether the body comes too slowly. ``last_read``: when bytes last came."""
+        # The whole body, not the last second: a client that stops and goes may be as fast on average.
         earned = limits.body_min_rate * (now - self.since - limits.body_grace)
         return self.read < earned or now - last_read > limits.body_timeout
 

@@ -49,9 +49,11 @@ class ResponseWriter(ClientConnection):
         framing = b""
         self._framing = BODILESS if bodiless else PLAIN
         if length >= 0:
+            # RFC 9110 8.6: a 204 has no Content-Length.
             if status != 204:
                 framing = b"content-length: %d\r\n" % length
         elif not bodiless:
+            # It knows no chunks: the end of the connection ends the body.
             if head.http10:
                 head.close = True
             else:
@@ -61,6 +63,7 @@ class ResponseWriter(ClientConnection):
             head.close = True
             connection = b"connection: close\r\n"
         else:
+            # HTTP/1.0 closes unless both sides say so.
             connection = b"connection: keep-alive\r\n" if head.http10 else b""
         lines.insert(0, STATUS_LINES[status])
         lines += (framing, connection, b"\r\n")
@@ -72,6 +75,7 @@ class ResponseWriter(ClientConnection):
             parts += data
         elif self._framing == CHUNKED:
             size = sum(map(len, data))
+            # An empty chunk would be the end of the body.
             if size:
                 parts.append(b"%x\r\n" % size)
                 parts += data

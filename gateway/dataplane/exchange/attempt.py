@@ -111,6 +111,7 @@ class Attempt(SlotHolder, Timed):
         self.limits = limits
         self.total_deadline = self.deadline = total_deadline
         self.upgrade = upgrade
+        # A tunnel takes the connection with it; a pooled one would be lost to other requests.
         self.fresh = bool(upgrade)
         self.state = NEW
         self.address = None
@@ -152,6 +153,7 @@ class Attempt(SlotHolder, Timed):
         assert address is not None
         assert connection is not None
         self.repeated = True
+        # A stream that was refused left its connection sound; another idle HTTP/1.1 one may be closed, too.
         self.fresh = not (address.http2 and connection.unread)
         self.connection = None
         self.go(address)
@@ -210,7 +212,7 @@ class Attempt(SlotHolder, Timed):
         if self.connection is not None:
             if full:
                 self.connection.pause_reading()
-                self.deadline = self.total_deadline
+                self.deadline = self.total_deadline  # or a slow client is charged to the backend
             else:
                 self.connection.resume_reading()
                 self._limit(perf_counter(), self.limits.idle)
@@ -234,11 +236,13 @@ class Attempt(SlotHolder, Timed):
 
     def on_failure(self, code: str, detail: str, *, idle_close: bool) -> None:
         self.task = None
+        # An end that crossed with a cancellation was dealt with there.
         if self.state != ENDED:
             self.owner.on_failure(self, code, detail, idle_close=idle_close)
 
     # Time -------------------------------------------------------------------------------------------
     def expire(self, now: float) -> None:
+        # One that was never sent failed for want of a place, whichever time ran out first.
         total = now >= self.total_deadline and self.state != QUEUED
         self.deadline = self.total_deadline
         self.owner.on_expired(self, "backend_total_timeout" if total else TIMEOUTS[self.state])

@@ -109,6 +109,7 @@ class ExchangeBase(PipelinedRequest, AttemptOwner):
         """Ends immediately what is in flight at the backend."""
         attempt.cancel()
         self._end_hedge("hedge_lost")
+        # Nothing else would read the client again: the next attempt may be long in coming, or none.
         if self.body.paused:
             self.on_backpressure(attempt, full=False)
 

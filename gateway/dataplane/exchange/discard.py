@@ -54,6 +54,7 @@ class Discard(ResponseSink, AttemptOwner):
 
     def on_head(self, attempt: Attempt, response: ResponseHead) -> None:
         assert attempt.address is not None
+        # It responds, if late: the next request may find out whether it is well again.
         attempt.address.last_byte_at = attempt.address.next_probe_at = perf_counter()
         self._accept(attempt)
 
@@ -85,6 +86,7 @@ class Discard(ResponseSink, AttemptOwner):
 
     def _over(self) -> None:
         attempt = self._attempt
+        # Once only: a cut may be followed by the end that it has caused.
         if attempt in self._active:
             self._active.discard(attempt)
             if self._straggler and attempt.address is not None:

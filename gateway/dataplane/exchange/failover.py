@@ -48,6 +48,7 @@ class Failover(ExchangeBase):
     # Failures ----------------------------------------------------------------------------------------
     def on_failure(self, attempt: Attempt, code: str, detail: str, *, idle_close: bool) -> None:
         if attempt is not self.attempt:  # the hedge: the first attempt goes on
+            # An idle close is not a failure (RFC 9112 9.3.1).
             if not idle_close:
                 attempt.observe_failure(code)
             attempt.connection = None
@@ -85,6 +86,7 @@ class Failover(ExchangeBase):
             self._next(attempt, code, "it waited for a free place for the maximum time", sent=False)
         elif state == BACKOFF:
             self._next(attempt, code, "", sent=False)
+        # The backend waits for the client's body.
         elif state == WAITING and not self.body.complete:
             self._fail(TurnoutError("request_timeout"))
         elif state != RELAYING:
@@ -138,6 +140,7 @@ class Failover(ExchangeBase):
             wait = plan.backend.limiter.drain_time() if CODES[code].status == 503 else None
             self._fail(TurnoutError(code, retry_after=wait))
         else:
+            # Each variant has attempts of its own.
             recovery.retries = 0
             recovery.tried.clear()  # the next variant may have the same addresses
             self._new_attempt(following).start()
@@ -163,6 +166,7 @@ class Failover(ExchangeBase):
         runtime = self.runtime
         recovery.retries += 1
         if failed.address is not None:
+            # The retry prefers another address.
             recovery.tried.append(failed.address)
         longest = self.request.route.retry.longest_pause(recovery.retries)
         attempt = self._new_attempt(failed.plan)

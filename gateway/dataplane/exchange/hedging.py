@@ -18,6 +18,7 @@ from gateway.transport.address import Address
 
 MAX_CREDIT: Final = 10.0
 """Second attempts that may be saved up while none is needed."""
+# Ten shares of 0.1 are a little less than 1.
 ROUNDING: Final = 1e-9
 
 
@@ -37,15 +38,18 @@ class Hedge:
         self.attempt: Attempt | None = None
         assert primary.address is not None
         self._timer: asyncio.TimerHandle = primary.address.loop.call_later(plan.after, self._start)
+        # With each request: `share` bounds second attempts even while all requests are slow.
         plan.credit = min(plan.credit + plan.share, MAX_CREDIT)
 
     def _start(self) -> None:
         primary, plan = self._primary, self._plan
         backend = primary.plan.backend
+        # A full backend is slow for want of places; a second attempt would take another.
         if primary.state != WAITING or plan.credit < 1.0 - ROUNDING or backend.limiter.full:
             return
         assert primary.address is not None
         address = backend.pick(perf_counter(), (*self._tried, primary.address))
+        # `pick` falls back to an address that was tried where it has no other.
         if address is None or address is primary.address or address.stalled:
             return
         plan.credit -= 1.0

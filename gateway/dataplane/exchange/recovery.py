@@ -104,6 +104,7 @@ class Recovery:
 
     def may_repeat(self, attempt: Attempt) -> bool:
         """Whether to send once more after the idle-close race, though the backend may have read the request."""
+        # Once: a backend that closes every connection is a failure, not a race.
         if attempt.repeated or not self._body.replayable:
             return False
         if attempt.connection is not None and attempt.connection.unread:

@@ -71,6 +71,7 @@ class Relay(ResponseSink):
         self.status, self._status_due = response.judged, response.status_due
         self.backend_request_id = response.request_id
         if self.captured is not None:
+            # The connection adds its own lines to the list.
             self.lines = response.lines.copy()
         if self.usage is not None:
             self.usage.begin(response.lines)
@@ -89,6 +90,7 @@ class Relay(ResponseSink):
             if self.size <= self._limit:
                 self.captured.append(data)
             else:
+                # A part of a body cannot be compared.
                 self.captured = None
 
     def flush(self) -> bool:

@@ -42,6 +42,7 @@ def request_head(
     if route.forward_credentials and head.credentials is not None and not shadow:
         lines = lines + head.credentials.gateways_own()
     if plan.drops:
+        # CGI and WSGI make one name of both, so that a client could set what the plan replaces.
         lines = [line for line in lines if not line.lower().replace(b"_", b"-").startswith(plan.drops)]
     if shadow:
         lines = [COMPARABLE_CODINGS if line[:16].lower() == b"accept-encoding:" else line for line in lines]
@@ -76,6 +77,7 @@ def _framing(request: Request, body: Body, size: int) -> bytes:
     if head.upgrade:
         return b"connection: upgrade\r\nupgrade: %b\r\n" % head.upgrade
     if body.complete:
+        # RFC 9110 8.6: a method that expects no content announces none.
         return b"content-length: %d\r\n" % size if size or head.length >= 0 or head.chunked else b""
     if head.length >= 0:
         return b"content-length: %d\r\n" % head.length

@@ -85,6 +85,7 @@ class SlotHolder(ResponseHandler):
 
     def _queue(self) -> None:
         limiter = self.plan.backend.limiter
+        # Better 503 now than after a wait that is likely to be in vain.
         if limiter.queue_full or limiter.would_time_out():
             self.on_queue_full()
             return

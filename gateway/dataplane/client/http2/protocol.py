@@ -75,6 +75,7 @@ class Http2Protocol(StreamCarrier):
     def adopt(self, transport: asyncio.Transport, rest: bytes) -> None:
         """Go on with ``transport`` behind a preface that was read by another protocol."""
         self.connection_made(transport)
+        # The session checks the preface itself: one way for both entrances.
         self.data_received(PREFACE + rest)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -149,12 +150,13 @@ class Http2Protocol(StreamCarrier):
         self._deadline = perf_counter() + LINGER_S
         if self.lost:
             return
-        if self.transport.can_write_eof():
+        if self.transport.can_write_eof():  # a close would reset a client that still sends
             self.transport.write_eof()
         else:
             self.transport.close()
 
     def on_idle(self) -> None:
+        # Counted from the next check, by the limits in force then.
         self._deadline = 0.0
         if self._session.closing and not self.lost:
             self._session.flush()
@@ -182,6 +184,7 @@ class Http2Protocol(StreamCarrier):
                 self.transport.abort()
         elif self._drain_at and now >= self._drain_at and not session.closing:
             session.close()
+            # No stream will end any more to close the connection.
             if not session.streams:
                 self.transport.close()
         elif self._head_is_late(now, limits.header_timeout):
@@ -203,11 +206,12 @@ class Http2Protocol(StreamCarrier):
 
     def _idle_timeout(self, limits: Limits) -> float:
         if self.surplus:
-            return limits.header_timeout
+            return limits.header_timeout  # it gets one error response, not an idle connection's place
         return limits.last_idle if self.runtime.draining else limits.idle_timeout
 
     def _check_idle(self, now: float, timeout: float) -> None:
         if not self._deadline:
             self._deadline = now + timeout
         elif now > self._deadline:
+            # A GOAWAY first: a request that is on its way is served, or known to be unserved.
             self.shutdown()

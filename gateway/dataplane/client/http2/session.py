@@ -70,6 +70,7 @@ class Session(Connection):
         stream = RequestStream(self, stream_id)
         client = StreamClient(protocol, stream, now)
         stream.expected = fields.length
+        # Before the checks: an error response needs an open stream.
         self.adopt(stream)
         if protocol.surplus:
             self.close()  # one error response, and no further streams

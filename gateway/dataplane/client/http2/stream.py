@@ -55,6 +55,7 @@ class StreamClient(ClientConnection):
         own = lines.pop() if lines else b""
         if request.head.grpc:
             joined = b"".join([*lines, own])
+            # A gRPC client reads the status from trailers alone: any other response needs one.
             if joined.lower().find(b"content-type: application/grpc") < 0:
                 self._foreign, self._kept = status, grpc_lines(joined)
                 return
@@ -105,6 +106,7 @@ class StreamClient(ClientConnection):
     def responded(self, request: PipelinedRequest) -> None:
         stream = self.stream
         stream.request = None
+        # While data waits, a reset would discard it; `check` looks again.
         if stream.remote_open and not stream.blocked:
             stream.reset(NO_ERROR)  # the rest of the body is not wanted (RFC 9113 8.1)
             stream.connection.flush_soon()
@@ -112,6 +114,7 @@ class StreamClient(ClientConnection):
     def abort(self) -> None:
         self.lost = True
         self.stream.request = None
+        # Without an end of the stream, the client cannot take what it has for the whole response.
         self.stream.reset(INTERNAL_ERROR)
         self.stream.connection.flush_soon()
 
