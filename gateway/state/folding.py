@@ -66,6 +66,7 @@ def share_steps(
 
 
 def _log_odds(share: float) -> float:
+    # The odds of 0 and 1 are infinite.
     share = min(max(share, MIN_SHARE), 1 - MIN_SHARE)
     return log(share / (1 - share))
 

@@ -75,7 +75,7 @@ class LastState:
                     self.path,
                     error,
                 )
-        self._written = version
+        self._written = version  # also after a failure: the next change tries again
 
     def _write(self, data: dict[str, object]) -> None:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -86,6 +86,7 @@ class LastState:
             with os.fdopen(os.open(new, flags, 0o600), "w", encoding="utf-8") as file:
                 json.dump(data, file, separators=(",", ":"))
                 file.flush()
+                # Before the rename: after a power cut the name must not lead to an empty file.
                 os.fsync(file.fileno())
             new.replace(self.path)
         finally:

@@ -53,6 +53,7 @@ def tally(by_column: Any, shares: Shares) -> dict[CellKey, Counts]:
     ``expected`` is exact where the epoch's allocation was published; else the propensities that the
     batch itself carries stand in for it.
     """
+    # They were not drawn: counted, they would bias what is compared.
     if any(by_column.forced):
         rows = [row for row in zip(*by_column, strict=True) if not row[_FORCED]]
         return tally(columns(rows), shares) if rows else {}

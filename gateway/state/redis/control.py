@@ -111,7 +111,7 @@ class Control:
         total += self._changes_lost
         lost = total < self._changes
         if lost:
-            self._changes_lost += self._changes - total + 1
+            self._changes_lost += self._changes - total + 1  # callers see the count grow, and so look again
             total = self._changes + 1
             await self._restore()
         elif self.memory.known_revisions:

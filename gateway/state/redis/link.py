@@ -120,6 +120,7 @@ class Link:
         with self.plainly():
             try:
                 return await self._run(("EVALSHA", script.digest, 1, base, *arguments), wait)
+            # The server has restarted, or is another one; EVAL makes it known for the next time.
             except NoScriptError:
                 return await self._run(("EVAL", script.source, 1, base, *arguments), wait)
 
@@ -128,6 +129,7 @@ class Link:
             return await cast("Awaitable[Any]", self._client.execute_command(*command))
         pipeline = self._pipeline()
         pipeline.execute_command(*command)
+        # On the connection of the write: WAIT is about the writes of its own connection. Half the socket's time.
         pipeline.execute_command("WAIT", self.replicas, int(_TIMEOUT_S * 500))
         result, replicas = await pipeline.execute()
         if replicas < self.replicas:

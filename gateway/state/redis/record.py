@@ -209,6 +209,7 @@ async def _exposures(link: Link, route: str, since: float, until: float, below: 
     firsts = await link.command("ZMSCORE", f"{link.of_route(route)}:first", *numbers) if numbers else []
     if None in firsts:
         raise Moved
+    # An index can be asked for one end of a page only.
     begun = [n for n, first in zip(numbers, firsts, strict=True) if float(first) <= until * 1000]
     found: list[Exposure] = []
     for start in range(0, len(begun), PAGES_PER_TRIP):

@@ -111,6 +111,7 @@ async def size(link: Link, routes: Sequence[str]) -> int:
         total += await _memory(link, [f"{base}:page"])
         for kind, index in (("rewards", "reward_hours"), ("shadowed", "shadowed_hours")):
             hours = await link.command("ZRANGE", f"{base}:{index}", 0, -1)
+            # MEMORY USAGE takes a round trip each; hours are alike enough to be estimated from some.
             sample = hours[:: max(1, len(hours) // _SAMPLED_HOURS)]
             if sample:
                 memory = await _memory(link, [f"{base}:{kind}:{int(hour)}" for hour in sample])
@@ -150,6 +151,7 @@ async def _forget(link: Link, base: str, retention: Retention, now: float) -> bo
         key = "rewards" if name == "reward" else name
         hours = await _below(link, f"{base}:{name}_hours", _hours_before(now - age))
         for hour in hours:
+            # Before the index: a key without an entry would never be found again.
             await link.command("UNLINK", f"{base}:{key}:{int(hour)}")
             await link.command("ZREM", f"{base}:{name}_hours", hour)
         more = more or len(hours) == _MAX_STEP_KEYS
@@ -180,7 +182,7 @@ async def _forget_pages(link: Link, base: str, limit: float) -> bool:
 
 async def _forget_allocations(link: Link, base: str, retention: Retention, now: float) -> bool:
     """Epochs follow one another in time, so only the lowest need to be looked at."""
-    epochs = sorted(map(int, await link.command("HKEYS", f"{base}:allocations")))[:-1]
+    epochs = sorted(map(int, await link.command("HKEYS", f"{base}:allocations")))[:-1]  # the newest is in force
     most = retention.allocations_per_route - 1
     old = epochs[: max(len(epochs) - most, 0)][:_MAX_STEP_KEYS]
     if not old and epochs:

@@ -29,12 +29,14 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
     )
     try:
+        # Readers and the writer do not wait for one another; the mode stays with the file.
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA fullfsync = ON")  # on macOS plain fsync does not reach the disk
+        # The log is as large as the longest transaction ever was; without a limit it stays so.
         connection.execute("PRAGMA journal_size_limit = 67108864")
         connection.execute("PRAGMA temp_store = MEMORY")
         if read_only:
-            connection.execute("PRAGMA query_only = ON")
+            connection.execute("PRAGMA query_only = ON")  # opened for writing all the same: WAL needs its -shm
     except BaseException:
         connection.close()
         raise
@@ -52,6 +54,7 @@ def check(connection: sqlite3.Connection, path: Path) -> None:
     try:
         found = connection.execute("PRAGMA quick_check(3)").fetchall()
     except sqlite3.OperationalError as error:
+        # The timer has interrupted it: what was looked at was sound.
         if error.sqlite_errorname != "SQLITE_INTERRUPT":
             raise
         log.info(
@@ -60,6 +63,7 @@ def check(connection: sqlite3.Connection, path: Path) -> None:
         return
     finally:
         stop.cancel()
+        # A late interrupt would hit the next statement.
         stop.join()
     if found != [("ok",)]:
         raise Damaged("; ".join(str(row[0]).replace("\n", " ") for row in found))

@@ -57,6 +57,7 @@ def secrets(connection: sqlite3.Connection, name: str) -> tuple[bytes, ...]:
 
 
 def make_secret(connection: sqlite3.Connection, name: str) -> None:
+    # Another process may have been faster: all must use one secret.
     connection.execute("INSERT OR IGNORE INTO secrets VALUES (?, ?)", (name, os.urandom(32)))
 
 
@@ -73,6 +74,7 @@ def publish(connection: sqlite3.Connection, allocation: Published, ensemble: byt
     newest = connection.execute(
         "SELECT MAX(epoch) FROM allocations WHERE route = ?", (allocation.route,)
     ).fetchone()[0]
+    # Under the write lock: of two leaders at most one publishes an epoch.
     if newest is not None and allocation.epoch != newest + 1:
         return False
     connection.execute(
@@ -181,6 +183,7 @@ def load_all(
     """By name, version and text of those that can be read, and the text of those that are damaged."""
     rows = connection.execute(
         "SELECT name, version, CAST(text AS BLOB) FROM documents "
+        # One parameter for any number of names: SQLite limits how many a statement has.
         "WHERE kind = ? AND name IN (SELECT value FROM json_each(?))",
         (kind, json.dumps(list(names))),
     )
@@ -305,6 +308,7 @@ def lease(connection: sqlite3.Connection, name: str, owner: str, *, ttl: float, 
     row = connection.execute("SELECT owner, until, fence FROM leases WHERE name = ?", (name,)).fetchone()
     if row is None:
         fence = 1
+    # An end further off than any lease was written before the clock was set back.
     elif row[1] <= now or row[1] > now + ttl + MAX_CLOCK_SKEW_S:
         fence = row[2] + 1  # lapsed: even its last owner may have been followed by work of another
     elif row[0] == owner:

@@ -101,6 +101,7 @@ def _mend_times(connection: sqlite3.Connection, route: str, found: Mended) -> No
             "WHERE route = ? AND start = ? AND epoch = ? AND variant = ?",
             key,
         )
+        # Emptied first, so that the sum of the others can be read.
         latency, gateway = _times(connection, route, start, str(variant), served) or (b"", b"")
         connection.execute(
             "UPDATE outcome_cells SET latency = ?, gateway = ? "
@@ -108,6 +109,7 @@ def _mend_times(connection: sqlite3.Connection, route: str, found: Mended) -> No
             (latency, gateway, *key),
         )
         found.repaired += 1
+        # Without responses there are no times that could be lost.
         if served and not latency:
             found.lost += 1
             found.last = max(found.last, float(start))
@@ -180,6 +182,7 @@ def _drop_linear(connection: sqlite3.Connection, route: str, found: Mended) -> N
                 (route, TOTAL_START, *of, total.pack()),
             )
         found.repaired += 1
+        # A total is made of its cells again, so that nothing is lost with it.
         if start != TOTAL_START:
             found.lost += 1
             found.last = max(found.last, float(start))

@@ -65,6 +65,7 @@ def write(connection: sqlite3.Connection, by_column: Any, *, merged: bool = Fals
 def set_aside(connection: sqlite3.Connection, number: int) -> tuple[list[str], float] | None:
     """Keeps a damaged page in the file, unread; its routes and last time, None if it was set aside already."""
     row = connection.execute(
+        # All queries ask for rows > 0, and upkeep merges no merged page.
         "UPDATE pages SET rows = 0, errors = 0, merged = 1 WHERE id = ? AND rows > 0 RETURNING routes, newest",
         (number,),
     ).fetchone()
@@ -166,6 +167,7 @@ def scan(connection: sqlite3.Connection, query: OutcomeFilter) -> tuple[list[Out
             return found[: query.limit], found[query.limit - 1].decision
         behind = just_behind(last)
         enough = read >= SCAN_PAGES or number >= MAX_PASSED_PAGES
+        # A step must move on, or the next one would begin where this one did.
         if enough and (query.before is None or behind < query.before):
             return found, behind
         waiting = waiting[certain:]
@@ -250,6 +252,7 @@ def first_times(connection: sqlite3.Connection, since: Mapping[str, float]) -> d
                 route = outcome.route
                 if route in open_ and outcome.time >= since[route]:
                     found[route] = min(outcome, found.get(route, outcome))
+        # No page from here on can hold an earlier decision of any route.
         elif len(found) == len(since) and first > max(found.values()).decision:
             break
     return {route: outcome.time for route, outcome in found.items()}

@@ -43,6 +43,7 @@ class Readers:
         with plainly(self._path):
             connection = self._connection()
             try:
+                # One state of the file for all statements of the work, whatever is written meanwhile.
                 connection.execute("BEGIN")
                 result = work(connection)
                 connection.execute("COMMIT")

@@ -27,6 +27,7 @@ def upsert(
     connection: sqlite3.Connection, rewards: Sequence[Reward], *, replay: bool = False
 ) -> list[RewardResult]:
     """Upserts on (decision, metric), as `RecordStore.reward` describes."""
+    # Nearly all batches are new: one statement for all; only if a row was there, back, and one by one.
     connection.execute("SAVEPOINT rewards")
     before = connection.total_changes
     rows = [_to_row(reward, counted_value(reward)) for reward in rewards]
@@ -54,6 +55,7 @@ def _upsert_slowly(
                 "SELECT value, time, counted, period FROM rewards WHERE decision = ? AND metric = ?", key
             ).fetchone()
         old = known[key]
+        # A replay from the spool may be older than what has been reported since.
         if old is not None and (old[0] == reward.value or (replay and reward.time < old[1])):
             results.append("duplicate")
             continue

@@ -186,6 +186,7 @@ def migrate(connection: sqlite3.Connection, migrations: tuple[str, ...] = MIGRAT
     if 0 < at < len(migrations):
         log.info("the store is brought from version %d to %d; a large one takes a while", at, len(migrations))
     (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    # Another process may be migrating, which takes longer than any write.
     connection.execute(f"PRAGMA busy_timeout = {MIGRATION_TIMEOUT_MS}")
     try:
         connection.execute("BEGIN IMMEDIATE")

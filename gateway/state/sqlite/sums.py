@@ -32,6 +32,7 @@ def add_cells(connection: sqlite3.Connection, cells: Mapping[CellKey, Counts]) -
             "WHERE route = ? AND start = ? AND epoch = ? AND variant = ?",
             key,
         ).fetchone()
+        # SQL adds the numbers; only the packed parts must be read first.
         latency, gateway = pack(counts.latency), pack(counts.gateway)
         if old is not None:
             latency, gateway = _joined(old[0], latency), _joined(old[1], gateway)
@@ -66,6 +67,7 @@ def note_changes(connection: sqlite3.Connection, cells: Iterable[CellKey | SumKe
 
 def forget_changes(connection: sqlite3.Connection, route: str) -> None:
     """Makes every reader read all buckets of the aggregates again."""
+    # Beyond what `changed_cells` remembers, so that every older version is unknown.
     version = _version(connection, route) + KEPT_CHANGES + 1
     connection.execute("DELETE FROM changed_cells WHERE route = ?", (route,))
     connection.execute("INSERT INTO changed_cells VALUES (?,?,?)", (route, 0, version))
@@ -74,6 +76,7 @@ def forget_changes(connection: sqlite3.Connection, route: str) -> None:
 def changed_cells(connection: sqlite3.Connection, route: str, *, since: int) -> tuple[int, list[int] | None]:
     """The version of the cells, and which buckets changed after ``since``; None if that is not known."""
     version = _version(connection, route)
+    # A version to come is of a file that was put back from a backup.
     if not max(version - KEPT_CHANGES, 0) <= since <= version:
         return version, None
     rows = connection.execute(
@@ -185,6 +188,7 @@ def decided(
     epoch: int | None = None,
 ) -> dict[str, tuple[int, int, int]]:
     """Assigned, those whose response was seen, and errors, by variant."""
+    # The totals less what is newer: old cells are many, new ones few.
     if since is None and epoch is None:
         found = totals.decided(connection, route)
         newer = {} if until is None else _decided(connection, (route, until, _ALWAYS))
@@ -266,6 +270,7 @@ def _up_to(
         totals_.append(-total)
         squares_.append(-squares)
         if total_rest or squares_rest:
+            # The rests too: without them a difference of equal sums would not be 0.
             totals_ += (-x for x in Expansion.joined(0.0, total_rest).parts)
             squares_ += (-x for x in Expansion.joined(0.0, squares_rest).parts)
     return {key: RewardSums(n, fsum(t), fsum(s)) for key, (n, t, s) in parts.items() if n}

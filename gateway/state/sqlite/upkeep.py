@@ -72,6 +72,7 @@ def _within_size(connection: sqlite3.Connection, retention: Retention, now: floa
     if size(connection) <= retention.max_bytes:
         return retention
     outcomes = connection.execute(
+        # A twentieth at a time: the record stays near its limit instead of being halved.
         "SELECT MAX(newest) FROM (SELECT newest FROM pages ORDER BY last "
         "LIMIT MIN(?, 1 + (SELECT COUNT(*) / 20 FROM pages)))",
         (_MAX_STEP_ROWS,),
@@ -102,12 +103,14 @@ def _forget(connection: sqlite3.Connection, retention: Retention, now: float) ->
         (
             "allocations",
             "route, epoch",
+            # However old, the newest allocation of a route is in force.
             "time < ? AND epoch < (SELECT MAX(epoch) FROM allocations AS a WHERE a.route = allocations.route)",
             now - retention.allocations,
         ),
         ("shadow_cells", "route, start, shadow", "start < ?", aggregates),
     )
     more = linear.forget(connection, aggregates) or _forget_surplus_allocations(connection, retention)
+    # Each kind has its step before the result is known: none may starve behind another.
     more = _forget_cells(connection, aggregates) or more
     for one in deletions:
         more = _delete(connection, *one) or more

@@ -82,7 +82,7 @@ class Writer:
             first = self._queue.get()
             jobs: list[_Job] = []
             while first is not None:
-                if first.future.set_running_or_notify_cancel():
+                if first.future.set_running_or_notify_cancel():  # a caller that has given up does not want its write
                     jobs.append(first)
                 if len(jobs) >= _MAX_BATCH_JOBS:
                     break
@@ -96,9 +96,11 @@ class Writer:
         self._drop_connection()
 
     def _commit(self, jobs: list[_Job]) -> None:
+        # One that must be on disk takes the others with it.
         durable = any(job.durable for job in jobs)
         try:
             connection = self._connected(durable)
+            # The lock now: a transaction that begins by reading fails if another process writes before it does.
             connection.execute("BEGIN IMMEDIATE")
             check_version(connection)  # another process may have been upgraded
             settled = [_attempt(connection, job, alone=len(jobs) == 1) for job in jobs]
@@ -144,6 +146,7 @@ class Writer:
 
 def _attempt(connection: sqlite3.Connection, job: _Job, *, alone: bool) -> tuple[Any, BaseException | None]:
     """Runs one job so that its failure takes back only its own changes."""
+    # A savepoint for nothing: its failure ends the transaction anyway.
     if alone:
         return job.work(connection), None
     connection.execute("SAVEPOINT job")

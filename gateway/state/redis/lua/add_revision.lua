@@ -5,6 +5,7 @@
 local P = KEYS[1]
 local newest = tonumber(redis.call('GET', P .. ':revision') or '0')
 local seen = tonumber(ARGV[5])
+-- A number without its revision was lost with it: no process can have seen one.
 if seen and newest > seen and redis.call('HEXISTS', P .. ':revisions', newest) == 1 then return 0 end
 local number = redis.call('INCR', P .. ':revision')
 

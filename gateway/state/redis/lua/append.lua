@@ -11,6 +11,7 @@
 local P = KEYS[1]
 local number = tonumber(number_of(P, 'pages', 'page'))
 local sure = ARGV[1] ~= ''
+-- Another page came since the caller looked: it may hold the same decisions.
 if sure and tonumber(ARGV[1]) ~= number then return -number - 1 end
 local blocks, slices, at = tonumber(ARGV[5]), tonumber(ARGV[6]), 7
 local merged = {}
@@ -38,6 +39,7 @@ local function any_in(marks, old)
     local mark, from = string.sub(marks, k, k + MARK - 1), 1
     repeat
       local found = string.find(old, mark, from, true)
+      -- Bytes that are equal across two marks are no mark.
       if found and found % MARK == 1 then return true end
       from = (found or 0) + 1
     until not found

@@ -15,6 +15,7 @@ for k = 3, 2 + number do
       local colon = string.find(field, ':', 1, true)
       local epoch = string.sub(field, 1, colon - 1)
       local new = (under[epoch] or epoch) .. string.sub(field, colon)
+      -- The coarse bucket may itself be among the fine ones; adding a cell to itself would double it.
       if key ~= into or new ~= field then
         add(into, new, cell, 1)
         redis.call('HDEL', key, field)

@@ -143,6 +143,7 @@ for _, name in ipairs(row_names) do
 end
 note_changes(P, starts)
 if touched then
+  -- A damaged number would make INCR fail, after the rewards were written.
   number_of(P, 'changed', '')
   redis.call('INCR', P .. ':changed')
 end

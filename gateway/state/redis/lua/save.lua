@@ -2,6 +2,7 @@
 -- ARGV: document, expected version, text, 'restored' for one that the store has lost (any lower version is expected).
 local P, key = KEYS[1], KEYS[1] .. ':documents'
 local stored = redis.call('HGET', key, ARGV[1])
+-- The version stands before the text in one value, so that no one of them can be lost alone.
 local version, expected = tonumber(stored and string.match(stored, '^%d+') or '0'), tonumber(ARGV[2])
 if version > expected or (version ~= expected and ARGV[4] ~= 'restored') then return 0 end
 redis.call('HSET', key, ARGV[1], string.format('%d', expected + 1) .. '\n' .. ARGV[3])

@@ -1,4 +1,5 @@
 local KEPT_CHANGES = 4096 -- gateway.state.tally.KEPT_CHANGES
+-- Doubles are exact up to here.
 local MAX_VERSION = 2 ^ 53
 
 -- Notes which buckets of the aggregates change; starts: keys of a table.

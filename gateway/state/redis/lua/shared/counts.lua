@@ -37,6 +37,7 @@ local function add_histograms(a, b, sign)
   return pack_histogram(counts)
 end
 
+-- The highest bit of the length; no histogram is 2 GiB long.
 local WITH_UNSEEN = 2147483648
 
 -- Its numbers; the length of the latency histogram, where that begins, and the number of unseen ones.
