@@ -62,6 +62,7 @@ def _port(file: int) -> int | None:
     try:
         return int(probe.getsockname()[1]) if probe.family in INTERNET else None
     finally:
+        # The descriptor belongs to another object, or to a library.
         probe.detach()
 
 

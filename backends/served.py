@@ -235,6 +235,7 @@ class Served:
             self._stuck.append(instance)
         if self._stopped:
             return
+        # A thread in native code cannot be ended: each that hangs keeps its memory and a core.
         if len(self._stuck) > MAX_STUCK_INSTANCES:
             self._give_up(f"{self.title()} hangs: {len(self._stuck)} batches never ended; load it again")
             return

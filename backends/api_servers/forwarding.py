@@ -112,6 +112,7 @@ class Forwarder(BodyLimits):
             try:
                 parsed = version.plans.parse(inference.body, request.head.header_length)
             except (InvalidInput, TooLarge) as error:
+                # Its frames would hold the body until the main process has responded.
                 inference.error = error.with_traceback(None)
             else:
                 entry = inference.entry = InferenceCall(version.identity, request, parsed)

@@ -118,6 +118,7 @@ class ApiServers:
         loop = asyncio.get_running_loop()
         await loop.create_unix_connection(lambda: channel, sock=ours)
         watch = loop.create_task(self._watch(channel, process))
+        # It was started while the server ends.
         if self._draining:
             channel.send(FromMain.DRAIN)
         if self._stop_ms is not None:

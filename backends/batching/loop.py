@@ -157,7 +157,7 @@ class Guard:
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self.started and time.perf_counter() - self.started > INTERRUPT_S:
-            self.started = 0.0
+            self.started = 0.0  # once: the handler may run again while the batch unwinds
             raise Overrun
 
 

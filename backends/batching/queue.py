@@ -138,6 +138,7 @@ class Queue:
         if not self.delay:
             return
         while self._count and not self.full and not self._closed:
+            # By the oldest: it has waited since before this thread looked.
             left = self._order[0].arrived + self.delay - time.perf_counter_ns()
             if left <= 0:
                 return

@@ -53,6 +53,7 @@ def check(connection: Timed, now: float) -> None:
     elif connection.closing:
         if age > LINGER_S:
             connection.transport.abort()
+    # The client waits for us.
     elif connection.current is not None or connection.pending:
         return
     elif connection.in_head or (connection.raw and connection.incoming is None):

@@ -39,6 +39,7 @@ class Listener(Host):
         self.heads = KnownHeads()
         self.connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        # Files are needed for models and logs as well; without one, accepting fails for all.
         self._most = min(MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED_FILES)
         self._socket: socket.socket | None = None
         self._server: asyncio.Server | None = None

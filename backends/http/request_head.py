@@ -67,6 +67,7 @@ class RequestHead:
         if name == b"host":
             self.hosts += 1
         elif name == b"content-length":
+            # Python refuses to read a number of more than 4,300 digits; no body is that long.
             self.length = int(value) if len(value) < 20 else sys.maxsize
         elif name == b"inference-header-content-length":
             if self.header_length is not None:
@@ -140,6 +141,7 @@ class KnownHeads:
         if (
             end <= MAX_KNOWN_HEAD_BYTES
             and head.length == len(data) - end
+            # Only a head that alone says where its request ends, and needs nothing but a response.
             and not (head.transfer_encodings or head.expects_continue or head.close)
         ):
             if len(self._heads) >= MAX_KNOWN_HEADS:

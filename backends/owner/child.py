@@ -69,6 +69,7 @@ class Worker:
         self._runner.enter()
         while (started := self._started.get()) is not None:
             batch, spans, finish = started
+            # Or the tensors of this batch stay while the next one is waited for.
             del started
             outcome = attempt(self._name, finish, self._runner.out_of_memory, batch.requests, batch.rows)
             del finish

@@ -44,6 +44,7 @@ class DeviceProcess:
         """Whether it has ended, or is about to: it takes no further models."""
         self._expected = False
         self._control, theirs = socket.socketpair()
+        # Closed here: only the child's copy may keep it open, so that its end is noticed.
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "backends.owner.child", str(theirs.fileno())],

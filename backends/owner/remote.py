@@ -117,6 +117,7 @@ class RemoteInstance:
     def received(self, result: Result) -> None:
         """A batch is done."""
         running = self._running.pop(result.slot, None)
+        # It was retired, and its requests have had their response.
         if running is None or self.ended.done():
             return
         now = time.perf_counter_ns()

@@ -138,6 +138,7 @@ class Alarms:
         await self.record_loss()
         await self.rejected_rewards()
         await self.large_bodies()
+        # Another leader reads on meanwhile: what was read here will be outdated.
         if not self._allocations.leads:
             self._ratios.forget()
             return

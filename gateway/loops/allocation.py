@@ -147,6 +147,7 @@ class Allocations:
         ``first``: before the first request, only routes without a published allocation learn: to read the rewards of
         hundreds takes seconds.
         """
+        # Each step, so that a leader that hangs is followed by another within the lease.
         lease = await self._store.lease(LEASE, self._owner, ttl=LEASE_TTL_S, now=self._clock())
         if lease is not None and not self.leads:
             self._changed = -1  # what the leader before did not come to is done now
@@ -157,6 +158,7 @@ class Allocations:
             return
         await self._read(self._store)
         await each_route("the allocation", self.held, lambda name: self._step_route(name, first=first))
+        # The first step has left routes out; the next one must not think them done.
         self._changed = -1 if first else changed
 
     async def _step_route(self, name: str, *, first: bool) -> None:
@@ -213,6 +215,7 @@ class Allocations:
         if document is None:
             return
         found = await self._learning.propose(self._look(name, held, document))
+        # It was computed from what is held no longer.
         if found is None or self.held.get(name) is not held:
             return  # or a new document came meanwhile
         if found.standing is not None:

@@ -87,6 +87,7 @@ class Archiving:
             self._since = None
             raise
         self._since = now if self._since is None else self._since
+        # What the spools of other processes hold comes only once the store is back.
         if now < self._since + SETTLE_S:
             return
         since = {
@@ -115,6 +116,7 @@ class Archiving:
                 await self._write(archive, route, hour, final)
                 after = Written(max(written.early, hour + 1), hour + 1 if final else written.final)
                 text = json.dumps(asdict(after))
+                # After the file is complete: a crash in between writes the hour again, and loses none.
                 if not await self._store.save(KIND, f"route {route}", text, expected=version):
                     break  # another process leads now
                 version, written = version + 1, after
@@ -155,5 +157,6 @@ class Archiving:
                 await asyncio.sleep(PAUSE_S)
             await asyncio.to_thread(writer.commit)
         except BaseException:
+            # A cancellation must not leave a half-written file.
             await asyncio.shield(asyncio.to_thread(writer.abort))
             raise

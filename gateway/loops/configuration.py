@@ -46,7 +46,7 @@ class Configuration:
             self._revisions.refuse(error)
         if self._edit is not None:
             await self._revisions.adopt_file(self._edit)
-            self._edit = None
+            self._edit = None  # only now: a store that is away raised before
         if await asyncio.to_thread(self._named.look, self._built()) or now:
             await self._revisions.rebuild()
         await self._revisions.refresh()

@@ -190,7 +190,7 @@ class Controller:
     # Guardrails -----------------------------------------------------------------------------------------
     async def _look_at_guardrails(self, document: Document, name: str, bound: Guarded) -> None:
         now = self._clock()
-        if now < self._due.get(name, 0.0) <= now + GUARDRAILS_S:
+        if now < self._due.get(name, 0.0) <= now + GUARDRAILS_S:  # further off: the clock was set back
             return
         self._due[name] = now + GUARDRAILS_S
         state, _ = await self._routes.update(
@@ -201,7 +201,7 @@ class Controller:
         doubt = await distrust(self._store, name, state.ejections.since)
 
         def reducer(route: RouteState) -> tuple[RouteState, tuple[Ejected, ...]]:
-            if route.ejections.fingerprint != bound.fingerprint:
+            if route.ejections.fingerprint != bound.fingerprint:  # edited while the evidence was read
                 return route, ()
             look = ejections.look(route.ejections, judgements, candidate=bound.candidate, trusted=not doubt)
             return replace(route, ejections=look[0]), look[1]

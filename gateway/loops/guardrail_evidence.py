@@ -176,6 +176,7 @@ class GuardrailEvidence:
                     self._store, name, begin, end, step, partial(make, step=step, now=now)
                 )
                 watched.matched = _joined([watched.matched, found])
+                # With each piece: a store that goes away in the middle must not make it count twice.
                 watched.rewarded[metric] = since = end
             fresh = watched.fresh.get(metric)
             if m.missing != "ignore":

@@ -68,7 +68,7 @@ class Joining:
     async def join(self) -> None:
         """Read the store if the start could not. Raises StoreUnavailable while it is away."""
         async with self._lock:
-            if self.state_time is None:
+            if self.state_time is None:  # several loops wait for the lock
                 return
             await self._store.open()
             await self._read_store()

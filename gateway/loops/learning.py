@@ -139,6 +139,7 @@ class Learning:
         if learned.winner is None and standing.believed is not None:
             found = await self._periods(plan, look)
             compared, reading = replace(learned, periods=found), found is None
+            # No winner while a part of the evidence is still being read.
             standing = replace(standing, believed=None) if reading else standing
         fresh, standing = await asyncio.to_thread(bandit.refresh, plan, compared, standing)
         proposal = Proposal(fresh, json.dumps(standing.as_dict()), standing=standing)

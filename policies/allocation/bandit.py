@@ -229,6 +229,7 @@ def _caps(plan: Bandit, learned: Learned, counts: Sequence[float] = ()) -> list[
     debut = plan.debut
     if debut is None or max(counts, default=0.0) < debut.samples:
         return caps
+    # The floor is promised to every variant, new ones too.
     held = max(debut.share, plan.floor)
     both = [min(cap, held) if n < debut.samples else cap for cap, n in zip(caps, counts, strict=True)]
     # Where a guardrail ejected who is known, the newcomer must do.

@@ -136,6 +136,7 @@ def _cells(probabilities: Mapping[str, float]) -> list[int]:
         if exact[k] > cells[k]:
             cells[k] += 1
             missing -= 1
+    # What rounding leaves goes to the largest, where it changes the share least.
     cells[max(range(len(cells)), key=lambda k: (cells[k], -k))] += missing
     return cells
 

@@ -34,6 +34,7 @@ def capped(shares: Sequence[float], caps: Sequence[float]) -> list[float]:
         )
     out = list(shares)
     bound: set[int] = set()
+    # Each cap that binds raises the others, which may reach theirs.
     while over := {k for k in range(len(out)) if k not in bound and out[k] > caps[k]}:
         bound |= over
         out = _spread(out, caps, bound)

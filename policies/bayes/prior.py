@@ -178,4 +178,5 @@ def _real_prior(sums: Sequence[Sums]) -> NormalPrior:
 
 def _count_prior(sums: Sequence[Sums]) -> GammaPrior:
     pooled = _pooled(sums)
+    # One more of both: without a value yet the prior is still proper.
     return GammaPrior(1.0, (pooled.count + 1.0) / (max(0.0, pooled.total) + 1.0))

@@ -61,6 +61,7 @@ def breaches(judgements: Mapping[str, Judgement]) -> dict[str, Verdict]:
     failing: dict[str, Verdict] = {}
     for variant, judgement in judgements.items():
         failed = [verdict for verdict in judgement.verdicts if verdict.verdict == "fail"]
+        # A sick baseline says nothing about a variant.
         if failed and not judgement.sick:
             failing[variant] = failed[0]
     return failing

@@ -103,7 +103,7 @@ def outcomes(guardrail: Guardrail, baseline: Evidence, candidate: Evidence) -> B
         each = [e.rewards.get(guardrail.metric, RewardSums()) for e in (baseline, candidate)]
     else:
         return None
-    if any(s.count % 1 or s.total % 1 or not 0 <= s.total <= s.count for s in each):
+    if any(s.count % 1 or s.total % 1 or not 0 <= s.total <= s.count for s in each):  # scaled, or corrected
         return None
     if guardrail.bound == "min_ratio":  # the limit is on baseline / candidate
         return Block((each[1].count, each[0].count), (each[1].total, each[0].total))

@@ -143,6 +143,7 @@ def _signals(state: State, tick: Tick, plan: Plan, now: float) -> list[tuple[Sig
     decided = not by_verdict["inconclusive"] and not by_verdict["error"] and tick.samples >= stage.min_samples
     if lasted and decided:
         found.append((_onward(state, plan), "minimum time, samples and all guardrails passed"))
+    # After a pause patience begins again: a person has just looked.
     deadline = max(state.entered + stage.duration, state.patient_from) + _patience(plan)
     if lasted and not decided and now >= deadline:
         found.append((Signal.STALE, _undecided(tick, stage)))
@@ -235,6 +236,7 @@ def _apply(
     effects: list[Effect] = []
     if _shares(moved, plan) != _shares(state, plan) or rule.action is Action.RESTART:
         carried = moved.carried if carried is None else dict(carried)
+        # Evidence at other shares is another window's; only bets go on.
         moved = replace(moved, window=now, waiting_since=None, carried=carried)
         effects.append(SetWeight(moved.weight, reason))
     effects.append(

@@ -35,7 +35,7 @@ class Status(StrEnum):
 
 
 class Signal(StrEnum):
-    # read off a tick, the first that applies
+    # read off a tick; the first that applies counts, in the order of `machine._signals`
     FAIL = "fail"
     """A guardrail is shown to be breached."""
     SICK = "sick"

@@ -44,6 +44,7 @@ def adjusted(first: Paired, second: Paired) -> tuple[WeightedSums, WeightedSums]
     mu = (first.x.total + second.x.total) / weight
     moments = [_Moments.of(pair, mu) for pair in (first, second)]
     spread = sum(m.within(pair.values.weight) for m, pair in zip(moments, (first, second), strict=True))
+    # An x that is the same for all predicts nothing, and would divide by zero.
     if not spread > 0:
         return first.values, second.values
     together = sum(m.with_values(pair.values) for m, pair in zip(moments, (first, second), strict=True))

@@ -151,6 +151,7 @@ def ratio_interval(
         return None
     k2 = pair.multiplier(alpha, tuning) ** 2
     a = pair.baseline**2 - k2 * pair.baseline_error
+    # Fieller's quadratic then has no bounded set of solutions.
     if a <= 0 or pair.baseline <= 0:
         return None
     b = pair.baseline * pair.candidate

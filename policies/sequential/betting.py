@@ -165,6 +165,7 @@ class Bets:
         """Bets on what has come since the last look; ``seen`` is all of the window."""
         new = seen - self.seen
         if not new.grown:
+            # Corrections took outcomes away: what was won stays, and later outcomes are bet on from here.
             self.seen = seen if seen.grown else self.seen
             return
         if min(new.n) < 1:
@@ -195,6 +196,7 @@ class Bets:
 
 def _mixed(weights: Sequence[float], logs: Sequence[float]) -> float:
     """The log of the weighted mean of e-values."""
+    # Taken out, or exp would overflow where the evidence is overwhelming.
     most = max(logs)
     return most + math.log(sum(w * math.exp(x - most) for w, x in zip(weights, logs, strict=True)))
 
@@ -210,6 +212,7 @@ def _cut(new: Block, before: Block) -> Iterator[Block]:
     while min(rest.n) >= 1:
         part = min(1.0, max(GROWTH * known, 8.0) / sum(rest.n))
         sizes = [min(n, max(1.0, math.floor(n * part))) for n in rest.n]
+        # A rest without one of the variants could not be bet on any more.
         if min(n - size for n, size in zip(rest.n, sizes, strict=True)) < 1:
             sizes = list(rest.n)
         yes = [_drawn(rng, k, n, size) for k, n, size in zip(rest.yes, rest.n, sizes, strict=True)]

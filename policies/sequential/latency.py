@@ -55,6 +55,7 @@ def _cells(histogram: Histogram, p: float, edges: Edges) -> _Cells:
     least = np.append(np.column_stack([before, before]).ravel(), upto[-1])
     most = np.append(np.column_stack([before, upto]).ravel(), upto[-1])
     n = upto[-1]
+    # The martingale is convex in the count: the point of a range that is nearest to its lowest has the least evidence.
     level = _level(np.clip(_bottom(n, p), least, most), n, p)
     return _Cells(low, high, level, int(np.argmin(level)))
 

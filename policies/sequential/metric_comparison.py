@@ -120,6 +120,7 @@ def measure(
             ratio=ratio,
         )
     limits = candidate.ranges.get(metric)
+    # A ratio survives a change of scale only, not of the origin: `_on_unit` moves a lower limit to 0.
     if limits is not None and not (ratio and limits[0]):
         return _of_capped(first, second, limits, ratio=ratio)
     if kind == "boolean" and candidate.units is not None:
@@ -171,6 +172,7 @@ def _checked(metric: str, kind: MetricType, evidence: Evidence) -> RewardSums:
     sums = evidence.rewards.get(metric, RewardSums())
     if not all(map(math.isfinite, (sums.count, sums.total, sums.squares))) or sums.count < 0:
         raise ValueError(f"the sums of {metric!r} are not finite")
+    # What adding and retracting doubles leaves.
     if kind in ("boolean", "fraction") and not -1e-6 <= sums.total <= sums.count + 1e-6:
         raise ValueError(f"the sums of {metric!r} don't fit values between 0 and 1")
     return sums

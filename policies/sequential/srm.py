@@ -65,7 +65,7 @@ class SampleRatio:
 
     @property
     def e_value(self) -> float:
-        return math.exp(min(self.log_evidence, 700.0))
+        return math.exp(min(self.log_evidence, 700.0))  # the largest that a double holds is e^709
 
     def mismatch(self, alpha: float = 0.001) -> bool:
         """Whether the assignments refute the probabilities; false alarms at most alpha, over all time."""

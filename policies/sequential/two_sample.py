@@ -304,5 +304,5 @@ def _border(baseline: _Branch, candidate: _Branch, level: float) -> _Pairs:
     inside = baseline.levels < room
     means = np.append(baseline.means[inside], baseline.reach(room))
     levels = np.append(baseline.levels[inside], min(room, baseline.levels[-1]))
-    # A hair more room: where an martingale is flat, rounding must not decide how far it reaches.
+    # A hair more room: where a martingale is flat, rounding must not decide how far it reaches.
     return means, candidate.reach(level - levels + 1e-9)

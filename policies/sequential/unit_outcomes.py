@@ -106,6 +106,7 @@ class UnitOutcomes:
             if unit is None:
                 unit = self._new(mixed, time, variant)
             cell = self._cell(unit.first, variant)
+            # Its observation moves with each request: the old one is taken away first.
             if unit.requests:
                 cell.add(unit.errors / unit.requests, -1.0)
             unit.requests += 1

@@ -105,6 +105,7 @@ def _lead(other: str, aims: Sequence[Aim], pairs: Sequence[_Pair], alpha: float)
         if interval is None:
             return None
         sign = aim.weight if aim.goal == "maximize" else -aim.weight
+        # Each metric has its part of alpha, so that the sum of the intervals holds whatever their correlation.
         low += min(sign * interval[0], sign * interval[1])
         high += max(sign * interval[0], sign * interval[1])
         difference += sign * (found.candidate - found.baseline)
