@@ -228,8 +228,8 @@ def _integer(value: int, mask: int, flags: int) -> bytes:
 
 _LENGTHS: Final = tuple(_integer(length, 0x7F, 0) for length in range(1024))
 """The prefixes of plain strings."""
+# Reversed, so that of two entries with one field the first counts.
 _INDEXED: Final = {
-    # Reversed, so that of two entries with one field the first counts.
     field: bytes((0x80 | i + 1,)) for i, field in reversed(list(enumerate(STATIC_TABLE))) if field[1]
 }
 _INDEXED_NAMES: Final = frozenset(name for name, _ in _INDEXED)

@@ -347,7 +347,7 @@ class Stream:
             else:
                 self.pending[0] = piece[len(part) :]
             sent += len(part)
-            last = self.pending_end and not self.pending and not self.pending_trailers  # trailers carry the flag
+            last = self.pending_end and not self.pending and not self.pending_trailers  # or these end it
             flags = frames.END_STREAM if last else 0
             self.connection.send(frames.header(len(part), frames.DATA, flags, self.id) + part)
         self.sent += sent

@@ -182,7 +182,8 @@ async def _forget_pages(link: Link, base: str, limit: float) -> bool:
 
 async def _forget_allocations(link: Link, base: str, retention: Retention, now: float) -> bool:
     """Epochs follow one another in time, so only the lowest need to be looked at."""
-    epochs = sorted(map(int, await link.command("HKEYS", f"{base}:allocations")))[:-1]  # the newest is in force
+    # But for the newest: it is in force, however old.
+    epochs = sorted(map(int, await link.command("HKEYS", f"{base}:allocations")))[:-1]
     most = retention.allocations_per_route - 1
     old = epochs[: max(len(epochs) - most, 0)][:_MAX_STEP_KEYS]
     if not old and epochs:

@@ -36,7 +36,8 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_size_limit = 67108864")
         connection.execute("PRAGMA temp_store = MEMORY")
         if read_only:
-            connection.execute("PRAGMA query_only = ON")  # opened for writing all the same: WAL needs its -shm
+            # Opened for writing all the same: WAL needs its -shm.
+            connection.execute("PRAGMA query_only = ON")
     except BaseException:
         connection.close()
         raise

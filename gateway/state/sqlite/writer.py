@@ -82,7 +82,7 @@ class Writer:
             first = self._queue.get()
             jobs: list[_Job] = []
             while first is not None:
-                if first.future.set_running_or_notify_cancel():  # a caller that has given up does not want its write
+                if first.future.set_running_or_notify_cancel():  # else its caller has given up
                     jobs.append(first)
                 if len(jobs) >= _MAX_BATCH_JOBS:
                     break
