@@ -142,6 +142,19 @@ def test_the_real_envoy_takes_it(name: str, tmp_path: Path) -> None:
     assert validate(config, tmp_path) == ""
 
 
+@pytest.mark.parametrize(
+    ("host", "kind", "sni"),
+    [("turnout.example", "DNS", "turnout.example"), ("10.0.0.7", "IP_ADDRESS", None), ("[::1]", "IP_ADDRESS", None)],
+)  # fmt: skip
+def test_nodes_verify_a_gateway_that_is_named_by_its_address(host: str, kind: str, sni: str | None) -> None:
+    node = Node("edge", "e1", "t" * 16, f"https://{host}:8443", ("127.0.0.1", 0))
+    (control,) = bootstrap(node)["static_resources"]["clusters"]
+    tls = control["transport_socket"]["typed_config"]
+    names = tls["common_tls_context"]["validation_context"]["match_typed_subject_alt_names"]
+    assert names == [{"san_type": kind, "matcher": {"exact": host.strip("[]")}}]
+    assert tls.get("sni") == sni
+
+
 def without_type(resource: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in resource.items() if key != "@type"}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from gateway.config.backend import is_ip
 from gateway.config.engine import ROWS_BUFFER_BYTES
 from gateway.engines.counters import COUNTERS_PATH, NODE
 from gateway.engines.envoy.clusters import METADATA
@@ -135,15 +136,16 @@ def _control(node: Node) -> Json:
         },
     }
     if secure:
+        kind = "IP_ADDRESS" if is_ip(host) else "DNS"
         made["transport_socket"] = {
             "name": "envoy.transport_sockets.tls",
             "typed_config": {
                 "@type": f"{_TYPE}.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-                "sni": host,
+                **({} if is_ip(host) else {"sni": host}),  # no address may stand there (RFC 6066 3)
                 "common_tls_context": {
                     "validation_context": {
                         "trusted_ca": {"filename": node.ca},
-                        "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": host}}],
+                        "match_typed_subject_alt_names": [{"san_type": kind, "matcher": {"exact": host}}],
                     }
                 },
             },
