@@ -248,6 +248,16 @@ async def test_in_a_pod_the_account_s_files_are_used_and_a_renewed_token_at_the_
         server.stop()
 
 
+async def test_an_export_that_waits_while_its_engine_is_edited_still_reads_the_weights() -> None:
+    """It looks at the HTTPRoutes later than the edit, which closes the connections of the engine before."""
+    async with world() as it:
+        it.publish(HALF)
+        await it.step()
+        await it.routes.close()
+        it.now += 5.0
+        assert (await it.routes.look("digits", it.now, None)).found is not None
+
+
 async def test_the_pod_s_token_goes_to_no_other_server(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("of the pod")
     server = ApiServer("of the pod")

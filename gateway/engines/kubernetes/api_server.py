@@ -68,9 +68,10 @@ class ApiServer:
         return await self._call("PATCH", namespace, name, operations)
 
     async def close(self) -> None:
-        """Close the connections."""
-        if self._client is not None:
-            await self._client.aclose()
+        """Close the connections; a later call opens others."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
 
     async def _call(self, method: str, namespace: str, name: str, body: list[Json] | None = None) -> Json:
         path = f"/apis/gateway.networking.k8s.io/v1/namespaces/{namespace}/httproutes/{name}"
@@ -108,10 +109,13 @@ class ApiServer:
         """The client, made again when the CA has changed. Raises OSError."""
         trusted = await asyncio.to_thread(self._ca)
         if self._client is None or trusted != self._trusted:
-            await self.close()
             context = ssl.create_default_context(cadata=trusted.decode() or None)
-            self._client = httpx.AsyncClient(verify=context, timeout=TIMEOUT_S, trust_env=False)
-            self._trusted = trusted
+            last, made = self._client, httpx.AsyncClient(verify=context, timeout=TIMEOUT_S, trust_env=False)
+            # Replaced before it is closed: another call must neither use the last one nor make a third.
+            self._client, self._trusted = made, trusted
+            if last is not None:
+                await last.aclose()
+            return made
         return self._client
 
     def _ca(self) -> bytes:
