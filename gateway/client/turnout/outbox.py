@@ -90,7 +90,8 @@ class Outbox:
 
     def _delay(self, retry_after: str | None) -> float:
         """Seconds: exponential with full jitter, and never less than the gateway asked for."""
-        bound = min(MAX_DELAY_S, FIRST_DELAY_S * 2.0 ** (self._failures - 1))
+        # Python raises OverflowError at 2.0 ** 1024, which an outage of an hour or two reaches.
+        bound = min(MAX_DELAY_S, FIRST_DELAY_S * 2.0 ** min(self._failures - 1, 60))
         asked = float(retry_after) if retry_after and retry_after.isdecimal() else 0.0
         return max(min(asked, MAX_DELAY_S), random.uniform(0.0, bound))
 
