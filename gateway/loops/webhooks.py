@@ -117,7 +117,8 @@ class Webhooks:
             self._progress.pop(name, None)
 
     def _postpone(self, hook: WebhookConfig, progress: Progress, trouble: str) -> None:
-        delay = min(FIRST_DELAY_S * 2.0**progress.failures, MAX_DELAY_S)
+        # Python raises OverflowError at 2.0**1024, which a hook that is away for four days reaches.
+        delay = min(FIRST_DELAY_S * 2.0 ** min(progress.failures, 60), MAX_DELAY_S)
         progress.failures += 1
         progress.next_try = self.clock() + delay
         if progress.failures in (1, 10):

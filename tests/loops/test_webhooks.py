@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from gateway.config.document import Document
 from gateway.config.service import WebhookConfig
-from gateway.loops.webhooks import Webhooks, sentence
+from gateway.loops.webhooks import MAX_DELAY_S, Webhooks, sentence
 from gateway.state.base import Event
 from gateway.state.store import Store
 
@@ -155,6 +155,19 @@ async def test_a_receiver_that_fails_gets_everything_later_in_order(
     await webhooks.step(document)
     assert [event["data"]["number"] for event in receiver.events()] == [0, 1, 2, 3, 4]
     assert webhooks.counts["127.0.0.1", "delivered"] == 5
+
+
+async def test_a_receiver_that_is_away_for_days_is_tried_with_the_longest_pause(
+    store: Store, now: Now
+) -> None:
+    document = hooks(WebhookConfig(url="http://127.0.0.1:1/hook"))
+    webhooks = sender(store, now)
+    await webhooks.step(document)
+    await tell(store, now, number=0)
+    (progress,) = webhooks._progress.values()
+    progress.failures = 1500  # 300 s apart: five days
+    await webhooks.step(document)
+    assert progress.next_try == now.time + MAX_DELAY_S
 
 
 async def test_one_dead_receiver_holds_up_no_other(store: Store, now: Now, receiver: Receiver) -> None:
