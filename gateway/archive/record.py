@@ -26,12 +26,15 @@ class WholeRecord:
         self._store = store
         self._archive = archive
 
-    async def metric_names(self) -> list[str]:
-        """All metrics with a reward, in alphabetical order."""
+    async def metric_names(
+        self, *, route: str | None = None, since: float | None = None, until: float | None = None
+    ) -> list[str]:
+        """Metrics with a reward, in alphabetical order: all of the store; without one, those of these decisions."""
         if self._store is not None:
             return await self._store.metric_names()
         assert self._archive is not None
-        return await asyncio.to_thread(lambda a: a.metric_names(a.files(None, None, None)), self._archive)
+        files = await asyncio.to_thread(self._archive.files, route, since, until)
+        return await asyncio.to_thread(self._archive.metric_names, files)
 
     async def chunks(
         self, *, route: str | None = None, since: float | None = None, until: float | None = None

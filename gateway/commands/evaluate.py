@@ -141,10 +141,9 @@ async def _reports(
     """By metric. The declarations of metrics are in --config; a record by itself has none."""
     declared, now = document.metrics if document is not None else {}, wall()
     async with source.opened() as record:
-        decisions = partial(
-            record.chunks, route=arguments.route, since=arguments.since, until=arguments.until
-        )
-        known = await record.metric_names()
+        limits = {"route": arguments.route, "since": arguments.since, "until": arguments.until}
+        decisions = partial(record.chunks, **limits)
+        known = await record.metric_names(**limits)
         learns = target.learns
         cut, features = 0, _features(document, arguments.route)
         wanted: Wanted = target.shares
@@ -184,7 +183,10 @@ def _known(name: str, declared: Mapping[str, MetricConfig], reported: Sequence[s
     """The declaration of a metric, if there is one. Raises ValueError for what can only be a slip of the pen."""
     if name not in declared and name not in reported:
         there = ", ".join(reported) or "none"
-        raise ValueError(f"the record has no value of the metric {name!r}; it has: {there}")
+        raise ValueError(
+            f"the record has no value of the metric {name!r}; it has: {there}; "
+            "see --metric, --route, --since and --until"
+        )
     return declared.get(name)
 
 

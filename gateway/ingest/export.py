@@ -96,7 +96,7 @@ async def export(
         MissingExtra: The format needs a package that is not installed.
         OSError: The target cannot be written, or the archive not be read.
     """
-    metrics = await source.metric_names()
+    metrics = await source.metric_names(route=route, since=since, until=until)
     filled = {name: m for name, m in (declared or {}).items() if m.missing == "zero"}
     writer = _WRITERS[format](target, [*(f"reward_{m}" for m in metrics), *(f"counts_{m}" for m in filled)])
     number = 0

@@ -104,6 +104,17 @@ async def test_a_route_that_was_removed_before_is_archived_too(store: SqliteStor
     assert len(await exported(WholeRecord(None, open_archive(stage.url)), "removed")) == 1
 
 
+async def test_only_files_of_the_route_are_read(store: SqliteStore, tmp_path: Path) -> None:
+    stage = Stage(store, str(tmp_path / "lake"))
+    await stage.run()
+    for file in (tmp_path / "lake" / "route=other").rglob("*.parquet"):
+        file.write_bytes(b"damaged")
+    archive = WholeRecord(None, open_archive(stage.url))
+    assert len(await exported(archive, "digits")) == 360
+    with pytest.raises(ValueError, match="Parquet"):
+        await exported(archive)
+
+
 async def test_hours_before_the_first_decision_are_looked_through_once(
     store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
