@@ -241,12 +241,12 @@ class Fleet:
     def _newest(self, engine: str) -> Mapping[str, int]:
         """By route: the newest epoch."""
         document = self._document()
-        if isinstance(document.engines[engine], KubernetesConfig):
-            published = self._published()
-            return {
-                name: published[name].epoch for name in document.engine_routes(engine) if name in published
-            }
-        return self.offer(engine, "routes").epochs
+        if not isinstance(document.engines[engine], KubernetesConfig):
+            # Without a CA nothing can be offered; alarms and pages must still be made.
+            with suppress(OSError):
+                return self.offer(engine, "routes").epochs
+        published = self._published()
+        return {name: published[name].epoch for name in document.engine_routes(engine) if name in published}
 
     async def write_weights(self) -> None:
         """As the leader: bring what is published into the HTTPRoutes of clusters."""

@@ -99,6 +99,22 @@ async def test_a_poll_is_held_until_an_allocation_is_published() -> None:
     assert weights == [750_000_000, 250_000_000]
 
 
+def test_a_ca_that_is_gone_hides_no_trouble_of_nodes(tmp_path: Path) -> None:
+    """The leader's alarms, those of comparisons too, are raised after what is asked here."""
+    (tmp_path / "ca.pem").write_text("")
+    world = World()
+    text = CONFIG.replace("type: envoy", "type: haproxy").replace(
+        'a: {url: "http://127.0.0.1:1"}',
+        f'a: {{url: "https://m.example", tls: {{ca: {tmp_path / "ca.pem"}}}}}',
+    )
+    world.document = load(text, source="test", env={})
+    (tmp_path / "ca.pem").unlink()
+    assert world.fleet.shown("edge")["epochs"] == {"digits": 1}
+    world.fleet.nodes.own("edge", "e1").refused = "no CA"
+    world.fleet.nodes.own("edge", "e1").seen = world.now
+    assert "no CA" in world.fleet.troubles()["engine_refused"]
+
+
 async def test_replicas_offer_the_same_under_the_same_version() -> None:
     world = World()
     other = world.replica()
