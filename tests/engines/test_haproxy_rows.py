@@ -112,6 +112,17 @@ def test_rows_without_a_number_are_delivered() -> None:
     assert Ledger(ledger.state()).settle() == (3, 0)
 
 
+def test_a_worker_that_outlives_many_reloads_has_not_lost_its_first_rows() -> None:
+    ledger = Ledger()
+    take(ledger, "old", *range(1, 101))
+    assert ledger.take("old", 101)
+    for reload in range(40):
+        take(ledger, f"new{reload}", 1)
+    assert take(ledger, "old", 7, 102) == [False, True]
+    ledger.deliver(rows("old", 101))
+    assert [ledger.settle() for _ in range(3)] == [(142, 0)] * 3
+
+
 def test_workers_are_counted_each_and_together_once_there_are_many() -> None:
     ledger = Ledger()
     take(ledger, "8", *range(1, 101))

@@ -128,6 +128,8 @@ class Ledger:
             name: Worker(delivered, lost, done, done, done)
             for name, (delivered, lost, done) in (state or {}).items()
         }
+        self._retired: dict[str, Worker] = {}
+        """Workers that are no longer counted by themselves, without their counts: a client may hold one for days."""
 
     @classmethod
     def restored(cls, path: Path) -> Self:
@@ -143,7 +145,7 @@ class Ledger:
         if worker is None:
             if len(self.workers) > _MAX_WORKERS:
                 self._retire(next(name for name in self.workers if name))
-            worker = self.workers[name] = Worker()
+            worker = self.workers[name] = self._retired.pop(name, Worker())
         if number <= worker.settled or number in worker.numbers:
             return False
         worker.numbers.add(number)
@@ -177,6 +179,8 @@ class Ledger:
         worker, gone = self.workers.pop(name), self.workers.setdefault("", Worker())
         gone.delivered += worker.delivered
         gone.lost += worker.lost + worker.missing(worker.done)
+        done, waiting = worker.done, {number for number in worker.numbers if number > worker.done}
+        self._retired[name] = Worker(settled=done, mark=done, done=done, numbers=waiting)
 
     def settle(self) -> tuple[int, int]:
         """Rows delivered and lost in all, without those of the last seconds."""
