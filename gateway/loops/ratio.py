@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Final
 
 import numpy as np
@@ -45,7 +46,10 @@ KIND: Final = shapes.kind(
 ALPHA: Final = 0.001
 """Probability that a healthy route ever raises an alarm, over all looks at it until its section is edited."""
 SETTLED_S: Final = 30.0
-"""Seconds after which a bucket of the aggregates, and the record, is whole: every worker has flushed."""
+"""Seconds after which a bucket of the aggregates, and the record, is whole if no request hangs: every worker has
+flushed."""
+FLUSHED_S: Final = 10.0
+"""Seconds after the timeout of a request that hung within which it is recorded."""
 BACK_S: Final = 3600.0
 """Seconds of the record that a test begins with."""
 STEP_S: Final = 10.0
@@ -103,8 +107,8 @@ class Ratios:
         if isinstance(route.policy, BanditConfig) and route.policy.algorithm == "linear":
             return None
         if route.unit is None:
-            return await self._by_request(name), "requests"
-        return await self._by_unit(name, route), "units"
+            return await self._by_request(name, _settled(route)), "requests"
+        return await self._by_unit(name, route, _settled(route)), "units"
 
     async def _probabilities(self, name: str, oldest: int = 0) -> Probabilities:
         """Those of the epochs since ``oldest``, of the last thousand at most; mostly they are among the newest."""
@@ -115,9 +119,9 @@ class Ratios:
                 break
         return {p.epoch: p.probabilities for p in found}
 
-    async def _by_request(self, name: str) -> SampleRatio:
+    async def _by_request(self, name: str, settled_s: float) -> SampleRatio:
         tested = self._requests.setdefault(name, _Requests())
-        until = self._clock() // BUCKET_S * BUCKET_S - SETTLED_S
+        until = (self._clock() - settled_s) // BUCKET_S * BUCKET_S
         for begin, end in pieces(tested.until, until, until):
             assigned = await read_part(self._store, name, begin, end, BUCKET_S, _assigned, epochs="each")
             if assigned:
@@ -126,9 +130,9 @@ class Ratios:
             tested.until = end
         return tested.ratio
 
-    async def _by_unit(self, name: str, route: RouteConfig) -> SampleRatio:
-        tested = await self._known(name, route)
-        until = self._clock() - SETTLED_S
+    async def _by_unit(self, name: str, route: RouteConfig, settled_s: float) -> SampleRatio:
+        until = self._clock() - settled_s
+        tested = await self._known(name, route, until)
         step = await self._step(name, tested.until, until)
         for _ in range(MAX_STEPS):
             if tested.until >= until:
@@ -152,14 +156,12 @@ class Ratios:
         counts = await self._store.counts(name, since=since, until=until)
         return until - since if sum(c.assigned for c in counts.values()) <= MAX_ROWS else STEP_S
 
-    async def _known(self, name: str, route: RouteConfig) -> _Units:
+    async def _known(self, name: str, route: RouteConfig, until: float) -> _Units:
         """The test as this process or, where it is new, the store has it; a new one for an edited route."""
         fingerprint = hashlib.sha256(route.model_dump_json().encode()).hexdigest()[:16]
         tested = self._units.get(name)
         if tested is None:
-            tested = await self._read(name) or _Units(
-                fingerprint, UnitRatio(), self._clock() - SETTLED_S - BACK_S, 0
-            )
+            tested = await self._read(name) or _Units(fingerprint, UnitRatio(), until - BACK_S, 0)
         if tested.fingerprint != fingerprint:
             tested.fingerprint, tested.test = fingerprint, tested.test.renewed()
         self._units[name] = tested
@@ -185,6 +187,13 @@ class Ratios:
     def forget(self) -> None:
         """Drops the tests: another leader continues them. Call it while another one leads."""
         self._units.clear()
+
+
+def _settled(route: RouteConfig) -> float:
+    """Seconds after which the decisions of a route are recorded, those of a variant that hangs included: or it would
+    seem to get fewer, and a rollout would pause instead of being rolled back."""
+    timeouts = route.timeouts
+    return max(SETTLED_S, min(timeouts.first_byte, timeouts.total or inf) + FLUSHED_S)
 
 
 def _written(tested: _Units) -> str:

@@ -16,7 +16,7 @@ import pytest
 from gateway.config.load import load
 from gateway.loops import early_mismatch, ratio
 from gateway.loops.alarms import FORGOTTEN_S, KIND, RECORD_LOSS_S, distrust
-from gateway.loops.ratio import BACK_S, SETTLED_S, Ratios
+from gateway.loops.ratio import BACK_S, FLUSHED_S, SETTLED_S, Ratios
 from gateway.record.events import UNSEEN
 from gateway.state.base import OutcomeFilter, StoreUnavailable
 from gateway.state.sqlite import SqliteStore
@@ -46,7 +46,7 @@ async def test_a_route_whose_alarms_cannot_be_read_holds_up_no_other(
     )
     await scene.store.save(KIND, "broken", "[1]", expected=0)
     await scene.assign(0.5, 2_000, seed=1)
-    scene.time += SETTLED_S
+    scene.time += SETTLED_S + FLUSHED_S
     with caplog.at_level(logging.ERROR):
         await scene.watch.step(load(text, source="test", env={}))
     assert ("r", "sample_ratio_mismatch") in scene.raised
@@ -93,11 +93,25 @@ async def test_a_broken_split_is_noticed_told_once_and_kept_for_all(scene: Scene
     assert "expected" in json.loads(kept[1])[0]["message"]
 
 
+@pytest.mark.parametrize("unit", ["", "    unit: {header: x-user-id}\n"], ids=["requests", "units"])
+async def test_decisions_whose_backend_hangs_are_waited_for(scene: Scene, unit: str) -> None:
+    """They are recorded at their timeout: the alarm would pause a rollout whose candidate hangs, with its share."""
+    waits = "    timeouts: {first_byte: 60s}\n"
+    scene.document = load(CONFIG.replace("    variants", f"{unit}{waits}    variants"), source="test", env={})
+    await scene.assign(0.0, 2000, seed=1)
+    scene.time += 55
+    await scene.watch.step(scene.document)
+    assert scene.events == []
+    scene.time += FLUSHED_S + 10
+    await scene.watch.step(scene.document)
+    assert scene.events == [("alarm", "r", "sample_ratio_mismatch")], "these are lost"
+
+
 async def test_early_evidence_of_a_broken_split_is_kept_without_an_alarm(scene: Scene) -> None:
     """And is as old as the alarm that follows it, and ends with its cause."""
 
     async def kept() -> dict[str, Any]:
-        scene.time += SETTLED_S
+        scene.time += SETTLED_S + FLUSHED_S
         await scene.watch.step(scene.document)
         stored = await scene.store.load(early_mismatch.KIND, "r")
         return dict(json.loads(stored[1])) if stored is not None else {}
