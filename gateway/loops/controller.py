@@ -283,8 +283,11 @@ class Controller:
 
     # Stop rules -----------------------------------------------------------------------------------------
     async def _look_at_stop_rule(self, name: str, route: RouteConfig) -> None:
+        state = self._routes[name].stop
+        if state.fingerprint != stop_fingerprint(route):  # edited: alarms raised before do not count any more
+            await self._stop(name, route, lambda begun: begun)
+            return
         standing = self._allocations.standings.get(name)
-        state = self._routes[name].stop.under(stop_fingerprint(route))
         named = standing.stopped if standing is not None else None
         lead = standing.lead.as_dict() if standing is not None and standing.lead is not None else None
         if state.handed_over is None:
@@ -294,12 +297,8 @@ class Controller:
                 return
         assert isinstance(route.policy, BanditConfig)
         assert route.policy.stop is not None
-        seen = StopEvidence(
-            named,
-            lead,
-            single=route.policy.stop.then == "single",
-            ejected=self._steer(name).ejected,
-        )
+        single = route.policy.stop.then == "single"
+        seen = StopEvidence(named, lead, single=single, ejected=self._steer(name).ejected)
         await self._stop(name, route, lambda stop: stop_rule.look(stop, seen, self._clock()))
 
     async def _stop(
@@ -309,11 +308,11 @@ class Controller:
         fingerprint = stop_fingerprint(route)
 
         def reducer(state: RouteState) -> tuple[RouteState, StopState]:
-            before = state.stop.under(fingerprint)
+            before = state.stop.under(fingerprint, self._clock())
             after = change(before)
             if isinstance(after, Refused):
                 raise TurnoutError("conflict", after.message)
-            return (state if after == before else replace(state, stop=after)), before
+            return (state if after == state.stop else replace(state, stop=after)), before
 
         state, before = await self._routes.update(name, reducer)
         after = state.stop.under(fingerprint)

@@ -39,9 +39,9 @@ class StopState:
         """The variant that the bandit was handed over to."""
         return self.winner if self.state == "handed_over" else None
 
-    def under(self, fingerprint: str) -> StopState:
-        """This state, or a new one if the route was edited since."""
-        return self if self.fingerprint == fingerprint else StopState(fingerprint)
+    def under(self, fingerprint: str, now: float = 0.0) -> StopState:
+        """This state, or a new one that begins ``now`` if the route was edited since."""
+        return self if self.fingerprint == fingerprint else StopState(fingerprint, since=now)
 
 
 @dataclass(frozen=True, slots=True)

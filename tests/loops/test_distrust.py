@@ -105,6 +105,7 @@ async def test_a_failure_is_rolled_back_whatever_the_early_evidence(store: Store
 @pytest.mark.parametrize("code", ["sample_ratio_mismatch", "early"])
 async def test_no_winner_is_named_on_a_comparison_that_does_not_hold(store: Store, code: str) -> None:
     one = await Bandit(store, "one", STOPS).start()
+    one.time += 1
     if code == "early":
         await early(store, "v2: 90 (expected 70)", one.time)
     else:
@@ -112,6 +113,10 @@ async def test_no_winner_is_named_on_a_comparison_that_does_not_hold(store: Stor
     await report(store, {"v1": 40, "v2": 80})
     await one.step()
     assert one.told["state"] == "learning"
+    one.time += 60
+    await one.edit(STOPS.replace("min_samples: 50", "min_samples: 40"))
+    await one.step()
+    assert one.told["state"] == "asking", "who edits the route since knows of it"
 
 
 async def test_when_an_alarm_was_raised_is_kept(store: Store) -> None:
