@@ -56,6 +56,7 @@ def _not_ahead(state: State, now: float) -> State:
         window=min(state.window, now),
         patient_from=min(state.patient_from, now),
         checked=min(state.checked, now),
+        acknowledged=min(state.acknowledged, now),
     )
 
 

@@ -310,6 +310,8 @@ def test_a_clock_that_is_set_back_by_an_hour_blinds_no_rollout() -> None:
     assert (looked.window, looked.entered, looked.since) == (602, 602, 0)
     assert not is_due(looked, PLAN, 602.5)
     assert step(looked, tick("fail"), PLAN, 603)[0].status is Status.ROLLED_BACK
+    resumed, _ = step(step(state, Command("pause"), PLAN, 4202)[0], Command("resume"), PLAN, 4203)
+    assert (resumed.doubted_from, step(resumed, tick(), PLAN, 604)[0].doubted_from) == (4203, 604)
 
 
 def test_next_due_is_one_interval_after_the_last_look() -> None:
