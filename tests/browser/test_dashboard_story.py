@@ -84,7 +84,10 @@ def test_a_gate_at_which_a_rollout_ended_is_not_under_way(served: Served, tabs: 
     assert page.locator("#rollout [aria-current=step], #rollout .now").count() == 0
 
 
-def test_a_rollout_that_ended_in_its_bake_ended_after_its_stages(served: Served, tabs: Tabs) -> None:
+@pytest.mark.parametrize("phase", ["canary", "bandit"])
+def test_a_rollout_that_ended_in_its_bake_ended_after_its_stages(
+    served: Served, tabs: Tabs, phase: str
+) -> None:
     step = {
         "source": "promoted",
         "target": "rolled_back",
@@ -94,7 +97,7 @@ def test_a_rollout_that_ended_in_its_bake_ended_after_its_stages(served: Served,
         "weight": 0.0,
     }
     served.do(lambda h: h.emit("rollout", "shop", step))
-    served.set_rollout("shop", rollout("rolled_back", "canary", stage=1, weight=0.0))
+    served.set_rollout("shop", rollout("rolled_back", phase, stage=1, weight=0.0))
     page = tabs.new(served.address, "/-/dashboard/routes/shop").page
     page.locator("#rollout .failed", has_text="promoted, ended here").wait_for()
     assert page.locator("#rollout .failed").count() == 1

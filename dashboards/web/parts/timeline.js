@@ -51,7 +51,7 @@ function stages({ stages: all, candidate, metrics }, found) {
         .join(", ");
       return html`<li key=${k} class=${place(k)} aria-current=${place(k) === "now" ? "step" : null}><b>${share(stage.weight)}</b><small>${says}</small></li>`;
     })}
-    ${bandit && html`<li class=${over ? "done" : ended ? "failed" : "now"} key="bandit" aria-current=${over || ended ? null : "step"}><b>bandit</b><small>by what it earns</small></li>`}
+    ${bandit && html`<li class=${over || baking ? "done" : ended ? "failed" : "now"} key="bandit" aria-current=${over || ended ? null : "step"}><b>bandit</b><small>by what it earns</small></li>`}
     <li class=${over ? "done" : baking ? "failed" : "ahead"} key="end"><b>100%</b><small>promoted${baking && ", ended here"}</small></li>
   </ol>`;
 }
