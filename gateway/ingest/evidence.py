@@ -49,8 +49,8 @@ Sums = Mapping[Key, RewardSums]
 
 RECENT_S: Final = 7_200.0
 HOUR_S: Final = 3_600.0
-READ_LADDER: Final = ((RECENT_S, HOUR_S), (0.0, BUCKET_S))
-"""From which age on (seconds) how wide (seconds) buckets are read, the oldest first."""
+Spans = Sequence[tuple[float, float]]
+"""(end, length of a bucket) of spans of time that follow one another, in seconds, oldest first."""
 _MAX_CLOCK_SKEW_S: Final = 60.0
 """Seconds by which the clocks of two replicas may differ."""
 _NONE: Final = RewardSums()
@@ -247,6 +247,11 @@ async def over_time(
     return [bucket for bucket in found if epoch is None or bucket.epoch == epoch]
 
 
+def spans_until(now: float, recent: float) -> Spans:
+    """All time, by hour and, of the last hours, with buckets of ``recent`` seconds."""
+    return ((now - RECENT_S) // HOUR_S * HOUR_S, HOUR_S), (now + BUCKET_S, recent)
+
+
 async def all_buckets(
     store: AggregateStore,
     route: str,
@@ -256,16 +261,15 @@ async def all_buckets(
     histograms: bool = True,
     epochs: bool = False,
     segments: bool = False,
-    ladder: Sequence[tuple[float, float]] = READ_LADDER,
+    spans: Spans | None = None,
 ) -> AsyncIterator[tuple[float, list[Bucket]]]:
-    """Give the buckets behind `over_time`, with their length in seconds.
+    """Give the buckets behind `over_time`, with their length in seconds; ``spans``: with other lengths.
 
     Raises StoreUnavailable.
     """
     grouping: Grouping = "each" if epochs else "alike"
     begin = max(since or 0.0, 0.0)
-    for age, step in ladder:
-        end = (now - age) // step * step if age else now + BUCKET_S
+    for end, step in spans or spans_until(now, BUCKET_S):
         if begin < end:
             yield (
                 step,

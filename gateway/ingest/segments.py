@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Final
 
 from gateway.ingest.evidence import (
     HOUR_S,
-    RECENT_S,
     Key,
     Rewarded,
     RewardedBucket,
+    Spans,
     all_buckets,
     joined,
     of_buckets,
+    spans_until,
 )
 from gateway.record.events import Outcome, columns
 from gateway.state.base import Bucket, Counts, OutcomeFilter
+from gateway.state.folding import MAX_APART, share_steps
 from gateway.state.store import AggregateStore, RecordStore
 from gateway.state.tally import tally
 from gateway.state.units import SEGMENT
@@ -32,9 +36,11 @@ from policies.types import RewardSums
 
 _DIGITS: Final = 2 * SEGMENT_BYTES
 DAY_S: Final = 86_400.0
-_LADDER: Final = ((2 * DAY_S, DAY_S), (RECENT_S, HOUR_S), (0.0, 60.0))
-"""`READ_LADDER` of segments: each bucket has sums of every one. In a day, too, only epochs of like shares are read
-together (`gateway.state.folding`)."""
+_DAYS_AFTER_S: Final = 2 * DAY_S
+_RECENT_STEP_S: Final = 60.0
+"""Length of the buckets of the last hours: there are sums for each segment in each."""
+_STEPS: Final = (10.0,)
+"""As `READ_STEPS`: shares in one step differ by at most 2.5 points."""
 
 
 MAX_REQUESTS: Final = 10_000
@@ -89,14 +95,45 @@ async def by_segment(
 ) -> list[Segment]:
     """Return the rewards in each of ``segments``; ``epochs``: by epoch. Raises StoreUnavailable."""
     sums = await store.reward_sums(route, segments=True)
+    spans = await _spans(store, route, now=now, epochs=epochs)
     buckets = [
         bucket
         async for _, each in all_buckets(
-            store, route, now=now, histograms=False, epochs=epochs, segments=True, ladder=_LADDER
+            store, route, now=now, histograms=False, epochs=epochs, segments=True, spans=spans
         )
         for bucket in each
     ]
     return await asyncio.to_thread(_separated, [one.hex() for one in segments], sums, buckets, now)
+
+
+async def _spans(store: AggregateStore, route: str, *, now: float, epochs: bool) -> Spans:
+    """Past days are read by day, which is much faster, except those with more shares than a bucket keeps apart.
+
+    A bucket of such a day would mix hours of different shares, and confound these with whatever else moved from hour to
+    hour. ``epochs``: each is read by itself and has the same shares all day.
+    """
+    border, days = (now - _DAYS_AFTER_S) // DAY_S * DAY_S, list[tuple[float, float]]()
+    if not epochs:
+        hours = await store.series(
+            route, since=0.0, until=border, step=HOUR_S, epochs="alike", histograms=False
+        )
+        days = await asyncio.to_thread(_days, hours)
+    return [*days, (border, DAY_S), *spans_until(now, _RECENT_STEP_S)]
+
+
+def _days(hours: Sequence[Bucket]) -> list[tuple[float, float]]:
+    """The spans of ``hours``, oldest first."""
+    cells: dict[float, list[tuple[int, str, float, float]]] = defaultdict(list)
+    epochs: dict[tuple[float, int], int] = {}
+    for one in hours:
+        epoch = epochs.setdefault((one.start, one.epoch), len(epochs))
+        cell = epoch, one.variant, one.counts.assigned, one.counts.expected
+        cells[one.start // DAY_S * DAY_S].append(cell)
+    days = [
+        (day + DAY_S, HOUR_S if len(set(share_steps(each, _STEPS).values())) > MAX_APART else DAY_S)
+        for day, each in cells.items()
+    ]
+    return [list(run)[-1] for _, run in groupby(days, key=lambda day: day[1])]
 
 
 def _separated(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 
 import pytest
 
+from gateway.ingest.segments import by_segment
 from gateway.record.context import has_row, pack_values, segments_of
 from gateway.record.events import Reward
 from gateway.state.base import Retention
@@ -110,3 +112,33 @@ async def test_segments_are_folded_with_the_rest(store: Store) -> None:
     assert (
         await sums_in(store, TIER.segments["free"]) == before == {("v1", "correct"): RewardSums(5, 5.0, 5.0)}
     )
+
+
+async def test_a_past_day_is_read_by_hour_only_where_its_shares_moved(store: Store) -> None:
+    """Each value is that of its hour, so variants differ only in a bucket that mixes hours of other shares."""
+    day, free = T0 // 86_400 * 86_400, context("free", None)
+    outcomes, rewards = [], []
+    for hour in range(48):
+        first = hour + 1 if hour < 24 else 12  # of 25 requests
+        for n in range(25):
+            variant, share = ("v1", first / 25) if n < first else ("v2", 1 - first / 25)
+            about = outcome(
+                day + 3600 * hour, assigned=variant, served=variant, epoch=hour + 1, propensity=share
+            )
+            outcomes.append(about)
+            rewards.append(reward(float(hour), of=about, context=free))
+    await store.append(outcomes)
+    await store.reward(rewards)
+    for age in (4, 20):
+        (segment,) = await by_segment(
+            store, "digits", [TIER.segments["free"]], now=day + age * 86_400, epochs=False
+        )
+        means: dict[tuple[float, int], set[float]] = defaultdict(set)
+        for bucket in segment.buckets:
+            one = bucket.rewards["correct"].values
+            means[bucket.start, bucket.epoch].add(round(one.total / one.count, 6))
+        assert all(len(each) == 1 for each in means.values()), "one mean of both variants"
+        starts = sorted({start for start, _ in means})
+        assert starts == [*(day + 3600 * hour for hour in range(24)), day + 86_400]
+        while await store.prune(Retention(), now=day + age * 86_400):
+            pass
