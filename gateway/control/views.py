@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any, Final
 
 from gateway.errors import TurnoutError
@@ -24,8 +24,10 @@ log = logging.getLogger("turnout.control")
 
 INTERVAL_S: Final = 1.0
 MAKING_TIME_FACTOR: Final = 80.0
-"""If making all views that are watched takes t seconds, each is made again after 80 t at the earliest, unless an event
-changes it: however many pages are open, their views take an eightieth of a core."""
+"""If making all views that are watched takes t seconds of CPU, each is made again after 80 t at the earliest, unless an
+event changes it: however many pages are open, their views take an eightieth of a core."""
+MAX_MAKING_SHARE: Final = 0.1
+"""Part of the time for which they may keep a store busy, or wait for CPU that others take."""
 MAX_INTERVAL_S: Final = 15.0
 """Each is made this often at least: beyond t = 0.19 s they take t / 15 of a core."""
 MIN_INTERVAL_S: Final = 0.1
@@ -57,7 +59,7 @@ class View:
 
     @property
     def cost(self) -> float:
-        """Seconds that the faster of the last two makings took: the first one reads what later ones find cached."""
+        """Seconds of CPU of the cheaper of the last two makings: the first one reads what later ones find cached."""
         return min(self._took)
 
     def refresh(self) -> None:
@@ -88,9 +90,10 @@ class View:
     async def _run(self) -> None:
         while self._task is asyncio.current_task():  # redis-py may swallow that it was cancelled
             self._due.clear()
-            began = perf_counter()
+            began, cpu = perf_counter(), process_time()
             await self._step()
-            self._took = (self._took[1], perf_counter() - began)
+            waited = (perf_counter() - began) / (MAX_MAKING_SHARE * MAKING_TIME_FACTOR)
+            self._took = (self._took[1], max(process_time() - cpu, waited))
             await asyncio.sleep(MIN_INTERVAL_S)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._due.wait(), self._interval() - MIN_INTERVAL_S)
