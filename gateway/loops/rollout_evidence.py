@@ -66,6 +66,7 @@ class _Shown(NamedTuple):
     """A judgement with forecasts."""
 
     time: float
+    document: Document
     state: State
     judgement: Judgement
     samples: float
@@ -159,12 +160,13 @@ class RolloutEvidence:
     async def shown(
         self, document: Document, name: str, section: CanaryConfig, route: RouteState, max_age: float
     ) -> tuple[Judgement, float]:
-        """`judgement` with forecasts; that of the same state is used for ``max_age`` seconds."""
+        """`judgement` with forecasts; that of the same document and state is used for ``max_age`` seconds."""
         state, known, now = route.rollout, self._shown.get(name), self._clock()
         assert state is not None
-        if known is None or known.state != state or not 0.0 <= now - known.time < max_age:
+        same = known is not None and known.document is document and known.state == state
+        if known is None or not same or not 0.0 <= now - known.time < max_age:
             found = await self.judgement(document, name, section, route)
-            known = self._shown[name] = _Shown(now, state, *found)
+            known = self._shown[name] = _Shown(now, document, state, *found)
         return known.judgement, known.samples
 
     async def recent(

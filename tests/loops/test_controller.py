@@ -163,6 +163,13 @@ async def test_the_list_judges_a_rollout_again_when_it_has_moved_or_the_verdicts
     await store.append([outcome(one.time, route="r", assigned="v2", epoch=1, propensity=0.2, unit=1)])
     assert await samples(60) == ("running", 0), "the verdicts of a moment ago"
     assert await samples(0) == ("running", 1)
+    limits = [
+        verdict["limit"] for verdict in (await one.controller.describe_rollout("r", 60) or {})["verdicts"]
+    ]
+    one.document = load(CONFIG.replace("max_increase: 20%", "max_increase: 10%"), source="test", env={})
+    one.put_in_force()
+    edited = (await one.controller.describe_rollout("r", 60) or {})["verdicts"]
+    assert (limits, [verdict["limit"] for verdict in edited]) == ([0.2], [0.1]), "those of the document"
     await one.say("rollback")
     assert await samples(60) == ("rolled_back", 0), "those of its new state"
 
