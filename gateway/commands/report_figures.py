@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from gateway.commands.report_text import (
+    NEAR_ZERO,
     NONE,
     Content,
     Html,
@@ -16,6 +17,7 @@ from gateway.commands.report_text import (
     factor_of,
     kind_of,
     loss,
+    near_zero,
     number,
     probability,
     share,
@@ -170,7 +172,9 @@ def _lift(one: Json | None, kind: Kind, axis: Sequence[float]) -> tuple[Content,
     how = [one["method"]] if one["method"] != "pooled" else []
     how += ["by unit"] if one["unit"] == "units" else []
     how += [_adjusted(one)] if one["adjusted_by"] else []
-    relative = [share(one["relative"], "+"), " ", ends(one["relative_interval"], 100.0, "+"), BREAK]
+    relative: Content = [share(one["relative"], "+"), " ", ends(one["relative_interval"], 100.0, "+"), BREAK]
+    if near_zero(one["relative_interval"]):
+        relative = [NEAR_ZERO, BREAK]
     said = [
         [difference(one["absolute"], kind), " ", ends(one["interval"], factor_of(kind), "+"), BREAK],
         relative if one["relative"] is not None else None,

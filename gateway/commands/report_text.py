@@ -99,6 +99,15 @@ def ends(interval: Interval | None, factor: float = 1.0, sign: str = "") -> Html
     return tag("span", f"[{known or 'no interval yet'}]", class_="n")
 
 
+NEAR_ZERO: Final = "baseline too near 0 for a ratio"
+
+
+def near_zero(relative_interval: Interval | None) -> bool:
+    """Whether a ratio may be below 1 or above 10: the baseline is too near 0, for its noise, to divide by it."""
+    low, high = relative_interval or (0.0, 0.0)
+    return (low is None or low < 0) and (high is None or high > 9)
+
+
 def time(seconds: float | None) -> str:
     """Date and time in UTC."""
     return NONE if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from gateway.commands.output import MISUSED, complain, print_json, say
 from gateway.commands.remote import RemoteError, add_remote_arguments, call, route_name
+from gateway.commands.report_text import NEAR_ZERO, near_zero
 from gateway.commands.times import clock_time, moment
 
 WATCH_S: Final = 2.0
@@ -228,7 +229,9 @@ def _lift(metric: str, lift: dict[str, Any]) -> str:
         return f"{metric} not comparable with {lift['baseline']}: never both drawn at the same time"
     interval = _between(lift["interval"], "{:+.4g}") or " [not known yet]"
     text = f"{metric} {lift['absolute']:+.4g}{interval}{' ms' if metric.startswith('latency_') else ''}"
-    if lift["relative"] is not None:
+    if near_zero(lift["relative_interval"]):
+        text += f" ({NEAR_ZERO})"
+    elif lift["relative"] is not None:
         text += f" ({lift['relative']:+.2%}{_between(lift['relative_interval'], '{:+.2%}')})"
     if lift.get("unit") == "units":
         text += " by unit"

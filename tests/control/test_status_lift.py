@@ -39,6 +39,8 @@ def test_the_difference_comes_with_its_intervals() -> None:
     assert "error_rate +0.02 [+0.01, …] (+40.00% [+20.00%, +60.00%]) by unit against v1" in text
     assert "latency_p50 +0.02 [+0.01, …] ms (+40.00% [+20.00%, +60.00%]) against v1" in text
     assert "latency_p99" not in text, "too few to tell"
+    rare = {**lift, "relative_interval": [-1.0, 99.0]}
+    assert _lift("ok", rare) == "ok +0.02 [+0.01, …] (baseline too near 0 for a ratio) against v1"
 
 
 def test_a_shadow_is_compared_with_the_primary() -> None:

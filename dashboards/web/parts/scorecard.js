@@ -143,6 +143,9 @@ function latencyCell(report, name, metric) {
   return { mean: v.latency_ms[q], interval, thin: few, text, label: `${milliseconds(v.latency_ms[q])}, 95% interval ${said}` };
 }
 
+// The ratio may be below 1 or above 10: for its noise, the baseline is too near 0 to divide by it.
+const nearZero = ([low, high]) => (low ?? -1) < 0 && (high ?? Infinity) > 9;
+
 function lift(report, name, metric, scale, limit, guarded) {
   const found = report.variants[name].lift[metric];
   if (name === report.compared_with) return html`<small class="note">baseline</small>`;
@@ -159,7 +162,8 @@ function lift(report, name, metric, scale, limit, guarded) {
         ? badge("✓ better", "good")
         : badge("✕ worse", "bad");
   const part = (x) => (x === null ? "…" : found.relative >= 2 ? `×${significant(1 + x, 2)}` : `${x >= 0 ? "+" : "−"}${significant(Math.abs(x) * 100, 2)}%`);
-  const ratio = found.relative_interval && found.relative !== null ? `${part(found.relative)} (${found.relative_interval.map(part).join(" to ")})` : "";
+  const ends = found.relative !== null && found.relative_interval;
+  const ratio = !ends ? "" : nearZero(ends) ? "baseline too near 0 for a ratio" : `${part(found.relative)} (${ends.map(part).join(" to ")})`;
   return [
     html`<div class="estimate-text">${figure(`${report.within ?? ""}variants.${name}.lift.${metric}.absolute`, found.absolute, said.text)}<small>${said.interval || "not known yet"}</small><small>${ratio}</small>${verdict}</div>`,
     forest({ mean: found.absolute, interval: found.interval, scale, zero: 0, limit, label: `${name} less ${found.baseline}: ${said.text}, ${said.interval}` })
