@@ -290,6 +290,8 @@ def test_an_edit_is_checked_while_typing_applied_and_restored(keyed: Served, tab
     text.fill(before.replace("floor: 1%", "floor: 5%"))
     page.locator(".says", has_text="routes.digits.policy.floor: 1% → 5%").wait_for()
     page.get_by_role("button", name="Apply…").click()
+    page.get_by_role("dialog").wait_for()
+    assert page.get_by_label("Reason").count() == 0, "a revision keeps none"
     page.get_by_role("dialog").get_by_role("button", name="Apply").click()
     page.locator(".page-head", has_text="revision 2 is in force").wait_for()
     assert "floor: 5%" in keyed.harness.revision().document
@@ -300,6 +302,8 @@ def test_an_edit_is_checked_while_typing_applied_and_restored(keyed: Served, tab
     page.locator("#difference", has_text="What was changed since.").wait_for()
     page.locator("#difference .diff .added", has_text="floor: 5%").wait_for()
     page.get_by_role("button", name="Restore revision 1…").click()
+    page.get_by_role("dialog").wait_for()
+    assert page.get_by_label("Reason").count() == 0, "a revision keeps none"
     page.get_by_role("dialog").get_by_role("button", name="Restore").click()
     page.locator(".page-head", has_text="revision 3 is in force").wait_for()
     assert keyed.harness.revision().document == before

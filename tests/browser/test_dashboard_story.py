@@ -127,6 +127,9 @@ def test_a_rollout_that_paused_by_itself_needs_a_person(served: Served, tabs: Ta
     served.do(lambda h: h.emit("rollout", "shop", step | {"actor": "ops"}))
     group = tabs.new(served.address).page.locator('[data-group="moving"] [data-route="shop"]')
     group.wait_for()
+    served.set_rollout("shop", rollout("paused", "canary", reason="pause: a campaign"))
+    page = tabs.new(served.address, "/-/dashboard/routes/shop").page
+    page.locator("#rollout").get_by_text("a campaign", exact=True).wait_for()
 
 
 def test_the_command_of_a_route_without_requests_is_that_of_this_very_route(

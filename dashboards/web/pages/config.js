@@ -127,6 +127,7 @@ function applying(checked, text, current, done, refresh) {
     title: "Apply this configuration?",
     says: checked.changes,
     action: "Apply",
+    reason: false,
     run: async () => {
       try {
         await send("PUT", "config", text, { "content-type": "application/yaml", "if-match": current.etag });
@@ -145,6 +146,7 @@ function restoring(revision, current, done) {
     title: `Restore revision ${revision}?`,
     says: [`Its text becomes a new revision and is in force immediately, in place of revision ${current.revision}.`],
     action: "Restore",
+    reason: false,
     run: async () => {
       await post("config/restore", { revision }, { "if-match": current.etag });
       choose({ revision: null });

@@ -1,7 +1,7 @@
 // Where a rollout stands among its stages.
 
 import { ago, clockTime, count, kind, seconds, share } from "../core/format.js";
-import { bounded, STATES, sentence } from "../core/words.js";
+import { bounded, reasonOf, STATES, sentence } from "../core/words.js";
 import { html } from "../vendor/preact.js";
 import { badge, explained, section } from "./basics.js";
 
@@ -17,7 +17,9 @@ export function timeline(report, now) {
 
 function state(report, found, now) {
   const weight = found.phase !== "shadow" && found.weight !== null && found.weight !== undefined;
-  const more = [found.since && `since ${clockTime(found.since)} (${ago(found.since, now)})`, found.reason, progress(found, now)].filter(Boolean).join(" · ");
+  const since = found.since && `since ${clockTime(found.since)} (${ago(found.since, now)})`;
+  const reason = reasonOf({ actor: found.decided?.actor, reason: found.reason });
+  const more = [since, reason, progress(found, now)].filter(Boolean).join(" · ");
   return html`<p class="rollout-state">${badge(STATES[found.state] ?? sentence(found.state), TONES[found.state] ?? "")}
     ${found.state !== "promoted" && PHASES[found.phase] && html`<span>${PHASES[found.phase]}</span>`}
     ${weight && html`<span>${share(found.weight)} of the traffic goes to ${report.candidate ?? "the candidate"}</span>`}
