@@ -98,7 +98,7 @@ class ControlServices:
             **summary(name, self.gateway.document(), status, rollout, now),
             "recent": recent(together(counts)),
             "alarms": alarms,
-            "last_step": next(iter(history.with_trails(steps, whole=False)[-1:]), None),
+            "last_step": history.last(steps),
             **standing,
             "stop": self.gateway.stop_state(name),
         }

@@ -71,6 +71,12 @@ def with_trails(steps: Sequence[dict[str, Any]], *, whole: bool) -> list[dict[st
     return found
 
 
+def last(steps: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The newest of `with_trails`, without them."""
+    recent = [step for step in steps if step["time"] >= steps[-1]["time"] - MAX_TRAIL_S]
+    return next(iter(with_trails(recent, whole=False)[-1:]), None)
+
+
 def _took(step: dict[str, Any], steered: dict[str, Any]) -> bool:
     """Whether ``step`` may be what a steering did."""
     kind, data, taken = step["kind"], step["data"], steered["data"]
