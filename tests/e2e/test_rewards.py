@@ -37,6 +37,7 @@ routes:
     policy: {type: split, weights: {v1: 1, v2: 1}}
   lossy:
     match: {path: /lossy}
+    timeouts: {first_byte: 10s}                # the test of the sample ratio waits for it
     unit: {header: x-user}
     variants: {v1: *ready, v2: *ready}
     policy: {type: split, weights: {v1: 1, v2: 1}}
