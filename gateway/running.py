@@ -103,6 +103,9 @@ class RunningGateway:
     def stop_state(self, route: str) -> Mapping[str, Any] | None:
         return self.controller.describe_stop_rule(route)
 
+    async def held(self, route: str) -> str:
+        return await self.controller.held(route)
+
     async def check_config(self, text: str, by: str) -> Mapping[str, Mapping[str, float]]:
         built = await self.revisions.check(text, by)
         shares = await self.in_force.allocations.preview(built.document, built.held)

@@ -121,7 +121,7 @@ class GatewayApi(Protocol):
         ...
 
     async def rollout(self, route: str, word: Command) -> Mapping[str, Any]:
-        """Steer a rollout or a bandit's stop rule; return its new state.
+        """Steer a rollout or a bandit; return the new state of the rollout or of the stop rule.
 
         Raises TurnoutError (not_found, conflict).
         """
@@ -133,6 +133,10 @@ class GatewayApi(Protocol):
 
     def stop_state(self, route: str) -> Mapping[str, Any] | None:
         """Return the state of a bandit's stop rule; None without one."""
+        ...
+
+    async def held(self, route: str) -> str:
+        """Return why a bandit ejects nothing or names no winner until it is resumed; empty if nothing holds it."""
         ...
 
     async def check_config(self, text: str, by: str) -> Mapping[str, Mapping[str, float]]:

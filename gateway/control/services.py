@@ -239,6 +239,7 @@ class ControlServices:
             recent=together(counts),
             alarms=(await self._alarms.read((name,)))[name],
             guardrails=(await self._guardrails.read((name,)))[name],
+            held=await self.gateway.held(name),
             units=await self._outcomes_by_unit(name, found.buckets) if whole else None,
             earned=await self._earned(name) if not whole else {},
             rows=await self._rows(name) if whole else {},

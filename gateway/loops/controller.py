@@ -22,29 +22,28 @@ from gateway.compile.steering import (
     has_stop_rule,
     of_control,
     steering,
-    stop_fingerprint,
 )
 from gateway.config.document import Document
 from gateway.config.policy import BanditConfig, CanaryConfig
 from gateway.config.route import RouteConfig
 from gateway.errors import TurnoutError
 from gateway.loops import guardrail_verdicts
-from gateway.loops.alarms import distrust, doubt
+from gateway.loops.alarms import distrust
 from gateway.loops.allocation import Allocations
 from gateway.loops.guardrail_evidence import GuardrailEvidence
 from gateway.loops.periodic import each_route
 from gateway.loops.rollout_evidence import RolloutEvidence
 from gateway.loops.route_states import RouteStates, require_unchanged
-from gateway.loops.route_views import rollout_view, stop_view
+from gateway.loops.route_views import rollout_view
+from gateway.loops.stop_rules import StopRules
 from gateway.state.base import unconfirmed
 from gateway.state.store import EvidenceStore, StartStore
-from policies.rollout import ejections, stop_rule
+from policies.rollout import ejections
 from policies.rollout.ejections import Ejected
 from policies.rollout.events import Audit, Command, Configured, Effect, Event, Refused, SetWeight, in_words
 from policies.rollout.machine import is_due, step
 from policies.rollout.route import RouteState
 from policies.rollout.state import Plan, State, begin, of_plan
-from policies.rollout.stop_rule import StopEvidence, StopState
 from policies.rollout.table import Status
 from policies.rollout.verdicts import Verdict
 
@@ -87,6 +86,9 @@ class Controller:
         self._routes = RouteStates(store)
         self._rollouts = RolloutEvidence(store, allocations, clock)
         self._guardrails = GuardrailEvidence(store, clock)
+        self._stop_rules = StopRules(
+            store, self._routes, allocations, clock=clock, emit=emit, steer=self._steer
+        )
         self._document: Document | None = None
         self._unheard: dict[str, Document] = {}
         """By canary: the document in force, until its rollout has heard of it."""
@@ -150,7 +152,7 @@ class Controller:
         if isinstance(section, CanaryConfig):
             await self._look_at_rollout(document, name, section)
         elif has_stop_rule(route):
-            await self._look_at_stop_rule(name, route)
+            await self._stop_rules.look(name, route)
 
     async def _follow(self, name: str, route: RouteConfig) -> Steering:
         """Takes what the state asks of the allocation to it; the leader publishes what another process was told."""
@@ -281,75 +283,16 @@ class Controller:
         log.log(level, "rollout of %s: %s", name, in_words(step_taken))
         await self._emit("rollout", name, step_taken)
 
-    # Stop rules -----------------------------------------------------------------------------------------
-    async def _look_at_stop_rule(self, name: str, route: RouteConfig) -> None:
-        state = self._routes[name].stop
-        if state.fingerprint != stop_fingerprint(route):  # edited: alarms raised before do not count any more
-            await self._stop(name, route, lambda begun: begun)
-            return
-        standing = self._allocations.standings.get(name)
-        named = standing.stopped if standing is not None else None
-        lead = standing.lead.as_dict() if standing is not None and standing.lead is not None else None
-        if state.handed_over is None:
-            if standing is None or (named == state.winner and not stop_rule.known_better(state, lead)):
-                return
-            if named is not None and await doubt(self._store, name, state.since):
-                return
-        assert isinstance(route.policy, BanditConfig)
-        assert route.policy.stop is not None
-        single = route.policy.stop.then == "single"
-        seen = StopEvidence(named, lead, single=single, ejected=self._steer(name).ejected)
-        await self._stop(name, route, lambda stop: stop_rule.look(stop, seen, self._clock()))
-
-    async def _stop(
-        self, name: str, route: RouteConfig, change: Callable[[StopState], StopState | Refused]
-    ) -> None:
-        """Raises TurnoutError for a command that is not possible now."""
-        fingerprint = stop_fingerprint(route)
-
-        def reducer(state: RouteState) -> tuple[RouteState, StopState]:
-            before = state.stop.under(fingerprint, self._clock())
-            after = change(before)
-            if isinstance(after, Refused):
-                raise TurnoutError("conflict", after.message)
-            return (state if after == state.stop else replace(state, stop=after)), before
-
-        state, before = await self._routes.update(name, reducer)
-        after = state.stop.under(fingerprint)
-        if replace(after, lead=before.lead) == before:
-            return
-        self._steer(name)
-        log.info("%s: %s → %s (%s, by %s)", name, before.state, after.state, after.winner, after.by)
-        view = stop_view(name, after, self._allocations.standings.get(name))
-        await self._emit("winner", name, view | {"before": before.state})
-        if "handed_over" in (before.state, after.state):
-            reason = f"winner: {after.winner}" if after.winner else "winner taken back"
-            await self._allocations.reconsider(name, reason)
-
     # For people -----------------------------------------------------------------------------------------
     async def command(self, name: str, word: Command) -> Mapping[str, Any]:
-        """Steers a rollout or a stop rule; the state that follows, as the API shows it.
+        """Steers a rollout, a stop rule or a bandit that is held; the state that follows, as the API shows it.
 
         Raises TurnoutError (not_found, conflict), StoreUnavailable.
         """
         route = self._document.routes.get(name) if self._document is not None else None
         section = route.policy if route is not None else None
         if route is not None and isinstance(section, BanditConfig):
-            if not has_stop_rule(route):
-                raise TurnoutError(
-                    "not_found",
-                    f"The bandit of {name!r} has no stop rule, so it names no winner; write 'stop'.",
-                )
-            await self._routes.read(name)
-            who = f"{word.actor}: {word.reason}" if word.reason else word.actor
-
-            def change(state: StopState) -> StopState | Refused:
-                require_unchanged(word.seen, state.state, self._allocations.held[name].epoch)
-                return stop_rule.command(state, name, word.action, who, self._clock())
-
-            with unconfirmed():
-                await self._stop(name, route, change)
-            return self.describe_stop_rule(name) or {}
+            return await self._stop_rules.command(name, route, word)
         if not isinstance(section, CanaryConfig):
             raise TurnoutError("not_found", f"The route {name!r} has no rollout: its policy is not a canary.")
         await self._routes.read(name)
@@ -393,7 +336,9 @@ class Controller:
     def describe_stop_rule(self, name: str) -> Mapping[str, Any] | None:
         """Where the stop rule stands, as the API shows it; None for a route without one."""
         route = self._document.routes.get(name) if self._document is not None else None
-        if route is None or not has_stop_rule(route):
-            return None
-        state = self._routes[name].stop.under(stop_fingerprint(route))
-        return stop_view(name, state, self._allocations.standings.get(name))
+        return self._stop_rules.describe(name, route) if route is not None else None
+
+    async def held(self, name: str) -> str:
+        """ "" or why a bandit ejects nothing or names no winner until it is resumed. Raises StoreUnavailable."""
+        route = self._document.routes.get(name) if self._document is not None else None
+        return await self._stop_rules.held(name, route) if route is not None else ""

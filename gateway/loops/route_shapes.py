@@ -65,5 +65,6 @@ STATE: Final[dict[str, Any]] = {
         "lead?": (None, {str: object}),
         "asks?": bool,
     },
+    "acknowledged?": float,
 }
 """`policies.rollout.route.RouteState`"""

@@ -261,6 +261,19 @@ def test_a_bandits_winner_can_be_handed_over_to(keyed: Served, tabs: Tabs) -> No
     digits.get_by_text("v2 has won and gets everything.").wait_for()
 
 
+def test_a_bandit_that_an_alarm_holds_is_resumed(keyed: Served, tabs: Tabs) -> None:
+    keyed.harness.holds["digits"] = "sample_ratio_mismatch: it does not fit"
+    page = log_in(keyed, tabs, "ops", steer=True, path="routes/digits")
+    page.get_by_role("button", name="Resume").click()
+    asked = page.get_by_role("dialog", name="Resume the bandit?")
+    assert "sample_ratio_mismatch: it does not fit" in asked.inner_text()
+    assert "Guardrails are judged from then on." in asked.inner_text()
+    asked.get_by_role("button", name="Resume").click()
+    asked.wait_for(state="detached")
+    page.get_by_role("button", name="Resume").wait_for(state="detached")
+    assert keyed.harness.holds == {}
+
+
 def test_a_note_is_written_into_the_history(keyed: Served, tabs: Tabs) -> None:
     page = log_in(keyed, tabs, "ops", steer=True, path="routes/shop/history")
     page.get_by_label("Note").fill("<b>campaign</b> began")

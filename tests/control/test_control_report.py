@@ -14,7 +14,7 @@ from gateway.config.load import load
 from gateway.config.service import MetricConfig
 from gateway.control.gateway_api import RouteStatus
 from gateway.control.reports.estimates import estimate, reward_estimate
-from gateway.control.reports.route import Evidence, report
+from gateway.control.reports.route import Evidence, report, shares
 from gateway.control.reports.series import series, step_for, steps
 from gateway.ingest.evidence import Rewarded, RewardedBucket
 from gateway.record.histogram import index
@@ -31,6 +31,11 @@ DOCUMENT = load(ROUTES, source="test", env={})
 LIVE = RouteStatus(
     17, 3, allocation({"v1": 0.03, "v2": 0.97}, shadows=(("v3", 0.5),)), {}, {"v3": {"sent": 9}}
 )
+
+
+def test_shares_are_written_as_people_write_them() -> None:
+    assert shares(allocation({"v1": 1 - 0.9, "v2": 0.9})) == {"v1": 0.1, "v2": 0.9}
+    assert shares(allocation({"v1": 1e-13, "v2": 1 - 1e-13}))["v2"] < 1, "not everything"
 
 
 def booleans(good: int, n: int) -> RewardSums:

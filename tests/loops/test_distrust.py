@@ -113,6 +113,34 @@ async def test_no_winner_is_named_on_a_comparison_that_does_not_hold(store: Stor
     await report(store, {"v1": 40, "v2": 80})
     await one.step()
     assert one.told["state"] == "learning"
+    assert "v2: 90" in (held := await one.controller.held("r")) or code in held
+    assert (await one.say("resume"))["state"] == "learning"
+    assert await one.controller.held("r") == ""
+    await one.step()
+    assert (one.told["state"], one.told["winner"]) == ("asking", "v2"), "a person knows of it"
+
+
+async def test_a_winner_that_is_no_longer_one_makes_no_alarm_old(store: Store) -> None:
+    one = await Bandit(store, "one", STOPS).start()
+    await report(store, {"v1": 40, "v2": 80})
+    await one.step()
+    assert one.told["state"] == "asking"
+    await alarm(store, "sample_ratio_mismatch", one.time + 1)
+    one.time += 60
+    await report(store, {"v1": 80, "v2": 40})
+    await one.step()
+    assert one.told["state"] == "learning"
+    await report(store, {"v1": 0, "v2": 400}, each=400)
+    await one.step()
+    assert one.told["state"] == "learning"
+
+
+async def test_an_edit_of_the_route_acknowledges_its_alarms(store: Store) -> None:
+    one = await Bandit(store, "one", STOPS).start()
+    await alarm(store, "sample_ratio_mismatch", one.time + 1)
+    await report(store, {"v1": 40, "v2": 80})
+    await one.step()
+    assert one.told["state"] == "learning"
     one.time += 60
     await one.edit(STOPS.replace("min_samples: 50", "min_samples: 40"))
     await one.step()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from gateway.config.load import load
+from gateway.errors import TurnoutError
 from gateway.loops import guardrail_verdicts
 from gateway.loops.guardrail_evidence import MAX_STRETCHES, _stretch
 from gateway.record.events import Reward
@@ -199,6 +200,22 @@ async def test_a_comparison_in_doubt_ejects_nothing_and_says_so(scene: Scene) ->
     assert {name: one["verdict"] for name, one in found.items()} == {"v2": "error", "v3": "error"}
     assert found["v3"]["reason"] == "sample_ratio_mismatch: it does not fit"
     assert found["v3"]["candidate"] > 0.8, "what was seen stays to be seen"
+    assert await one.controller.held("r") == "sample_ratio_mismatch: it does not fit"
+    with pytest.raises(TurnoutError, match="no stop rule"):
+        await one.say("promote")
+    assert (await one.say("resume"))["state"] == "learning"
+    other = await OfScene(scene, "other").start()
+    assert await other.controller.held("r") == "", "a person knows of the alarm, on every replica"
+    with pytest.raises(TurnoutError, match="nothing to resume"):
+        await other.say("resume")
+    scene.time += 10.0
+    await one.step()
+    assert one.shares["v3"] > 0.0, "what was seen in doubt does not count"
+    for _ in range(6):
+        await scene.serve({"v1": 0.0, "v2": 0.0, "v3": 0.9}, 300, rng)
+        await one.step()
+    assert one.shares["v3"] == 0.0
+    assert one.shares["v2"] > 0.0
 
 
 @pytest.mark.long

@@ -108,6 +108,7 @@ class Harness:
         self.outage: Outage | None = None
         self.rollouts: dict[str, dict[str, Any]] = {}
         self.stops: dict[str, dict[str, Any]] = {}
+        self.holds: dict[str, str] = {}
         self.health: dict[str, dict[str, list[dict[str, Any]]]] = {}
         self.shadow_counts: dict[str, dict[str, dict[str, int]]] = {}
         self.allocations = Allocations(
@@ -215,6 +216,8 @@ class Harness:
 
     async def rollout(self, route: str, word: Command) -> Mapping[str, Any]:
         action, weight, by, reason = word.action, word.weight, word.actor, word.reason
+        if action == "resume" and self.holds.pop(route, ""):
+            return {"state": "learning", "winner": None}
         state = self.rollouts.get(route)
         if state is None:
             raise TurnoutError("not_found", f"The route {route!r} has no rollout; its policy is no canary.")
@@ -234,6 +237,9 @@ class Harness:
 
     async def rollout_state(self, route: str, max_age: float = 0.0) -> Mapping[str, Any] | None:
         return self.rollouts.get(route)
+
+    async def held(self, route: str) -> str:
+        return self.holds.get(route, "")
 
     def stop_state(self, route: str) -> Mapping[str, Any] | None:
         return self.stops.get(route)

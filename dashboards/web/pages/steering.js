@@ -8,7 +8,7 @@ import { Ask } from "../parts/ask.js";
 import { html, useState } from "../vendor/preact.js";
 
 const NAMES = { promote: "Promote", rollback: "Roll back", pause: "Pause", resume: "Resume", set: "Set share", restart: "Restart" };
-const OF_WINNER = { promote: "Hand over", rollback: "Take back" };
+const OF_BANDIT = { resume: "Resume", promote: "Hand over", rollback: "Take back" };
 const ORDER = ["pause", "resume", "set", "restart", "promote", "rollback"]; // what takes everything back stands apart, at the end
 const EFFECTS = {
   resume: "Guardrails are judged from then on.",
@@ -48,7 +48,7 @@ export function useSteering({ session, stale, away }, named = false) {
     const may = session?.scopes?.includes("steer") && (session.routes === null || session.routes.includes(report.route));
     const possible = may ? possibleOf(report).filter((action) => !named || action !== "set") : [];
     if (!possible.length) return null;
-    const names = report.rollout ? NAMES : OF_WINNER;
+    const names = report.rollout ? NAMES : OF_BANDIT;
     const off = (action) => stale || (away && !SAFE.has(action));
     return [
       possible.map(
@@ -68,7 +68,8 @@ const stateOf = (report) => report?.rollout?.state ?? report?.stop?.state;
 function possibleOf(report) {
   const found = report.rollout;
   if (found) return ORDER.filter((action) => found.possible?.includes(action) && !(action === "resume" && found.state === "rolled_back")); // there it restarts
-  return { asking: ["promote"], handed_over: ["rollback"] }[report.stop?.state] ?? [];
+  const ofWinner = { asking: ["promote"], handed_over: ["rollback"] }[report.stop?.state] ?? [];
+  return report.held ? ["resume", ...ofWinner] : ofWinner;
 }
 
 // What the page saw, so that a change from a stale one is refused. A bandit's epochs follow one another each second,
@@ -86,6 +87,10 @@ function question(report, action, act) {
   if (action === "set")
     return { title: `Set the share of ${name}`, action: "Set share", says: [], children: null, weighed: true, ...sharing(report, name, base, now, act) };
   const run = (reason) => act(action, reason);
+  if (!report.rollout && action === "resume") {
+    const says = [report.held, "Variants are ejected and winners are named again, despite this.", EFFECTS.resume];
+    return { title: "Resume the bandit?", action: NAMES.resume, says, run };
+  }
   if (!report.rollout) {
     const says = [`${name} gets 100% of the traffic (now ${share(now)}), immediately; the bandit stops.`, "It can be taken back."];
     return { title: `Hand over to ${name}?`, action: "Hand over", says, run };

@@ -25,6 +25,7 @@ from gateway.control.reports.served import GATEWAY, LATENCIES, error_rate, laten
 from gateway.ingest.evidence import Rewarded, RewardedBucket, observations
 from gateway.state.base import Counts
 from policies.allocate import Plan
+from policies.allocation.model import Allocation
 from policies.contextual.bandit import Contextual
 from policies.contextual.regression import LinearSums
 from policies.sequential.metric_comparison import latency_quantile
@@ -63,6 +64,8 @@ class Evidence:
     """What those of a bandit said last of each variant."""
     stop: Mapping[str, Any] | None = None
     """The state of the stop rule."""
+    held: str = ""
+    """Why a bandit does not act on its comparisons."""
     buckets: Sequence[RewardedBucket] = ()
     """Counts and rewards over time and epochs, for comparisons of variants whose shares moved."""
     units: UnitOutcomes | None = None
@@ -85,12 +88,17 @@ def summary(
         "unit": "requests" if route.unit is None else "units",
         "epoch": status.epoch,
         "revision": status.revision,
-        "allocation": status.allocation.as_dict(),
+        "allocation": shares(status.allocation),
         "shadows": shadows or None,
         "rollout": dict(rollout) if rollout is not None else None,
         "health": {variant: [dict(one) for one in found] for variant, found in status.health.items()},
         "as_of": now,
     }
+
+
+def shares(allocation: Allocation) -> dict[str, float]:
+    """Return the share of each variant to 15 digits: 0.1, where 1 - 0.9 is 0.09999999999999998."""
+    return {variant: float(f"{p:.15g}") for variant, p in allocation.as_dict().items()}
 
 
 def standing(name: str, document: Document, evidence: Evidence, status: RouteStatus, now: float) -> Json:
@@ -160,6 +168,7 @@ def report(
         **_roles(document.routes[name].policy),
         "recent": recent(evidence.recent),
         "stop": dict(evidence.stop) if evidence.stop is not None else None,
+        "held": evidence.held or None,
         "metric": standing.metric,
         "goal": standing.goal,
         "metrics": {metric: described(m) for metric, m in declared.items()},

@@ -199,6 +199,13 @@ class RouteReport(RouteHead):
         ),
     ]
     stop: StopRuleModel | None
+    held: Annotated[
+        str | None,
+        Field(
+            description="Of a bandit: the alarm (or early evidence) for which it ejects nothing or names no winner, "
+            "until the action `resume`."
+        ),
+    ]
     baseline: str | None
     candidate: str | None
     stages: list[StageModel] | None
