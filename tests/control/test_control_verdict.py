@@ -146,6 +146,21 @@ async def test_flagger_continues_or_is_held_back(
         assert found.json()["error"]["message"].startswith(f"{verdict}: ")
 
 
+@pytest.mark.parametrize("state", ["waiting", "paused"])
+async def test_a_rollout_in_doubt_is_neither_promoted_nor_rolled_back(
+    harness: Harness, client: Client, state: str
+) -> None:
+    harness.rollouts["shop"] = rollout(state, rail("pass"), rail("error", reason="record_loss: 7 were lost"))
+    http = client("reader")
+    for query in ("", "?of=stage"):
+        found = (await http.get(URL + query)).json()
+        assert found["verdict"] == "error"
+        assert found["reasons"][0] == f"{state}: by ops"
+        assert found["reasons"][1].endswith("record_loss: 7 were lost")
+    for hook, status in {"rollout": 200, "confirm-promotion": 409, "rollback": 409}.items():
+        assert (await http.post(f"/-/hooks/flagger/shop/{hook}")).status_code == status
+
+
 async def test_flagger_does_not_go_on_with_a_canary_that_was_rolled_back(
     harness: Harness, client: Client
 ) -> None:

@@ -19,6 +19,8 @@ _OF_STATE: Final = {
     "paused": "inconclusive",
 }
 """State of a rollout → its verdict; for a running one its guardrails decide."""
+_WATCHED: Final = frozenset({"waiting", "paused"})
+"""States in which the verdict is ``error`` while guardrails can't be evaluated, or trusted."""
 _ORDER: Final = ("fail", "error", "inconclusive", "pass")
 """The worst guardrail decides: verdicts in order of precedence."""
 
@@ -46,10 +48,11 @@ def of_stage(rollout: Mapping[str, Any], now: float) -> Json:
     A rollout that does not run has no current stage: its state decides, not the guardrails of its next run.
     """
     state = rollout["state"]
+    rails: Sequence[Mapping[str, Any]] = rollout.get("verdicts") or ()
     if state in _OF_STATE:
         reason = rollout.get("reason") or "no reason was given"
-        return _verdict_json(_OF_STATE[state], [f"{state}: {reason}"], ())
-    rails: Sequence[Mapping[str, Any]] = rollout.get("verdicts") or ()
+        doubts = [_reason(r) for r in rails if state in _WATCHED and r["verdict"] == "error"]
+        return _verdict_json("error" if doubts else _OF_STATE[state], [f"{state}: {reason}", *doubts], ())
     reasons = [_reason(rail) for rail in rails if rail["verdict"] != "pass"]
     verdict = next((v for v in _ORDER if any(rail["verdict"] == v for rail in rails)), "pass")
     minutes = ((rollout.get("stage_ends") or now) - now) / 60
@@ -102,7 +105,7 @@ def _verdict_json(
 HOOKS: Final[Mapping[str, tuple[str, ...]]] = {
     "confirm-rollout": ("inconclusive",),
     "pre-rollout": ("inconclusive",),
-    "rollout": ("pass", "inconclusive"),
+    "rollout": ("pass", "inconclusive", "error"),  # or Flagger rolls back after `threshold` times
     "confirm-traffic-increase": ("pass",),
     "confirm-promotion": ("pass",),
     "rollback": ("fail",),
