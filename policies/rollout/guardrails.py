@@ -26,6 +26,7 @@ from policies.sequential.metric_comparison import (
     MetricComparison,
     check_counts,
     error_martingale,
+    known_beforehand,
     measure,
 )
 from policies.sequential.two_sample import RateMartingale, difference_interval, mean_interval
@@ -179,7 +180,7 @@ def judge(
     verdict = replace(
         _decide(guardrail, measured, alpha, passing, bet, spare=not forecast, shown=shown),
         unit=unit,
-        adjusted_by=_adjusted_by(guardrail.metric, candidate),
+        adjusted_by=_adjusted_by(guardrail.metric, baseline, candidate),
         shares=candidate.kinds.get(guardrail.metric) in ("boolean", "fraction"),
     )
     if verdict.verdict != "inconclusive" or not forecast:
@@ -188,8 +189,8 @@ def judge(
     return _forecast(verdict, scale, candidate.requests, candidate.seconds)
 
 
-def _adjusted_by(metric: str, candidate: Evidence) -> Literal["past", "covariate"] | None:
-    if metric not in candidate.before:
+def _adjusted_by(metric: str, baseline: Evidence, candidate: Evidence) -> Literal["past", "covariate"] | None:
+    if not known_beforehand(metric, baseline, candidate):
         return None
     return "covariate" if candidate.units is None else "past"
 

@@ -130,6 +130,11 @@ def measure(
     return _of_means(first, second, ratio=ratio)
 
 
+def known_beforehand(metric: str, *sides: Evidence) -> bool:
+    """Whether anything was, so that the comparison is adjusted by it."""
+    return any(metric in side.before and side.before[metric].x.count > 0 for side in sides)
+
+
 def compare_adjusted(baseline: Paired, candidate: Paired, *, ratio: bool) -> MetricComparison:
     """Compare two variants of which something was known beforehand (`policies.sequential.adjusted`); else as
     `measure`."""

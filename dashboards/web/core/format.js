@@ -19,7 +19,7 @@ export const none = NONE;
 
 export function count(n) {
   if (n === null || n === undefined) return NONE;
-  return Number.isInteger(n) ? whole.format(n) : fixed(n, 1);
+  return Math.abs(n - Math.round(n)) < 0.05 ? whole.format(n) : fixed(n, 1);
 }
 
 export function short(n) {

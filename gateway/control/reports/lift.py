@@ -38,6 +38,7 @@ from policies.sequential.metric_comparison import (
     MetricComparison,
     compare_adjusted,
     compare_weighted,
+    known_beforehand,
     measure,
 )
 from policies.sequential.stratified import Stratum, stratified
@@ -204,7 +205,7 @@ class Comparisons:
             return None
         method = self._method(metric, baseline, variant)
         known = self._absolute(metric, baseline, variant)
-        return {**known, "adjusted_by": self._adjusted_by(metric, method)}
+        return {**known, "adjusted_by": self._adjusted_by(metric, method, baseline, variant)}
 
     def _absolute(self, metric: str, baseline: str, variant: str) -> Json:
         key = (metric, baseline, variant)
@@ -238,12 +239,12 @@ class Comparisons:
             "relative_interval": None if ratio is None else list(map(_less_one, ratio)),
             "always_valid": True,
             "method": method,
-            "adjusted_by": self._adjusted_by(metric, method),
+            "adjusted_by": self._adjusted_by(metric, method, baseline, variant),
             "unit": "units" if self._observed.sticky else "requests",
         }
 
-    def _adjusted_by(self, metric: str, method: Method) -> Literal["past", "covariate"] | None:
-        if metric not in self._adjusted or method == "matched":
+    def _adjusted_by(self, metric: str, method: Method, *pair: str) -> Literal["past", "covariate"] | None:
+        if method == "matched" or not known_beforehand(metric, *(self._evidence[v] for v in pair)):
             return None
         if self._adjusted[metric]:
             return "covariate"
