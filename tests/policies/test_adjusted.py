@@ -66,8 +66,8 @@ def test_the_verdict_says_so() -> None:
     assert judge(covariates.RAIL, first, second, 0.05).adjusted_by == "past"
     plain = covariates.plain
     assert judge(covariates.RAIL, plain(first), plain(second), 0.05).adjusted_by is None
-    no_past = [replace(one, before={"m": PairSums()}) for one in (first, second)]
-    assert judge(covariates.RAIL, *no_past, 0.05).adjusted_by is None, "as in a first rollout"
+    bare, other = (replace(one, before={"m": PairSums()}) for one in (first, second))
+    assert judge(covariates.RAIL, bare, other, 0.05).adjusted_by is None, "as in a first rollout"
     few = Evidence(9, rewards={"m": RewardSums(9, 5, 5)}, kinds={"m": "boolean"}, before={"m": PairSums()})
     verdict = judge(covariates.RAIL, few, few, 0.05)
     assert (verdict.interval, verdict.verdict) == (None, "inconclusive")
