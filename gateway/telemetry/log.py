@@ -22,11 +22,18 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+def _continued(text: str) -> str:
+    return printable(text).replace("\n", "\n  ")
+
+
 class TextFormatter(logging.Formatter):
     """Formats a record as text, of which only the first line can look like an entry."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        return printable(super().formatMessage(record)).replace("\n", "\n  ")
+        return _continued(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        return _continued(super().formatException(ei))  # its message may be a client's words, too
 
 
 class JsonFormatter(logging.Formatter):

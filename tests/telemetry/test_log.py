@@ -22,11 +22,15 @@ def test_nothing_that_is_logged_looks_like_another_entry_or_steers_a_terminal(
     try:
         configure(LogConfig())
         logging.getLogger("turnout.test").info("%s", FORGED)
+        logging.getLogger("turnout.test").error("failed", exc_info=ValueError(FORGED))
     finally:
         root.setLevel(level)
-    first, second = capsys.readouterr().err.splitlines()
-    assert first.endswith(r"INFO turnout.test: resumed: \x1b]0;x\x07\x9b2J\r\u2028\u202e")
+    first, second, failed, *trace = capsys.readouterr().err.splitlines()
+    shown = r"resumed: \x1b]0;x\x07\x9b2J\r\u2028\u202e"
+    assert first.endswith(f"INFO turnout.test: {shown}")
     assert second == "  2026-11-29 11:20:52,435 INFO turnout: all is well\tü"
+    assert failed.endswith("ERROR turnout.test: failed")
+    assert trace == [f"ValueError: {shown}", second]
 
 
 def test_a_report_of_a_command_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
