@@ -44,8 +44,11 @@ class AccessLog:
         if self._file is not None:
             if self._file.name == path and _is_at(self._file, path):
                 return self._file
-            self._file.close()
-            self._file = None
+            old, self._file = (
+                self._file,
+                None,
+            )  # first: on a full disk closing raises, and closes all the same
+            old.close()
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  # kept for the next batch
         return self._file
 
