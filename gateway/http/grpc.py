@@ -75,7 +75,7 @@ def error_fields(status: int, body: bytes) -> list[tuple[bytes, bytes]]:
     try:
         error = json.loads(body)["error"]
         message = f"{error['code']}: {error['message']}".encode()
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     code = _FROM_HTTP.get(status, UNKNOWN)
     return [

@@ -13,6 +13,7 @@ import grpc
 import pytest
 
 from backends.rpc.messages import MESSAGES
+from gateway.http.grpc import error_fields
 from tests.faults.rig import FaultRig
 from tests.http2.client import Client
 from tests.http2.inference import (
@@ -172,6 +173,11 @@ def test_a_message_that_lies_reaches_no_backend(rig: FaultRig, sent: bytes, said
     told = dict(pair for head in reply.heads for pair in head)
     assert told[b"grpc-message"].decode() == said
     assert (ONE.models, TWO.models) == ([], [])
+
+
+@pytest.mark.parametrize("body", [b"[" * 60_000, b'{"error":' * 6000, b"1" * 9000, b'{"error": "\\ud800"}'])
+def test_an_error_that_is_no_json_has_a_message_of_ours(body: bytes) -> None:
+    assert dict(error_fields(502, body))[b"grpc-message"] == b"the response is not gRPC (HTTP status 502)"
 
 
 def test_a_compressed_message_is_inflated_outside_the_loop(rig: FaultRig, channel: grpc.Channel) -> None:
