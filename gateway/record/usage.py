@@ -14,6 +14,8 @@ from typing import Any, Final, NamedTuple
 
 HEAD_BYTES: Final = 4096
 TAIL_BYTES: Final = 16_384
+MAX_CUT: Final = 8
+"""Objects that cannot be read until the search ends: each costs the loop a look at all the rest."""
 MAX_TOKENS: Final = 1_000_000_000
 """A larger count is ignored."""
 
@@ -110,23 +112,25 @@ def _whole(text: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _searched(text: str) -> Iterator[Mapping[str, Any]]:
-    decoder = json.JSONDecoder()
-    for match in _OBJECT.finditer(text):
+    decoder, at, cut = json.JSONDecoder(), 0, 0
+    while cut < MAX_CUT and (match := _OBJECT.search(text, at)) is not None:
         try:
-            yield decoder.raw_decode(text, match.end())[0]
+            found, at = decoder.raw_decode(text, match.end())
         except (ValueError, RecursionError):  # it is cut off
-            continue
+            at, cut = match.end(), cut + 1
+        else:
+            yield found
     for match in _OLLAMA.finditer(text):
         yield {match[1]: int(match[2])}
 
 
 def _numbers(usage: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
     """The counts of one object, and of the details in it."""
-    for name, value in usage.items():
-        if type(value) is int and 0 <= value <= MAX_TOKENS:
-            yield name, value
-        elif name in ("prompt_tokens_details", "input_tokens_details") and isinstance(value, dict):
-            yield from _numbers(value)
+    for part in (usage, usage.get("prompt_tokens_details"), usage.get("input_tokens_details")):
+        if isinstance(part, dict):
+            for name, value in part.items():
+                if type(value) is int and 0 <= value <= MAX_TOKENS:
+                    yield name, value
 
 
 def _first(counts: Mapping[str, int], names: tuple[str, ...]) -> int:

@@ -172,3 +172,20 @@ def test_memory_is_bounded() -> None:
         reader.feed(b"x" * 5000)
         assert len(reader._head) + len(reader._tail) <= HEAD_BYTES + 2 * TAIL_BYTES + 5000
     assert reader.usage() is None
+
+
+def test_a_body_of_broken_counts_is_given_up() -> None:
+    """Each object of the body holds all that follow, so that reading each of them took a quarter of a second."""
+    reader, looks = UsageReader(), 0
+
+    class Counting(json.JSONDecoder):
+        def raw_decode(self, s: str, idx: int = 0) -> tuple[Any, int]:
+            nonlocal looks
+            looks += 1
+            return super().raw_decode(s, idx)
+
+    reader.feed(b" " + b'{"usage":' * 3000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json, "JSONDecoder", Counting)
+        assert reader.usage() is None
+    assert 0 < looks <= 10
