@@ -74,9 +74,10 @@ class Tokens:
                 options={"require": ["exp", "iss", "aud", "sub"]},
             )
             str(claims["sub"]).encode()  # text that can be recorded
-        except (jwt.PyJWTError, ValueError, RecursionError) as error:
+            expiry = float(claims["exp"])
+        except (jwt.PyJWTError, ValueError, OverflowError, RecursionError) as error:
             raise TurnoutError("unauthenticated", f"The token is not valid: {error}.") from error
-        return self._principal(claims), float(claims["exp"]) + s.leeway
+        return self._principal(claims), expiry + s.leeway
 
     def _key(self, kid: object) -> jwt.PyJWK:
         if isinstance(kid, str) and kid in self._keys:
