@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv6Address, ip_address, ip_network
 from sys import maxsize
 from typing import Final
 
@@ -122,7 +122,9 @@ def _trusted(document: Document) -> Callable[[str], bool]:
             address = ip_address(peer)
         except ValueError:
             return False
-        return any(address in network for network in networks)
+        # A socket for IPv6 names clients of IPv4 by mapped addresses.
+        mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+        return any(address in network or (mapped is not None and mapped in network) for network in networks)
 
     return trusted
 

@@ -127,3 +127,15 @@ def test_whatever_goes_wrong_is_a_fault_of_its_key(monkeypatch: pytest.MonkeyPat
     (fault,) = refused(ROUTE).faults
     assert (fault.line, fault.path) == (4, "routes.two")
     assert "a mistake of ours" in fault.message
+
+
+@pytest.mark.parametrize(("network", "other"), [("10.0.0.0/8", "::1"), ("::ffff:10.0.0.0/104", "11.0.0.9")])
+def test_a_trusted_proxy_is_known_on_a_socket_for_both_kinds_of_addresses(network: str, other: str) -> None:
+    loop = asyncio.new_event_loop()
+    try:
+        text = f'trusted_proxies: ["{network}"]\nroutes: {{}}\n'
+        trusted = prepare(examine(text, env={}), standalone(loop), source="x").snapshot.trusted
+    finally:
+        loop.close()
+    assert trusted("::ffff:10.0.0.9")
+    assert not any(map(trusted, ("::ffff:11.0.0.9", "::10.0.0.9", other, "")))
