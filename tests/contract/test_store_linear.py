@@ -186,3 +186,12 @@ def test_sums_lose_nothing(rows: list[tuple[list[int], float]], kept: int) -> No
     assert (one.xx == other.xx).all()
     assert (one.xr == other.xr).all()
     assert one.rr == other.rr
+
+
+async def test_old_sums_keep_no_allocations_from_being_forgotten(store: Store) -> None:
+    """As many as one step takes: what is in surplus waited until no sums were left."""
+    for epoch in range(1, 4):
+        await store.publish(published(epoch))
+    await store.reward([of([1.0], 1.0, metric=f"m{k}") for k in range(50)])
+    await store.prune(Retention(aggregates=1.0, allocations_per_route=1), now=T0 + 86_400)
+    assert [one.epoch for one in await store.allocation_history("digits")] == [3]

@@ -109,8 +109,9 @@ def _forget(connection: sqlite3.Connection, retention: Retention, now: float) ->
         ),
         ("shadow_cells", "route, start, shadow", "start < ?", aggregates),
     )
-    more = linear.forget(connection, aggregates) or _forget_surplus_allocations(connection, retention)
+    more = linear.forget(connection, aggregates)
     # Each kind has its step before the result is known: none may starve behind another.
+    more = _forget_surplus_allocations(connection, retention) or more
     more = _forget_cells(connection, aggregates) or more
     for one in deletions:
         more = _delete(connection, *one) or more
