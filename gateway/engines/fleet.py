@@ -94,7 +94,7 @@ class Fleet:
         """The engine whose token this is."""
         digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
         for name, engine in self._document().engines.items():
-            # # Of digests: how long the comparison takes tells nothing about the token.
+            # Of digests: how long the comparison takes tells nothing about the token.
             if hashlib.sha256(engine.token.encode()).digest() == digest:
                 return name
         return None
@@ -137,7 +137,7 @@ class Fleet:
         if poll.version:
             unread = is_newer(node.offered.get(poll.kind, ""), poll.version)
         else:
-            # # From 0 on: a clock that was set back says nothing.
+            # From 0 on: a clock that was set back says nothing.
             unread = 0.0 <= self._clock() - node.sent.get(poll.kind, -inf) < AGAIN_S
         if poll.refused or not unread:
             return poll
@@ -158,7 +158,7 @@ class Fleet:
 
     def _due(self, node: NodeState, poll: Poll, offer: Offer, began: float) -> float:
         """When to send ``offer``, which the node may have or have refused."""
-        # # What it refused waits for the deadline: it would only refuse it again.
+        # What it refused waits for the deadline: it would only refuse it again.
         refused = node.offered.get(poll.kind) if poll.refused else None
         if offer.version in (poll.version, refused):
             return inf
@@ -202,7 +202,7 @@ class Fleet:
             )
         self._record(found.outcomes)
         node = NODE if isinstance(section, KubernetesConfig) else found.node
-        # # The holder of the token chooses the names in rows: others must not fill the list of nodes.
+        # The holder of the token chooses the names in rows: invented ones must not fill the list of nodes.
         if self.admits(engine, node) or node in self.nodes.of(engine):
             known = self.nodes.own(engine, node)
             known.rows += len(found.outcomes)

@@ -103,6 +103,6 @@ def write(files: Mapping[Path, bytes]) -> None:
             with suppress(OSError):
                 new.unlink()
         raise
-    # # Only once all are written: a full disk has shown itself by now.
+    # Only once all are written: a full disk has shown itself by now.
     for path, new in made.items():
         new.replace(path)

@@ -136,7 +136,7 @@ class Nodes:
         known = self._own.setdefault(engine, {})
         if node not in known:
             shared = self._shared.get(engine, {}).get(node)
-            # # A copy: what this process hears must not change what the others said.
+            # A copy: what this process hears must not change what the others said.
             known[node] = NodeState() if shared is None else replace(shared)
         return known[node]
 
@@ -169,7 +169,7 @@ class Nodes:
                         del known[name]
             text = _written(self.of(engine))
             if self._own.get(engine) and (stored is None or text != stored[1]):
-                # # If another replica was faster, the next exchange takes in what it wrote.
+                # If another replica was faster, the next exchange takes in what it wrote.
                 await store.save(KIND, engine, text, expected=stored[0] if stored is not None else 0)
 
 

@@ -60,7 +60,7 @@ class Offer:
 
 def version_of(revision: int, epochs: Mapping[str, int], content: bytes) -> str:
     """The version of an offer: the same on every replica, and `is_newer` than what it replaces."""
-    # # Epochs only grow, so each publication makes a greater sum.
+    # Epochs only grow, so each publication makes a greater sum.
     return f"{revision}.{sum(epochs.values())}.{hashlib.sha256(content).hexdigest()[:16]}"
 
 
@@ -73,7 +73,7 @@ def is_newer(version: str, other: str) -> bool:
 
 
 def _order(version: str) -> list[int]:
-    # # The digest has no order: of two wordings of one state, neither replaces the other.
+    # The digest has no order: of two wordings of one state, neither replaces the other.
     parts = version.split(".")[:-1]
     known = all(part.isdecimal() and len(part) <= _MAX_DIGITS for part in parts)
     return [int(part) for part in parts] if known else []
@@ -113,5 +113,5 @@ def ordered(document: Document, names: Iterable[str]) -> list[str]:
 
 
 def _specificity(match: MatchConfig) -> tuple[int, int]:
-    # # The longest path first, then the most conditions.
+    # The longest path first, then the most conditions.
     return -len(match.path), -(bool(match.host) + bool(match.methods) + len(match.headers))

@@ -115,7 +115,7 @@ class OutcomesByUnit:
             )
             await asyncio.to_thread(window.take, found)
             window.pages.update(some)
-        # # Older ones are not listed again, so their numbers need not be kept.
+        # Older ones are not listed again, so their numbers need not be kept.
         window.pages.intersection_update(recent)
         window.recent, window.looked = max(window.tail, now - LATE_S), now
         return True

@@ -265,7 +265,7 @@ class RewardIngest:
             except StoreUnavailable:
                 pass  # to the spool
         await self.spool.add(rewards)
-        # # Whether they are repetitions shows only in the store.
+        # Whether they are repetitions shows only in the store.
         return ["accepted"] * len(rewards)
 
     def observed(self, outcome: Outcome, name: str, value: float, context: bytes) -> Reward | None:

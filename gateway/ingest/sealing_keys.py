@@ -57,10 +57,10 @@ class SealingKeys:
     async def _renew(self, since: float) -> None:
         """Read the keys if that was before ``since``."""
         async with self._reading:
-            # # Another caller may have read them while this one waited for the lock.
+            # Another caller may have read them while this one waited for the lock.
             if self._read < since:
                 await asyncio.sleep(self._read + RELOAD_INTERVAL_S - monotonic())
-                # # Before the read, which may miss keys that are written while it runs.
+                # Before the read, which may miss keys that are written while it runs.
                 begun = monotonic()
                 try:
                     self._sealer.renew(await self._store.secrets(SEALING_KEYS))

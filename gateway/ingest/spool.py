@@ -151,7 +151,7 @@ class Spool:
         for file in tuple(self._adopted):
             with self._reported(file.path):
                 await self._drain(file)
-                # # Before the lock goes, or another process would replay it once more.
+                # Before the lock goes, or another process would replay it once more.
                 await asyncio.to_thread(file.remove)
                 self._adopted.remove(file)
                 file.close()
@@ -266,7 +266,7 @@ class _File:
                 at += os.pwrite(self._descriptor, data[at - self.end :], at)
             os.fdatasync(self._descriptor)
         except OSError:
-            # # What was written of it must not be replayed: its client learns that nothing was kept.
+            # What was written of it must not be replayed: its client learns that nothing was kept.
             os.ftruncate(self._descriptor, self.end)
             raise
         self.end += len(data)

@@ -97,7 +97,7 @@ def admit(client: ClientConnection, head: Head, route: RoutePlan) -> None:
                 route = candidate
                 break
         head.admit(route.name)
-    # Last: a request that is refused for another reason takes nothing from the bucket.
+    # Last: a request that its key may not make takes nothing from the bucket.
     if principal.bucket is not None:
         wait = principal.bucket.take(client.now)
         if wait:

@@ -86,13 +86,13 @@ def _fetched(node: Node, kind: Kind) -> Json:
         return {"resource_api_version": "V3", "path_config_source": {"path": f"{node.files}/{FILES[kind]}"}}
     return {
         "resource_api_version": "V3",
-        # # No limit: it would begin to listen without clusters or routes.
+        # No limit, or it would begin to listen without clusters or routes.
         "initial_fetch_timeout": "0s",
         "api_config_source": {
             "api_type": "REST",
             "transport_api_version": "V3",
             "cluster_names": [CONTROL],
-            # # The gateway holds a poll until there is news; this is the pause before the next.
+            # The gateway holds a poll until there is news; this is the pause before the next.
             "refresh_delay": "0.05s",
             "request_timeout": f"{POLL_TIMEOUT_S:g}s",
         },
@@ -160,12 +160,12 @@ def _listener(node: Node) -> Json:
         "@type": f"{_TYPE}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": node.engine,
         "rds": {"route_config_name": node.engine, "config_source": _fetched(node, "routes")},
-        # # Rewards may name a request by the id that its client gave it.
+        # Rewards may name a request by the id that its client gave it.
         "preserve_external_request_id": True,
         "always_set_request_id_in_response": True,
         "normalize_path": True,
         "merge_slashes": False,
-        # # A backend may read %2F as a slash, and dots after it would climb out of the prefix.
+        # A backend may read %2F as a slash, and dots after it would climb out of the prefix.
         "path_with_escaped_slashes_action": "REJECT_REQUEST",
         "strip_any_host_port": False,
         "upgrade_configs": [{"upgrade_type": "websocket"}],

@@ -110,7 +110,7 @@ def _panic(backend: BackendConfig) -> float:
 
 def _limits(route: RouteConfig, backend: BackendConfig) -> Json:
     made: Json = {
-        # # 1,024 by default; requests are limited instead.
+        # 1,024 by default; requests are limited instead.
         "max_connections": _UNLIMITED,
         "max_requests": backend.limit.in_flight,
         "max_pending_requests": max(1, backend.limit.waiting),
@@ -222,7 +222,7 @@ def _health(health: HealthConfig, at: Address) -> Json:
         "http_health_check": {
             "path": ("" if health.from_root else at.path) + health.path,
             "method": health.method,
-            # # Envoy leaves the end out.
+            # Envoy leaves the end out.
             "expected_statuses": [{"start": low, "end": high + 1} for low, high in health.status_runs],
         },
     }
@@ -231,12 +231,12 @@ def _health(health: HealthConfig, at: Address) -> Json:
 def _outliers(ejection: EjectionConfig) -> Json:
     made: Json = {
         "consecutive_5xx": ejection.consecutive,
-        # # 502 to 504 count as 5xx already.
+        # 502 to 504 count as 5xx already.
         "consecutive_gateway_failure": _UNLIMITED,
         "enforcing_consecutive_gateway_failure": 0,
         "split_external_local_origin_errors": True,
         "consecutive_local_origin_failure": ejection.local_consecutive,
-        # # On unless told otherwise.
+        # On unless told otherwise.
         "enforcing_success_rate": 0,
         "enforcing_local_origin_success_rate": 0,
         "interval": seconds(min(1.0, ejection.window)),

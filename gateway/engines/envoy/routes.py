@@ -149,7 +149,7 @@ def _weighted(
         "weight": parts,
         "request_headers_to_add": [
             *([identity] if key is None else []),
-            # # A single % would begin a format of Envoy.
+            # A single % would begin a format of Envoy.
             *(_set(field, value.replace("%", "%%")) for field, value in fields.items()),
         ],
     }

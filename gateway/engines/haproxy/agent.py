@@ -77,7 +77,7 @@ class HaproxyFollower(Follower):
             self._write({name: text for name, text in good.items() if text is not None})
             return str(refused)
         self._live = ranges
-        # # Only now: the last configuration names them, and is restored if this one is refused.
+        # Only now: the last configuration names them, and is restored if this one is refused.
         for path in self._folder.glob("*.pem"):
             if path.name not in wanted:
                 path.unlink(missing_ok=True)

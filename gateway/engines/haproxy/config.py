@@ -195,7 +195,7 @@ frontend turnout from turnout
   acl dots path -m reg -i {word(_DOTS)}
   tcp-request connection track-sc0 int(1) table {NUMBERS} unless {{ stopping }}
   http-request set-var(txn.found) "path,concat(/),map_beg(${{{FILES}}}/{PATHS})" if !dots"""
-    # # The last one that matches counts, so the most specific comes last.
+    # The last one that matches counts, so the most specific comes last.
     for name in reversed(list(routes)):
         if not _is_plain(routes[name].match):
             yield from _conditional(name, routes, entries)
@@ -204,7 +204,7 @@ frontend turnout from turnout
     for place, header in enumerate(headers):
         condition = "" if shared else f" if {{ var(txn.found),field(2,|) -m str {place} }}"
         yield f"  http-request set-var(txn.unit) req.fhdr({word(header)}){condition}"
-    # # Without the sign: HAProxy takes 64 bits for a signed number, whose remainder may be negative.
+    # Without the sign: HAProxy takes 64 bits for a signed number, whose remainder may be negative.
     hashed = f"concat(,txn.unit),xxh64,and({2**63 - 1}),mod({PARTS})"
     yield f"""\
   http-request set-var(txn.part) rand({PARTS})
@@ -223,7 +223,7 @@ frontend turnout from turnout
   http-request set-var(txn.key) var(txn.pick),field(4,|)
   http-request set-var(txn.seal) var(txn.decision),hmac(sha256,txn.key),bytes(0,16),hex,lower
   http-request set-var-fmt(txn.decision) %[var(txn.decision)]~%[var(txn.seal)]"""
-    # # Not logged: it has no decision, so no row.
+    # Not logged: it has no decision, so no row.
     unknown = word(render("unknown_route").decode())
     yield f"""\
   http-request set-var(txn.served) str(-)

@@ -137,7 +137,7 @@ class Delivery:
         for place, row in enumerate(rows):
             room -= len(row.text)
             if room < 0:
-                # # One at least: a long one would hold up all that follow without end.
+                # One at least: a long one would hold up all that follow without end.
                 return rows[: max(1, place)]
         return rows
 

@@ -111,7 +111,7 @@ async def size(link: Link, routes: Sequence[str]) -> int:
         total += await _memory(link, [f"{base}:page"])
         for kind, index in (("rewards", "reward_hours"), ("shadowed", "shadowed_hours")):
             hours = await link.command("ZRANGE", f"{base}:{index}", 0, -1)
-            # MEMORY USAGE takes a round trip each; hours are alike enough to be estimated from some.
+            # MEMORY USAGE is a command for each key; hours are alike enough to be estimated from some.
             sample = hours[:: max(1, len(hours) // _SAMPLED_HOURS)]
             if sample:
                 memory = await _memory(link, [f"{base}:{kind}:{int(hour)}" for hour in sample])

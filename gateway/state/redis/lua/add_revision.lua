@@ -5,7 +5,7 @@
 local P = KEYS[1]
 local newest = tonumber(redis.call('GET', P .. ':revision') or '0')
 local seen = tonumber(ARGV[5])
--- A number without its revision was lost with it: no process can have seen one.
+-- A number whose revision the server has lost names nothing that the caller could read first.
 if seen and newest > seen and redis.call('HEXISTS', P .. ':revisions', newest) == 1 then return 0 end
 local number = redis.call('INCR', P .. ':revision')
 
