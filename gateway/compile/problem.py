@@ -15,7 +15,7 @@ class Problem:
     time: float
     author: str
     etag: str
-    """Of the refused text; "" where there is none (a file that can't be read)."""
+    """Of the refused text, or of the one in force if it can't be built again; "" for a file that can't be read."""
     error: ConfigError
 
     def shown(self) -> dict[str, Any]:

@@ -294,6 +294,12 @@ class Revisions(Generic[B]):
         """The changed file has a fault; what is in force stays."""
         self._refused(FILE_AUTHOR, "" if text is None else etag(text), error)
 
+    def readable(self) -> None:
+        """The file can be read: if it could not be before, and says what it said then, nothing else tells so."""
+        if self.problem is not None and not self.problem.etag:
+            log.info("configuration revision %d stays in force: the fault is gone", self.current.revision)
+            self.problem = None
+
     async def refresh(self) -> Revision | None:
         """Puts into force what another process has stored since. None when there is nothing newer.
 
@@ -328,9 +334,10 @@ class Revisions(Generic[B]):
             try:
                 built = await self._built(revision.document, revision.author)
             except ConfigError as error:
-                self._refused(revision.author, "", error)
+                self._refused(revision.author, revision.etag, error)
                 return
-            self.problem = None
+            if self.problem is not None and self.problem.etag == revision.etag:
+                self.problem = None  # another's stands: a text that was refused is as it was
             self._commit(built, revision)
             log.info(
                 "configuration revision %d is in force with its files as they are now", revision.revision

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from gateway.config.load import read_text
+from gateway.config.load import ConfigError, read_text
 
 Signature = tuple[int, int, int]
 """Inode, size and time of change in nanoseconds, of which one changes when a file is written or replaced."""
@@ -18,7 +18,8 @@ def signature(path: str | Path) -> Signature | None:
         found = os.stat(path)
     except OSError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    # Not st_mtime: a file that could not be read is not written when its permissions are mended.
+    return found.st_ino, found.st_size, found.st_ctime_ns
 
 
 class FileWatch:
@@ -34,10 +35,14 @@ class FileWatch:
         self._known = known
         self._seen: Signature | None = None
         self._settled: Signature | None = None
+        self.unreadable = False
+        """Whether the last reading failed."""
 
     def read(self) -> str | None:
         """The new text, read now; None if it has not changed. Raises ConfigError."""
+        self.unreadable = True
         text = read_text(self._path)
+        self.unreadable = False
         if text == self._known:
             return None
         self._known = text
@@ -47,10 +52,16 @@ class FileWatch:
         """The new text, or None. Raises ConfigError once for each change that cannot be read."""
         now = signature(self._path)
         changed, self._seen = now != self._seen, now
-        if now is None or changed or now == self._settled:
+        known = now == self._settled
+        if now is None or changed or (known and not self.unreadable):
             return None
         self._settled = now
-        return self.read()
+        try:
+            return self.read()  # again, if it failed: too many files may have been open, or a disk not ready
+        except ConfigError:
+            if known:
+                return None
+            raise
 
 
 Signatures = Mapping[str, Signature | None]

@@ -29,6 +29,8 @@ class Configuration:
         self._named = FilesWatch()
         self._edit: str | None = None
         """A new text of the file that could not be stored yet."""
+        self._refused: str | None = None
+        """The text of the file, if it was refused: what it lacks (a variable's file, say) may come."""
 
     async def reload(self) -> None:
         """Read the file, and all files that it names, now: for SIGHUP."""
@@ -41,12 +43,19 @@ class Configuration:
     async def step(self, *, now: bool = False) -> None:
         """Look at each once. ``now``: whether or not it has changed, and without waiting for it to settle."""
         try:
-            self._edit = await asyncio.to_thread(self._file.read if now else self._file.look) or self._edit
+            text = await asyncio.to_thread(self._file.read if now else self._file.look)
+            self._edit = text or self._edit or (self._refused if now else None)
         except ConfigError as error:
             self._revisions.refuse(error)
-        if self._edit is not None:
-            await self._revisions.adopt_file(self._edit)
-            self._edit = None  # only now: a store that is away raised before
+        if not self._file.unreadable:
+            self._revisions.readable()
+        edit = self._edit
+        if edit is not None:
+            adopted = await self._revisions.adopt_file(edit)
+            refused = adopted is None and self._revisions.problem is not None
+            self._refused = edit if refused else None
+            if self._edit is edit:  # else SIGHUP has read another meanwhile
+                self._edit = None  # only now: a store that is away raised before
         if await asyncio.to_thread(self._named.look, self._built()) or now:
             await self._revisions.rebuild()
         await self._revisions.refresh()

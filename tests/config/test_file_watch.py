@@ -95,6 +95,30 @@ def test_bad_bytes_are_reported_once_and_then_over(file: Path) -> None:
     assert [watch.look() for _ in range(3)] == [None, "two", None]
 
 
+def test_a_file_that_could_not_be_read_is_read_again_although_it_has_not_changed(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With no file descriptor left, for example."""
+    watch = settled(file)
+    file.write_text("two")
+    assert watch.look() is None
+    with monkeypatch.context() as patch:
+        patch.setattr("gateway.config.load.Path.open", lambda *_: os.open(file / "within", os.O_RDONLY))
+        with pytest.raises(ConfigError, match="can't be read"):
+            watch.look()
+        assert (watch.look(), watch.unreadable) == (None, True)
+    assert (watch.look(), watch.unreadable) == ("two", False)
+    assert watch.look() is None
+
+
+def test_permissions_that_are_mended_are_a_change(file: Path) -> None:
+    built, before = signatures([str(file)]), file.stat().st_ctime_ns
+    while file.stat().st_ctime_ns == before:  # many kernels count it in steps of milliseconds
+        file.chmod(0o600)
+    watch = FilesWatch()
+    assert [watch.look(built) for _ in range(3)] == [False, True, False]
+
+
 def test_files_that_a_document_names(tmp_path: Path) -> None:
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     cert.write_text("one")
