@@ -18,6 +18,10 @@ from policies.types import Discounted, MetricType, RewardSums, Sums
 
 COMMON_DISPERSION: Final = 30.0
 """Counts of a variant at which its own dispersion weighs as much as that of all variants together."""
+MIN_TELLING: Final = 4.0
+"""Effective number of counts that carry the sum, below which their burstiness is unknown."""
+ENOUGH_COUNTS: Final = 100.0
+"""Counts of a variant from which on bursts as rare as one in twenty would have been seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +97,8 @@ def posteriors(model: MetricType, sums: Sequence[Sums], prior: Prior | None = No
         return tuple(_beta(s, _of(prior, BetaPrior, model) or BetaPrior()) for s in sums)
     if model == "count":
         declared = _of(prior, GammaPrior, model)
-        prior, common = declared or _count_prior(sums), dispersion(sums)
-        return tuple(_gamma(s, prior, common) for s in sums)
+        one, common = _count_prior(sums), dispersion(sums)
+        return tuple(_gamma(s, declared or one, common, one.rate) for s in sums)
     return tuple(_student(s, _of(prior, NormalPrior, model) or _real_prior(sums)) for s in sums)
 
 
@@ -116,17 +120,21 @@ def _beta(sums: Sums, prior: BetaPrior) -> Beta:
     return Beta(prior.alpha + max(0.0, sums.total), prior.beta + max(0.0, failures))
 
 
-def _gamma(sums: Sums, prior: GammaPrior, common: float) -> Gamma:
+def _gamma(sums: Sums, prior: GammaPrior, common: float, least: float) -> Gamma:
     """What was seen is divided by its dispersion (quasi-Poisson: McCullagh & Nelder, "Generalized Linear Models", 1989,
     section 6.2.3), or counts that come in bursts would look far more certain than they are.
 
     ``common``: the dispersion within all variants. A variant whose bursts have not come yet shows none of its own.
+    ``least``: the rate that is worth one count. Few counts that may have come in one burst are worth no more: other
+    variants without bursts do not show that this one has none.
     """
     if not isinstance(sums, Discounted) and sums.total < -1e-9 * (1.0 + sums.squares):
         raise ValueError(f"values of a count metric can't sum to {sums.total}; declare the metric as real")
     discount = (sums.count * dispersion([sums]) + COMMON_DISPERSION * common) / (
         sums.count + COMMON_DISPERSION
     )
+    if sums.count < ENOUGH_COUNTS and carried_by_few(sums):
+        discount = max(discount, sums.count / least)
     return Gamma(prior.shape + max(0.0, sums.total) / discount, prior.rate + sums.count / discount)
 
 
@@ -150,6 +158,11 @@ def _least(loc: float) -> float:
 def centred(sums: Sums) -> float:
     """Σ (value - mean)²; never negative."""
     return max(0.0, sums.squares - sums.total * sums.total / sums.count) if sums.count else 0.0
+
+
+def carried_by_few(sums: Sums) -> bool:
+    """Whether so few counts carry the sum that their burstiness is unknown: (sum of y)^2 / sum of y^2 of them do."""
+    return sums.total * sums.total <= MIN_TELLING * sums.squares
 
 
 def dispersion(sums: Sequence[Sums]) -> float:

@@ -11,10 +11,9 @@ from typing import Final
 
 from scipy import special
 
+from policies.bayes.prior import carried_by_few
 from policies.types import RewardSums
 
-MIN_TELLING: Final = 4.0
-"""Effective number of counts that carry the sum, below which their burstiness is unknown."""
 BURSTS: Final = 2.0
 """Effective number of counts at which an estimated excess of dispersion is doubled: it is too small on average."""
 CARRYING: Final = 3.0
@@ -39,7 +38,7 @@ def count_interval(sums: RewardSums, level: float) -> tuple[float, float] | None
     of zeros. So that part has k / 3 degrees of freedom, and the excess is enlarged by 1 + 2 / k.
     """
     n, total = sums.count, sums.total
-    if n < 2 or total < 0 or total * total <= MIN_TELLING * sums.squares:
+    if n < 2 or total < 0 or carried_by_few(sums):
         return None
     carrying = total * total / sums.squares
     excess = max(_variance(sums) / sums.mean - 1.0, 0.0)
