@@ -2,9 +2,9 @@
 
 import { authorise, get, HOME, loginAddress, Refused, send, Unreachable } from "./core/api.js";
 import { keepFocus, rememberFocus } from "./core/focus.js";
-import { clockTime, zoneName } from "./core/format.js";
+import { clockTime, moment, zoneName } from "./core/format.js";
 import { later } from "./core/later.js";
-import { Live } from "./core/live.js";
+import { Live, SILENCE_MS } from "./core/live.js";
 import { follow, here, href, typed, visit } from "./core/router.js";
 import { Overview, problems, routesOf } from "./pages/overview.js";
 import { RoutePage } from "./pages/route.js";
@@ -35,10 +35,12 @@ class App extends Component {
       known: false,
       events: null,
       session: null,
-      alive: 0,
+      alive: 0, // when the figures were known to be of now
+      heard: 0, // when the gateway last sent anything
       lost: null,
       outage: null,
       refused: null,
+      broken: null,
       now: Date.now() / 1000
     };
   }
@@ -54,6 +56,12 @@ class App extends Component {
     setInterval(() => document.hidden || (this.state.outage && this.lookAtStore()), OUTAGE_LOOK_MS);
     this.look();
     this.go();
+  }
+
+  // Without this the figures of before would stay, below a bar that says that they are live.
+  componentDidCatch(error) {
+    console.error(error);
+    this.setState({ broken: error });
   }
 
   componentDidUpdate() {
@@ -82,7 +90,7 @@ class App extends Component {
     const page = here();
     const before = this.state.page;
     if (page.path !== before.path) scrollTo(0, 0);
-    this.setState({ page });
+    this.setState({ page, broken: null, now: Date.now() / 1000 });
     const watch = page.route && page.name !== "decision" ? `route:${page.route}` : "routes";
     document.title = titleOf(page, watch === this.watched ? this.state.view : {});
     const about = page.route ? `&route=${encodeURIComponent(page.route)}` : "";
@@ -98,15 +106,16 @@ class App extends Component {
       event: (event) => this.setState(({ events }) => ({ events: kept([...(events ?? []), event]) })),
       alive: () => {
         if (this.state.lost) this.look(); // another login has another token
-        this.setState(({ alive, outage }) => ({ alive: outage ? alive : Date.now(), lost: null }));
+        this.setState(({ alive, outage }) => ({ alive: outage ? alive : Date.now(), heard: Date.now(), lost: null }));
       },
       ended: () => this.lookAtStore(),
       lost: (error) => this.setState(error instanceof Refused && error.status < 500 && error.status !== 401 ? { refused: error } : { lost: error })
     });
+    const { live } = this; // a later one asks for itself
     const recent = () =>
       get(`events/recent?limit=${KEEP_EVENTS}&allocations=false${about}`).then(
-        ({ events }) => this.watched === watch && this.setState({ events }),
-        ({ status }) => this.watched === watch && !(status < 500) && setTimeout(recent, OUTAGE_LOOK_MS)
+        ({ events }) => this.live === live && this.setState({ events }),
+        ({ status }) => this.live === live && !(status < 500) && setTimeout(recent, OUTAGE_LOOK_MS)
       );
     recent();
   }
@@ -171,9 +180,10 @@ function titleOf(page, view) {
 }
 
 function content(state) {
-  const { page, known, refused } = state;
+  const { page, known, refused, broken } = state;
   const needsView = ["overview", "route"].includes(page.name);
   if (page.name === "nowhere") return refusedPage("No such page", "The dashboard has no page at this address.");
+  if (broken) return refusedPage("This page can't be drawn", broken.message);
   if (refused)
     return refusedPage(
       refused.status === 403 ? "This key may not see this" : refused.status === 404 ? "No such route" : "The gateway refused",
@@ -188,9 +198,9 @@ function refusedPage(title, detail, tone = "bad") {
   return [html`<h1 key="h">${title}</h1>`, notice(tone, title, detail, html`<a href=${href()}>All routes</a>`)];
 }
 
-function banner({ lost, outage, alive }) {
-  const seen = Math.min(alive, (outage?.since ?? Infinity) * 1000);
-  const stale = alive ? ` What you see is from ${clockTime(seen / 1000)} ${zoneName()}.` : "";
+function banner({ lost, outage, alive, now }) {
+  const seen = Math.min(alive / 1000, outage?.since ?? Infinity);
+  const stale = alive ? ` What you see is from ${moment(seen, now)} ${zoneName(seen)}.` : "";
   if (outage && !(lost instanceof Unreachable)) return notice("bad", "The store is unavailable", outage.message + stale);
   if (!lost) return null;
   if (lost.status === 401)
@@ -198,14 +208,17 @@ function banner({ lost, outage, alive }) {
   return notice("bad stale", "The gateway can't be reached", `${lost.message}${stale} Trying again…`);
 }
 
+const silent = ({ now, heard }) => now * 1000 - heard > SILENCE_MS;
+
 function pageOf(state) {
   const { page, view, events, now, session, lost, outage } = state;
   const given = { page, now, session, events };
+  const stale = Boolean(lost) || silent(state);
   switch (page.name) {
     case "overview":
-      return html`<${Overview} key="overview" view=${view} now=${now} session=${session} stale=${Boolean(lost)} away=${Boolean(outage)} />`;
+      return html`<${Overview} key="overview" view=${view} now=${now} session=${session} stale=${stale} away=${Boolean(outage)} />`;
     case "route":
-      return html`<${RoutePage} key=${page.route} report=${view} stale=${Boolean(lost)} away=${Boolean(outage)} ...${given} />`;
+      return html`<${RoutePage} key=${page.route} report=${view} stale=${stale} away=${Boolean(outage)} ...${given} />`;
     case "shadow":
       return html`<${ShadowPage} key="shadow" ...${given} />`;
     case "outcomes":
@@ -221,7 +234,7 @@ function pageOf(state) {
   }
 }
 
-function TopBar({ page, session, lost, outage, alive, now, onLeave }) {
+function TopBar({ page, session, lost, outage, heard, now, onLeave }) {
   const may = !session || session.scopes === undefined || session.scopes.includes("config") || session.scopes.includes("admin");
   const links = [
     ["", "Routes", ["overview", "route", "shadow"]],
@@ -229,7 +242,7 @@ function TopBar({ page, session, lost, outage, alive, now, onLeave }) {
     ["events", "Events", ["events"]],
     ...(may ? [["config", "Configuration", ["config"]]] : [])
   ];
-  const [cls, text] = lost ? ["off", "Unreachable"] : outage ? ["off", "Not updated"] : alive ? ["on", "Live"] : ["", "Connecting"];
+  const [cls, text] = lost ? ["off", "Unreachable"] : outage ? ["off", "Not updated"] : silent({ now, heard }) ? ["", "Connecting"] : ["on", "Live"];
   return html`<header class="top">
     <a class="brand" href=${href()} aria-label="Turnout">${mark()}<span>Turnout</span></a>
     <nav aria-label="Pages">${links.map(([path, title, names]) => html`<a key=${title} href=${path ? href(path) : href()} aria-current=${names.includes(page.name) ? "page" : null}>${title}</a>`)}</nav>

@@ -137,9 +137,34 @@ def test_figures_without_spread_keep_their_digits(browser: Browser) -> None:
     page.close()
 
 
+EDGES = """async source => {
+  const f = await import("data:text/javascript," + encodeURIComponent(source));
+  return {
+    rates: [f.perSecond(99.7), f.perSecond(4.94)],
+    tiny: f.estimate({mean: 1.234e-7, interval: [1.1e-7, 1.36e-7]}, "real"),
+    apart: f.difference(2e-8, [1e-8, 3e-8], "real"),
+    fine: f.estimate({mean: 0.12345678, interval: [0.1234566, 0.1234569]}, "fraction").mean,
+    later: f.moment(1764500000 + 7 * 86400, 1764500000) === f.moment(1764500000, 1764500000),
+  };
+}"""
+
+
+def test_figures_at_the_edges_are_right(browser: Browser) -> None:
+    """99.7 was 1.0e+2, a mean of 1.2e-7 was 0.000000, and a moment in a week had the clock alone."""
+    page = browser.new_page()
+    assert page.evaluate(EDGES, FORMAT_JS) == {
+        "rates": ["100", "4.9"],
+        "tiny": {"mean": "0.000000123", "interval": "0.00000011 – 0.000000136"},
+        "apart": {"text": "+0.00000002", "interval": "+0.00000001 to +0.00000003"},
+        "fine": "12.346%",
+        "later": False,
+    }
+    page.close()
+
+
 TICKS = """async source => {
   const f = await import("data:text/javascript," + encodeURIComponent(source));
-  return [[0, 0.002], [0, 0.0003], [0.9, 0.91], [0, 3]].map(([low, high]) => {
+  return [[0, 0.002], [0, 0.0003], [0.9, 0.91], [0, 3], [0.1, 0.10000000000000002]].map(([low, high]) => {
     const { values, step } = f.roundTicks(low, high);
     return values.map(value => f.tick(value, step, "fraction"));
   });
@@ -152,6 +177,7 @@ def test_labels_of_an_axis_are_as_far_apart_as_its_lines(browser: Browser) -> No
     found = page.evaluate(TICKS, FORMAT_JS)
     page.close()
     assert found[0] == ["0.00%", "0.05%", "0.10%", "0.15%", "0.20%"]
+    assert len(found.pop()) < 2, "neighbouring floats: the loop did not end"
     for labels in found:
         values = [Decimal(label.removesuffix("%")) for label in labels]
         assert len({b - a for a, b in itertools.pairwise(values)}) == 1, labels

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Request
+from playwright.sync_api import Error, Request, Route
 
 from tests.browser.conftest import Tabs
 from tests.browser.serving import DIGITS, Served
 from tests.support.harness import ROUTES, Harness
 
 pytestmark = pytest.mark.browser
+HIDE = """hidden => {
+    Object.defineProperty(document, "hidden", {value: hidden, configurable: true});
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
 
 
 def test_new_traffic_and_rewards_appear_by_themselves(served: Served, tabs: Tabs) -> None:
@@ -73,18 +78,71 @@ def test_a_hidden_page_asks_for_nothing(served: Served, tabs: Tabs) -> None:
     tab = tabs.new(served.address, "/-/dashboard/routes/digits", clock=True)
     tab.page.locator("#verdict").wait_for()
     asked: list[str] = []
-    hide = """hidden => {
-        Object.defineProperty(document, "hidden", {value: hidden, configurable: true});
-        document.dispatchEvent(new Event("visibilitychange"));
-    }"""
-    tab.page.evaluate(hide, True)
+    tab.page.evaluate(HIDE, True)
     tab.page.wait_for_timeout(300)
     tab.page.on("request", lambda r: asked.append(r.url))
     tab.page.clock.run_for(11_000)
     tab.page.wait_for_timeout(500)
     assert asked == []
     with tab.page.expect_request(lambda r: "/events" in r.url and "view=route%3Adigits" in r.url):
-        tab.page.evaluate(hide, False)
+        tab.page.evaluate(HIDE, False)
+
+
+def test_a_gateway_that_hangs_is_not_called_live(served: Served, tabs: Tabs) -> None:
+    """It accepts the connection and sends nothing: what was seen before the page was hidden looked like now."""
+    tab = tabs.new(served.address, "/-/dashboard/routes/digits", clock=True)
+    tab.page.locator(".live.on").wait_for()
+    tab.page.evaluate(HIDE, True)
+    held: list[Route] = []
+    tab.page.route("**/-/events?**", lambda route: held.append(route))
+    tab.page.clock.run_for(30_000)
+    tab.page.evaluate(HIDE, False)
+    tab.page.locator(".live", has_text="Connecting").wait_for()
+    tab.page.clock.run_for(26_000)
+    alert = tab.page.get_by_role("alert").filter(
+        has_text="The gateway does not respond. What you see is from"
+    )
+    alert.wait_for()
+    tab.page.unroute_all()
+    for route in held:
+        with suppress(Error):  # the page itself may have given up
+            route.abort()
+    tab.page.clock.run_for(2000)
+    tab.page.locator(".live.on").wait_for()
+    tab.complaints[:] = [c for c in tab.complaints if "ERR_" not in c]
+
+
+def test_a_page_opened_in_the_background_is_filled_once_it_is_shown(served: Served, tabs: Tabs) -> None:
+    tab = tabs.new("about:blank", "")
+    tab.origin = served.address
+    tab.page.add_init_script("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
+    tab.page.goto(f"{served.address}/-/dashboard/routes/digits/shadow/v3?cursor=x")  # of an older page
+    tab.refused.add(422)
+    tab.page.get_by_text("Loading…").wait_for()
+    tab.page.evaluate(HIDE, False)
+    tab.page.get_by_text("Loading…").wait_for(state="detached")
+
+
+def test_what_got_no_response_is_asked_for_again(served: Served, tabs: Tabs) -> None:
+    tab = tabs.new(served.address, clock=True)
+    tab.page.locator("[data-route=digits]").wait_for()
+    tab.page.route("**/history?**", lambda route: route.abort())
+    tab.page.goto(f"{served.address}/-/dashboard/routes/digits/history")
+    tab.page.locator("#history", has_text="The gateway does not respond.").wait_for()
+    tab.page.unroute_all()
+    tab.page.clock.run_for(6000)
+    tab.page.locator("#history [data-step]").first.wait_for()
+    tab.complaints[:] = [c for c in tab.complaints if "ERR_" not in c]
+
+
+def test_a_page_that_cannot_be_drawn_says_so(served: Served, tabs: Tabs) -> None:
+    """Its frame said "Live" above nothing, or above the figures of before."""
+    tab = tabs.new(served.address, "/-/dashboard/outcomes?since=1e20")
+    tab.page.get_by_role("heading", name="This page can't be drawn").wait_for()
+    tab.page.get_by_role("link", name="All routes").click()
+    tab.page.locator("[data-route=digits]").wait_for()
+    assert any("Invalid time value" in c for c in tab.complaints)
+    tab.complaints.clear()
 
 
 def test_a_gateway_that_is_gone_is_said_to_be_and_what_was_known_stays(served: Served, tabs: Tabs) -> None:

@@ -42,9 +42,11 @@ function decimals(half, most = 6) {
   return Math.min(most, Math.max(0, Math.ceil(-Math.log10(half))));
 }
 
-// A number with the digits that its interval leaves room for; with three where it has no width.
-function rounded(x, half, most = 6) {
-  return half > 0 ? fixed(x, decimals(half, most)) : significant(x, 3);
+// A number with the digits that its interval leaves room for; with three where it has no width, and where `most`
+// decimals would leave none of them.
+function rounded(x, half, most = 6, digits = decimals(half, most)) {
+  const tiny = half < 10 ** -most && Math.abs(x) < 10 ** (2 - most);
+  return half > 0 && !tiny ? fixed(x, digits) : significant(x, 3);
 }
 
 export function share(p) {
@@ -93,7 +95,8 @@ export function roundTicks(low, high) {
   const size = 10 ** Math.floor(Math.log10(rough));
   const step = size * [1, 2, 5, 10].find((factor) => factor * size >= rough * 0.999);
   const values = [];
-  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + step * 1e-9; k += 1) values.push(k * step);
+  // Where the ends are neighbouring floats, k + 1 is k: the loop would not end.
+  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + step * 1e-9 && k + 1 !== k; k += 1) values.push(k * step);
   return { values, step };
 }
 
@@ -128,7 +131,7 @@ export function difference(absolute, interval, what) {
   const half = known.length === 2 ? (ends[1] - ends[0]) / 2 : known.length ? Math.abs(known[0] - absolute * factor) : null;
   const coarse = decimals(half);
   const digits = known.some((x) => x && Math.abs(x) < 0.5 / 10 ** coarse) ? coarse + 1 : coarse; // an end keeps its sign
-  const size = (x) => (half > 0 ? fixed(Math.abs(x), digits) : significant(Math.abs(x), half === null ? 2 : 3));
+  const size = (x) => (half === null ? significant(Math.abs(x), 2) : rounded(Math.abs(x), half, 6, digits));
   const text = (x) => (/[1-9]/.test(size(x)) ? (x > 0 ? "+" : "−") : "±") + size(x);
   const said = known.length ? ends.map((end) => (end === null ? "…" : text(end))).join(" to ") : "";
   return { text: text(absolute * factor) + unit, interval: said };
@@ -156,7 +159,7 @@ export function loss(x, type, interval = null) {
 
 // A rate without its unit: "4.9", "1.2K".
 export function perSecond(rate) {
-  return rate >= 100 || rate === 0 ? short(Math.round(rate)) : rate.toPrecision(2).replace(/\.0$/, "");
+  return rate >= 99.5 || rate === 0 ? short(Math.round(rate)) : rate.toPrecision(2).replace(/\.0$/, "");
 }
 
 export function milliseconds(ms) {
@@ -189,10 +192,10 @@ export function clockTime(at) {
   return clock.format(at * 1000);
 }
 
-// The clock today, the date before.
+// The clock today, with the date before and after.
 export function moment(at, now, exactly = false) {
   const said = (exactly ? precise : clock).format(at * 1000);
-  return now - at < 43_200 ? said : `${day.format(at * 1000)} ${said}`;
+  return Math.abs(now - at) < 43_200 ? said : `${day.format(at * 1000)} ${said}`;
 }
 
 export function time(at) {

@@ -1,10 +1,10 @@
 // The one stream of a page: its view, what changes in it, and the events that concern it. Read by fetch: unlike
 // EventSource that shows the status of a refusal.
 
-import { stream } from "./api.js";
+import { Refused, stream, Unreachable } from "./api.js";
 
 const PAUSES_MS = [1000, 2000, 5000, 10_000];
-const SILENCE_MS = 25_000; // the gateway sends a heartbeat each ten seconds
+export const SILENCE_MS = 25_000; // the gateway sends a heartbeat each ten seconds
 
 // on: {patch(changes), event(event), alive(), ended(): the gateway ended the stream, lost(error)}
 export class Live {
@@ -28,7 +28,8 @@ export class Live {
         this.on.ended();
       } catch (error) {
         if (signal.aborted) return;
-        this.on.lost(error);
+        // What a browser says of a stream that broke is not for people.
+        this.on.lost(error instanceof Refused ? error : new Unreachable("The gateway does not respond."));
         if (error.status && error.status < 500 && error.status !== 401) return; // it would be refused again
       }
       failures = Date.now() - began > 5000 ? 0 : failures + 1;
@@ -40,13 +41,16 @@ export class Live {
     const silence = new AbortController();
     const either = AbortSignal.any([signal, silence.signal]);
     const headers = this.last === null ? {} : { "last-event-id": this.last };
-    const response = await stream(this.path, headers, either);
+    const heard = (promise) => {
+      const timer = setTimeout(() => silence.abort(), SILENCE_MS);
+      return promise.finally(() => clearTimeout(timer));
+    };
+    const response = await heard(stream(this.path, headers, either)); // a gateway that hangs accepts connections, too
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let fresh = true; // the first view of a connection is whole
     let text = "";
     for (;;) {
-      const timer = setTimeout(() => silence.abort(), SILENCE_MS);
-      const { done, value } = await reader.read().finally(() => clearTimeout(timer));
+      const { done, value } = await heard(reader.read());
       if (done) return;
       this.on.alive();
       text += value;
@@ -73,11 +77,12 @@ export class Live {
 
 function pause(ms, signal) {
   return new Promise((done) => {
-    const timer = setTimeout(done, ms);
-    const cancel = () => {
+    const end = () => {
       clearTimeout(timer);
+      signal.removeEventListener("abort", end); // a page may be open for days
       done();
     };
-    signal.addEventListener("abort", cancel, { once: true });
+    const timer = setTimeout(end, ms);
+    signal.addEventListener("abort", end);
   });
 }

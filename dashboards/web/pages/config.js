@@ -6,11 +6,11 @@ import { useGet } from "../core/data.js";
 import { useDraft } from "../core/drafts.js";
 import { choose, here } from "../core/router.js";
 import { Ask } from "../parts/ask.js";
-import { badge, choices, notice, section, when } from "../parts/basics.js";
+import { badge, choices, notice, section, waiting, when } from "../parts/basics.js";
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 
 const CHECK_MS = 400; // after the last key
-const AGAIN_MS = 2000; // after a check without a response
+const AGAIN_MS = 2000; // after a request without a response
 
 export function ConfigPage({ now, session }) {
   const { query } = here();
@@ -22,7 +22,14 @@ export function ConfigPage({ now, session }) {
   const [error, setError] = useState(null);
   const history = useGet("config/history?limit=50", { again, every: 30 });
   useEffect(() => {
-    getText("config").then(setCurrent, setError);
+    let timer = null;
+    const failed = (found) => {
+      setError(found);
+      if (!(found.status < 500)) timer = setTimeout(read, AGAIN_MS);
+    };
+    const read = () => getText("config").then(setCurrent, failed);
+    read();
+    return () => clearTimeout(timer);
   }, [again]);
   const refresh = () => setAgain(again + 1);
   const renew = () => {
@@ -36,7 +43,7 @@ export function ConfigPage({ now, session }) {
   }, [newest]);
   const may = session?.scopes?.includes("config");
   if (error && !current) return [html`<h1 key="h">Configuration</h1>`, html`<p class="notice bad" role="alert" key="error">${error.message}</p>`];
-  if (!current) return [html`<h1 key="h">Configuration</h1>`, html`<p class="empty" key="wait">Loading…</p>`];
+  if (!current) return [html`<h1 key="h">Configuration</h1>`, waiting()];
   const shown = Number(query.revision) || null;
   return [
     html`<div class="page-head" key="h"><h1>Configuration</h1><span class="note">revision ${current.revision} is in force</span>
@@ -189,7 +196,7 @@ function Difference({ revision, current, may, onRestore }) {
         ? html`<p class="notice bad" role="alert">${found.error.message}</p>`
         : found.data
           ? (diff(found.data.difference) ?? html`<p class="note">The texts are the same.</p>`)
-          : html`<p class="empty">Loading…</p>`,
+          : waiting(),
     may && old && html`<div class="buttons"><button type="button" class="quiet" onClick=${onRestore}>Restore revision ${revision}…</button></div>`
   );
 }

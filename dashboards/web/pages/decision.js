@@ -4,14 +4,14 @@ import { useGet } from "../core/data.js";
 import { milliseconds, moment, seconds, share, time } from "../core/format.js";
 import { href } from "../core/router.js";
 import { outcome, STATES, sentence } from "../core/words.js";
-import { badge, explained, figure, section, swatch } from "../parts/basics.js";
+import { badge, explained, figure, section, swatch, waiting } from "../parts/basics.js";
 import { forest } from "../parts/forest.js";
 import { html } from "../vendor/preact.js";
 
 export function DecisionPage({ page, now }) {
   const { data, error } = useGet(`decisions/${encodeURIComponent(page.decision)}`, { every: 15 });
   const head = html`<div class="page-head" key="head"><h1>Decision <span class="mono">${page.decision.slice(0, 12)}…</span></h1></div>`;
-  if (!data) return [head, html`<p class="empty" key="wait">${error?.message ?? "Loading…"}</p>`];
+  if (!data) return [head, waiting(error)];
   const { outcome: made, rewards, shadows } = data;
   return [
     head,

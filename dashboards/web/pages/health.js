@@ -4,7 +4,7 @@ import { useGet } from "../core/data.js";
 import { ago, count, milliseconds, share } from "../core/format.js";
 import { href } from "../core/router.js";
 import { outcome, sentence } from "../core/words.js";
-import { badge, figure, section, variantName, when } from "../parts/basics.js";
+import { badge, figure, section, variantName, waiting, when } from "../parts/basics.js";
 import { table } from "../parts/table.js";
 import { html } from "../vendor/preact.js";
 import { eventList } from "./events.js";
@@ -130,8 +130,8 @@ function nodes(engine, route, now) {
   );
 }
 
-function failureList({ data }, now) {
-  if (!data) return html`<p class="empty">Loading…</p>`;
+function failureList({ data, error }, now) {
+  if (!data) return waiting(error);
   if (!data.outcomes.length) return html`<p class="empty">No errors on record.</p>`;
   return [
     byKind(data.outcomes),

@@ -5,7 +5,7 @@ import { useGet } from "../core/data.js";
 import { useDraft } from "../core/drafts.js";
 import { href } from "../core/router.js";
 import { event, failure, VERDICTS } from "../core/words.js";
-import { badge, explained, section, when } from "../parts/basics.js";
+import { badge, explained, section, waiting, when } from "../parts/basics.js";
 import { html, useState } from "../vendor/preact.js";
 
 const TONES = { pass: "good", fail: "bad", error: "warn" };
@@ -24,7 +24,7 @@ export function HistoryTab({ report, now, session }) {
     "History",
     "Steps of the rollout, the bandit's winner, alarms, notes and revisions; newest first.",
     html`<${NoteForm} may=${may} route=${report.route} onDone=${() => setAgain(again + 1)} />`,
-    history.data ? steps(history.data.steps, now, report) : html`<p class="empty">Loading…</p>`
+    history.data ? steps(history.data.steps, now, report) : waiting(history.error)
   );
 }
 

@@ -2,7 +2,7 @@
 
 import { palette } from "../core/colours.js";
 import { useGet } from "../core/data.js";
-import { count } from "../core/format.js";
+import { count, moment } from "../core/format.js";
 import { later } from "../core/later.js";
 import { href } from "../core/router.js";
 import { alarmed, sentence } from "../core/words.js";
@@ -38,6 +38,13 @@ export function RoutePage({ page, report: live, events, now, session, stale, awa
     html`<nav class="tabs" key="tabs" aria-label="Parts of this route">
       ${tabs.map(([tab, title]) => html`<a key=${title} href=${href("routes", report.route, ...(tab ? [tab] : []))} aria-current=${page.tab === tab ? "page" : null}>${title}</a>`)}
     </nav>`,
+    chosen &&
+      other.error &&
+      notice(
+        "bad stale",
+        `The comparison with ${baseline} can't be read`,
+        `${other.error.message}${report === live ? "" : ` What you see is from ${moment(report.as_of, now)}.`}`
+      ),
     report.alarms.map((alarm) => notice("bad", sentence(alarm.code), alarmed(alarm, now))),
     page.tab === null && html`<${FirstTab} key="first" ...${given} />`,
     page.tab === "time" && html`<${TimeTab} key="time" ...${given} />`,

@@ -3,7 +3,7 @@
 import { useGet } from "../core/data.js";
 import { count, milliseconds, significant } from "../core/format.js";
 import { choose, here, href } from "../core/router.js";
-import { choices, emptyState, figure, when } from "../parts/basics.js";
+import { choices, emptyState, figure, waiting, when } from "../parts/basics.js";
 import { html } from "../vendor/preact.js";
 
 export function ShadowPage({ page, now }) {
@@ -17,7 +17,7 @@ export function ShadowPage({ page, now }) {
   });
   const found = useGet(`routes/${encodeURIComponent(page.route)}/disagreements?${path}`, { every: query.cursor ? 0 : 15 });
   const head = html`<div class="page-head" key="head"><h1>Disagreements of ${page.shadow}</h1><span class="note">on <a href=${href("routes", page.route)}>${page.route}</a></span></div>`;
-  if (!found.data) return [head, html`<p class="empty">${found.error?.message ?? "Loading…"}</p>`];
+  if (!found.data) return [head, waiting(found.error)];
   const { kinds, disagreements, next, seen } = found.data;
   return [
     head,

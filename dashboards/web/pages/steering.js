@@ -133,7 +133,7 @@ function sharing(report, name, base, now, act) {
 function ShareSlider({ report, name, base, now, chosen }) {
   const [weight, setWeight] = useState(now);
   const set = (value) => {
-    chosen.weight = Math.min(1, Math.max(0, Number(value) / 100));
+    chosen.weight = Math.min(1, Math.max(0, Math.round(Number(value) * 10) / 1000)); // as it is shown
     setWeight(chosen.weight);
   };
   return html`<div class="share-slider">

@@ -5,7 +5,7 @@ import { useGet } from "../core/data.js";
 import { count, estimate, milliseconds, perSecond, seconds, share, tick, zoneName } from "../core/format.js";
 import { choose, here } from "../core/router.js";
 import { event, gateOf, metricsOf } from "../core/words.js";
-import { choices, clockOf, figure } from "../parts/basics.js";
+import { choices, clockOf, figure, waiting } from "../parts/basics.js";
 import { TimeChart } from "../parts/chart.js";
 import { html, useEffect, useState } from "../vendor/preact.js";
 import { newestStep } from "./history.js";
@@ -25,7 +25,7 @@ const QUANTILES = ["p50", "p95", "p99"];
 
 export function TimeTab({ report, colour, events }) {
   const { query } = here();
-  const series = useSeries(report.route, query, report.as_of);
+  const { series, error } = useSeries(report.route, query, report.as_of);
   const history = useGet(`routes/${encodeURIComponent(report.route)}/history?limit=200`, { again: newestStep(report) });
   const [at, setAt] = useState(null);
   const absolute = query.since && query.until;
@@ -40,7 +40,7 @@ export function TimeTab({ report, colour, events }) {
     }
     ${choices("Period", RANGES, absolute ? "" : (query.range ?? "900"), (range) => choose({ range, since: null, until: null }))}
   </div>`;
-  if (!series) return [controls, html`<div class="card chart"><p class="empty">Loading the history…</p></div>`];
+  if (!series) return [controls, html`<div class="card chart">${waiting(error)}</div>`];
   const happened = known(events ?? [], history.data?.steps ?? []);
   const page = { ...pageOf(report, series, colour, query), marks: happened.map((one) => one.time) };
   const charts = [rewards(page), shares(page), agreement(page), errors(page), latencies(page), requests(page)].filter(Boolean);
@@ -65,6 +65,7 @@ function known(events, steps) {
 // The whole range once, then only the buckets that are new or still fill.
 function useSeries(route, query, now) {
   const [series, set] = useState(null);
+  const [error, setError] = useState(null);
   const range = Number(query.range ?? 900);
   const span = query.since && query.until ? query.until - query.since : range;
   const key = [route, query.since, query.until, range].join();
@@ -82,11 +83,13 @@ function useSeries(route, query, now) {
           }
           known = joined(known, next);
           set({ ...known, key });
-        } catch (_error) {
+          setError(null);
+        } catch (failed) {
           if (controller.signal.aborted) return;
+          setError(failed);
         }
       }
-      if (!query.until && !controller.signal.aborted) timer = setTimeout(load, TAIL_S * 1000);
+      if (!(query.until && known) && !controller.signal.aborted) timer = setTimeout(load, TAIL_S * 1000);
     }
     function address(before) {
       const until = query.until ?? Math.ceil(before ? before.until + (Date.now() - before.read) / 1000 : now);
@@ -101,7 +104,7 @@ function useSeries(route, query, now) {
       clearTimeout(timer);
     };
   }, [key, query.pause]);
-  return series?.key === key ? series : null;
+  return { series: series?.key === key ? series : null, error };
 }
 
 function joined(before, next) {

@@ -65,6 +65,9 @@ export function notice(tone, title, detail, action = null) {
   </div>`;
 }
 
+// In place of what is not there yet.
+export const waiting = (error) => html`<p class="empty" key="wait">${error?.message ?? "Loading…"}</p>`;
+
 // What there is to do where there is nothing to see, with a line for the shell that works.
 export function emptyState(title, detail, command = null) {
   return html`<div class="empty"><p><b>${title}</b></p>${detail && html`<p>${detail}</p>`}${command && html`<pre class="command" tabindex="0"><code>${command}</code></pre>`}</div>`;
