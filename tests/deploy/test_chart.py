@@ -212,6 +212,7 @@ def test_alert_rules_are_those_that_promtool_tests() -> None:
         ),
         ({"config": {**SERVED, "shutdown": {"grace": "2m"}}}, r"\(45\) must be above shutdown.grace \(2m\)"),
         ({**DEFAULTS, "terminationGracePeriodSeconds": 30}, r"\(30\) must be above shutdown.grace \(30s\)"),
+        ({**DEFAULTS, "terminationGracePeriodSeconds": 33}, r"\(33\) must be above .* and the 3 s before it"),
         ({"replicass": 1}, "replicass"),
         ({"service": {"type": "Ingress"}}, "type"),
     ],

@@ -52,8 +52,9 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- $grace := dig "shutdown" "grace" "30s" .Values.config | toString }}
 {{- $unit := regexFind "[a-z]+$" $grace }}
 {{- $seconds := mulf (regexFind "^[0-9.]+" $grace | float64) (get (dict "ms" 0.001 "s" 1.0 "m" 60.0 "h" 3600.0) $unit | default 1.0) }}
-{{- if le (float64 .Values.terminationGracePeriodSeconds) $seconds }}
-{{- fail (printf "terminationGracePeriodSeconds (%d) must be above shutdown.grace (%s)" (int .Values.terminationGracePeriodSeconds) $grace) }}
+{{- /* Kubernetes counts the sleep of preStop, 3 s, as part of the pod's time. */}}
+{{- if le (float64 .Values.terminationGracePeriodSeconds) (addf $seconds 3) }}
+{{- fail (printf "terminationGracePeriodSeconds (%d) must be above shutdown.grace (%s) and the 3 s before it" (int .Values.terminationGracePeriodSeconds) $grace) }}
 {{- end }}
 {{- end }}
 
