@@ -89,10 +89,16 @@ def plain_body(response: Response) -> bytes:
 
 def inflate(body: bytes, coding: str) -> bytes:
     """``body`` without gzip or zlib. Raises Malformed for what can't be undone, or is too large."""
+    stream = zlib.decompressobj(wbits=47)
     try:
-        return _bounded(zlib.decompressobj(wbits=47).decompress(body, MAX_BODY_BYTES + 1))
+        plain = _bounded(stream.decompress(body, MAX_BODY_BYTES + 1))
     except zlib.error as fault:
         raise Malformed(f"the body is not valid {coding}") from fault
+    if (
+        stream.unused_data
+    ):  # what is not read must not agree; reading many small streams takes time without bound
+        raise Malformed(f"the body has more than one stream of {coding}")
+    return plain
 
 
 def _bounded(body: bytes) -> bytes:

@@ -16,6 +16,8 @@ import numpy as np
 from policies.comparison.bodies import Json, Malformed, dictionary, parse_json, sequence
 from policies.comparison.pieces import Assembly, without
 
+_NOTHING: Final = "the response has no choices, no output and no embeddings"
+
 
 def recognises(documents: list[Json]) -> bool:
     first = documents[0]
@@ -37,16 +39,19 @@ def put_together(documents: list[Json]) -> dict[str, Json]:
         return _response(documents)
     if _is_response(documents[0]) or _is_embeddings(documents[0]):
         return dictionary(documents[0])
-    raise Malformed("the response has no choices, no output and no embeddings")
+    raise Malformed(_NOTHING)
 
 
 def content(document: dict[str, Json]) -> dict[str, Json]:
     """What of a whole response counts. Raises Malformed."""
-    if "choices" in document:
-        return {"choices": [_choice(choice) for choice in document["choices"]]}
+    choices = document.get("choices")
+    if isinstance(choices, list):
+        return {"choices": [_choice(dictionary(choice)) for choice in choices]}
     if _is_response(document):
         kept = without({key: document.get(key) for key in ("status", "incomplete_details")})
         return kept | {"output": [_item(item) for item in document["output"]]}
+    if not _is_embeddings(document):  # a stream's last event may say another object than its type
+        raise Malformed(_NOTHING)
     return {"data": [{"embedding": _vector(entry["embedding"])} for entry in _ordered(document["data"])]}
 
 

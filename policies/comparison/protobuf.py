@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from policies.comparison.bodies import Malformed, inflate
+from policies.comparison.bodies import MAX_BODY_BYTES, Malformed, inflate
 
 VARINT: Final = 0
 FIXED64: Final = 1
@@ -76,12 +76,17 @@ def signed(value: int) -> int:
 
 def messages(body: bytes) -> Iterator[bytes]:
     """Yields the messages of a gRPC body, decompressed. Raises Malformed."""
-    at = 0
+    at, left = 0, MAX_BODY_BYTES
     while at < len(body):
         size = int.from_bytes(body[at + 1 : at + PREFIX_BYTES], "big")
         end = at + PREFIX_BYTES + size
         if end > len(body) or body[at] > 1:
             raise Malformed("the body is not whole messages of gRPC")
         message = body[at + PREFIX_BYTES : end]
-        yield inflate(message, "gzip") if body[at] else message
+        if body[at]:
+            message = inflate(message, "gzip")
+            left -= len(message)
+            if left < 0:  # of all together: a thousand small messages may each unfold to the limit
+                raise Malformed(f"the messages are larger than {MAX_BODY_BYTES} bytes")
+        yield message
         at = end

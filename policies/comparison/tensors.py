@@ -267,8 +267,18 @@ def _compare_places(name: str, a: Tensor, b: Tensor, findings: Findings) -> None
     width = a.shape[-1]
     if not a.values.size:
         return
-    x, y = (np.argmax(t.values.reshape(-1, width), axis=1) for t in (a, b))
+    x, y = (_places(t.values.reshape(-1, width)) for t in (a, b))
     _report(f"argmax of {name}", x != y, x, y, findings)
+
+
+def _places(rows: Array) -> npt.NDArray[np.intp]:
+    """Where the largest number of each row (n, width) is; (n,). Below 0 where a NaN is among them."""
+    found = np.argmax(rows, axis=1)
+    if rows.dtype.kind == "f":
+        # `argmax` gives the first NaN's place: a model gone to NaN would agree wherever class 0 is right.
+        broken = np.isnan(rows).any(axis=1)
+        found[broken] = -1 - found[broken]
+    return found
 
 
 def _report(name: str, differ: Any, a: Array, b: Array, findings: Findings) -> None:

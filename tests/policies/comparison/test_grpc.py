@@ -91,6 +91,15 @@ def test_compressed_messages_are_read_and_a_bomb_is_not() -> None:
     assert compare(bomb, other).verdict != "agrees"
 
 
+def test_many_messages_unfold_together_to_no_more_than_one_may() -> None:
+    """A body of 8 MiB held a thousand messages of 8 MiB each: 16 GB of numbers."""
+    body = framed(*[bytes(3 << 20)] * 3, compressed=True)
+    read = messages(body)
+    assert [len(next(read)) for _ in range(2)] == [3 << 20] * 2
+    with pytest.raises(Malformed, match="larger"):
+        next(read)
+
+
 def test_other_services_are_bytes() -> None:
     first, second = response(framed(b"\x0a\x01a")), response(framed(b"\x0a\x01b"))
     found = compare(first, second)
