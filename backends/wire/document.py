@@ -30,8 +30,11 @@ def refuse_duplicates(text: memoryview) -> None:
     """Raise InvalidInput if the outermost object has a key twice: parsers differ in which one they take."""
     if len(_INPUTS.findall(text)) < 2:
         return
-    with _no_collection():
-        names = [key for key, _ in json.loads(bytes(text), object_pairs_hook=list)]
+    try:
+        with _no_collection():
+            names = [key for key, _ in json.loads(bytes(text), object_pairs_hook=list)]
+    except RecursionError:  # orjson takes 1,024 levels, more than this parser
+        raise InvalidInput("the JSON is nested too deeply; send numbers in flat lists") from None
     if len(set(names)) != len(names):
         raise InvalidInput("a key occurs twice in the request; send each once")
 

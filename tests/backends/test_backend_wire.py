@@ -119,6 +119,13 @@ def test_a_key_that_is_there_twice() -> None:
     assert parse(f'{{"inputs": {one}, "id": "inputs"}}'.encode(), None, signature()).plan.id == "inputs"
 
 
+def test_a_key_that_is_there_twice_above_deep_nesting() -> None:
+    """Was a RecursionError: a 500, charged to the backend, and the end of the process that parses large JSON."""
+    text = b'{"inputs": [], "inputs": [], "parameters": %b}' % (b"[" * 1015 + b"]" * 1015)
+    with pytest.raises(InvalidInput, match="nested too deeply"):
+        parse(text, None, signature())
+
+
 def test_keys_are_compared_without_the_garbage_collector() -> None:
     """A body of 3 MB with the key twice held the event loop for 2 s, most of it in the collector."""
     seen: list[str] = []
