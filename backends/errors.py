@@ -16,6 +16,8 @@ class ServerError(Exception):
     @property
     def message(self) -> str:
         text = str(self.args[0]) if self.args else "internal error; the server's log has the details"
+        # A model, or the server of an ensemble's step, may have put half a surrogate pair into it.
+        text = text.encode(errors="replace").decode()
         return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}…"
 
 

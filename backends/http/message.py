@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -105,7 +106,10 @@ def response_head(status: int, fields: Fields, close: bool, http10: bool = False
 
 def as_json(document: object, status: int = 200) -> Response:
     """``document`` as a JSON response."""
-    return Response(orjson.dumps(document), status)
+    try:
+        return Response(orjson.dumps(document), status)
+    except TypeError:  # a name in the model repository that is not UTF-8
+        return Response(json.dumps(document, ensure_ascii=False).encode(errors="replace"), status)
 
 
 def error_response(error: ServerError) -> Response:

@@ -200,11 +200,16 @@ async def test_files_that_are_missing_or_broken(tmp_path: Path) -> None:
     write_model(tmp_path, "module", None, X, Y)
     export = write_model(tmp_path, "export", None, X, Y, platform="pytorch_export")
     (tmp_path / "bare").mkdir()
+    os.mkdir(os.fsencode(tmp_path) + b"/not-utf-8-\xff")
     async with serving(tmp_path) as client:
         reasons = {row["name"]: row["reason"] for row in (await client.post("/v2/repository/index")).json()}
+        unready = await client.get("/v2/health/ready")
     assert "model.py is missing" in reasons["module"]
     assert "model.pt2 is missing" in reasons["export"]
     assert "config.json: can't be read" in reasons["bare"]
+    assert "not-utf-8-?/config.json: can't be read" in reasons["not-utf-8-?"]
+    assert unready.status_code == 503, "was a 500, with a trace in the log at each look"
+    assert "not-utf-8-?" in unready.json()["error"]
     (export / "model.pt2").write_bytes(b"PK\3\4 not a zip")
     async with serving(tmp_path) as client:
         reasons = {row["name"]: row["reason"] for row in (await client.post("/v2/repository/index")).json()}

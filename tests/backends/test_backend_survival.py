@@ -55,6 +55,7 @@ DEEDS = {
     3: lambda: exec("raise asyncio.CancelledError", globals()), 4: lambda: exec("raise GeneratorExit"),
     5: lambda: exec("raise MemoryError"), 6: lambda: exec("raise Odd('x')", globals()),
     7: spin, 8: stubborn, 9: lambda: exec("raise StopIteration"),
+    10: lambda: exec("raise InvalidInput('half a pair: ' + chr(0xD800))", globals()),
 }
 
 class Model:
@@ -95,7 +96,7 @@ def mischief(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]
 
 
 @pytest.mark.parametrize(
-    ("deed", "status"), [(1, 500), (2, 500), (3, 500), (4, 500), (5, 503), (6, 400), (9, 500)]
+    ("deed", "status"), [(1, 500), (2, 500), (3, 500), (4, 500), (5, 503), (6, 400), (9, 500), (10, 400)]
 )
 def test_a_model_that_raises_anything_serves_the_next_request(
     mischief: httpx.Client, deed: int, status: int
