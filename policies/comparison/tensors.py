@@ -273,7 +273,7 @@ def _compare_places(name: str, a: Tensor, b: Tensor, findings: Findings) -> None
 
 def _places(rows: Array) -> npt.NDArray[np.intp]:
     """Where the largest number of each row (n, width) is; (n,). Below 0 where a NaN is among them."""
-    found = np.argmax(rows, axis=1)
+    found: npt.NDArray[np.intp] = np.argmax(rows, axis=1)
     if rows.dtype.kind == "f":
         # `argmax` gives the first NaN's place: a model gone to NaN would agree wherever class 0 is right.
         broken = np.isnan(rows).any(axis=1)
