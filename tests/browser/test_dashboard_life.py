@@ -60,6 +60,8 @@ def test_an_event_is_shown_within_a_second_or_two(served: Served, tabs: Tabs) ->
     tab.page.locator("#events").wait_for()
     served.do(lambda h: h.emit("rollout", "shop", {"message": "stage 2 began"}))
     tab.page.locator("#events", has_text="stage 2 began").wait_for()
+    served.do(lambda h: h.emit("note", "shop", {"text": "keep \u202eit", "author": "ann"}))
+    tab.page.locator("#events", has_text="keep it · by ann").wait_for()  # and not turned: "nna yb"
 
 
 def test_an_update_keeps_focus_and_what_was_opened(served: Served, tabs: Tabs) -> None:

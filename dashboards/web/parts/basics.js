@@ -9,10 +9,16 @@ const MEANINGS = new Map(GLOSSARY.flatMap(([terms, meaning]) => terms.split(", "
 const TERM = new RegExp(`\\b((?:${[...MEANINGS.keys()].sort((a, b) => b.length - a.length).join("|")})s?)\\b`, "i");
 const meaningOf = (word) => MEANINGS.get(word.toLowerCase()) ?? MEANINGS.get(word.toLowerCase().slice(0, -1));
 
+// They turn the order of what follows: a note would change how its author is read.
+const TURNS = /[\u202a-\u202e\u2066-\u2069]/g;
+
 // A text whose terms tell what they mean to the pointer.
 export function explained(text) {
   if (typeof text !== "string") return text;
-  return text.split(TERM).map((part, k) => (k % 2 ? html`<abbr title=${meaningOf(part)}>${part}</abbr>` : part));
+  return text
+    .replace(TURNS, "")
+    .split(TERM)
+    .map((part, k) => (k % 2 ? html`<abbr title=${meaningOf(part)}>${part}</abbr>` : part));
 }
 
 export function badge(text, tone = "", title = null) {
