@@ -32,6 +32,8 @@ class JsonProcess:
 
     async def plan_of(self, text: memoryview, available: int, signature: Signature) -> Plan:
         """See `backends.wire.request.plan_of`. Raises InvalidInput, Unavailable."""
+        # Callers must not be cancelled (`Request.abandon` only tells them): the turn would end before the thread has
+        # its reply, and the next caller could take that for its own.
         async with self._turn:
             given = await in_daemon("JSON", partial(self._ask, (bytes(text), available, signature)))
         if isinstance(given, ServerError):

@@ -14,6 +14,8 @@ PARQUET: Final = ".parquet"
 MAX_FILE_REQUESTS: Final = 10_000
 MAX_FILE_S: Final = 60.0
 """A file is written when it has this many requests, or its first one is this old."""
+BUFFER_BYTES: Final = 1024 * 1024
+"""A line larger than the buffer is written past it, and torn where the disk becomes full: the next one is lost, too."""
 
 
 class Sink(Protocol):
@@ -46,7 +48,7 @@ class JsonLines:
     def __init__(self, path: Path) -> None:
         self.lost = 0
         self._unflushed = 0
-        self._file = path.open("ab")
+        self._file = path.open("ab", BUFFER_BYTES)
 
     def write(self, line: bytes) -> None:
         """See `Sink`."""

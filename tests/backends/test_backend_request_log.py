@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import subprocess
@@ -117,6 +118,24 @@ def test_a_full_disk_is_said_once_and_what_it_cost_at_the_end(
     log.close()
     assert caplog.text.count("the request log can't be written: No space left on device") == 1
     assert "the request log lost 3 lines" in caplog.text
+
+
+def test_a_disk_that_is_full_for_a_while_tears_no_line(tmp_path: Path) -> None:
+    sink = request_sinks.open_sink(tmp_path / "requests.jsonl")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        for number in range(4):
+            with contextlib.suppress(OSError):
+                sink.write(json.dumps([number, "a" * 30_000]).encode() + b"\n")
+                sink.idle()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    sink.write(b"[4]\n")
+    sink.close()
+    kept = [json.loads(line)[0] for line in (tmp_path / "requests.jsonl").read_text().splitlines()]
+    assert len(kept) + sink.lost == 5
+    assert kept[-1] == 4
 
 
 def test_a_parquet_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
