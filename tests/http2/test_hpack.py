@@ -111,3 +111,8 @@ def test_the_table_holds_no_more_than_its_size() -> None:
 def test_strings_of_every_length_prefix(size: int) -> None:
     decoded = ReferenceDecoder(1 << 20).decode(encode_field(b"x", b"v" * size), raw=True)
     assert [tuple(pair) for pair in decoded] == [(b"x", b"v" * size)]
+
+
+def test_a_list_over_a_small_limit_is_oversized_however_long() -> None:
+    block = ReferenceEncoder().encode([(f"x-{k}", "v" * 1000) for k in range(16)])
+    assert Decoder(1024, 128).decode(block).oversized
