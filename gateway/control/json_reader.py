@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from typing import Any, Final, Never
 
 from gateway.errors import TurnoutError
@@ -13,6 +14,7 @@ LOOP_BYTES: Final = 16_384
 MAX_VALUES: Final = 200_000
 """Maximum number of commas in a body, since the values are passed between processes."""
 MAX_WAITING_BODIES: Final = 16
+_TOO_DEEP: Final = "The body is nested too deeply; send it flatter."
 
 
 class JsonReader:
@@ -31,7 +33,7 @@ class JsonReader:
                 f"The body has more than {MAX_VALUES} values; send them in several requests.",
             )
         else:
-            value, fault = await self._aside.run(parse, body)
+            value, fault = await self._aside.run(_parse_aside, body)
         if fault:
             raise TurnoutError("bad_json", fault)
         return value
@@ -48,7 +50,8 @@ class _NotJson(ValueError):
 def parse(body: bytes) -> tuple[Any, str]:
     """Return the document and "", or None and the fault: NaN, Infinity and half characters are refused."""
     try:
-        value = json.loads(body, parse_constant=_no_constant)
+        # Decoded here: json.loads takes UTF-16 too, and half characters written as bytes, which no store can hold.
+        value = json.loads(body.decode("utf-8-sig"), parse_constant=_no_constant)
         if b"\\u" in body:
             json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is not text
         return value, ""
@@ -59,11 +62,21 @@ def parse(body: bytes) -> tuple[Any, str]:
     except UnicodeEncodeError:
         return None, "The body holds half of a surrogate pair; send whole characters."
     except RecursionError:
-        return None, "The body is nested too deeply; send it flatter."
+        return None, _TOO_DEEP
     except _NotJson as error:
         return None, f"The body is not valid JSON: {error}."
     except ValueError:
         return None, "A number of the body has too many digits; send it shorter."
+
+
+def _parse_aside(body: bytes) -> tuple[Any, str]:
+    """`parse`, for another process: half the depth that the parser takes can't be passed back."""
+    found = parse(body)
+    try:
+        pickle.dumps(found)
+    except RecursionError:
+        return None, _TOO_DEEP
+    return found
 
 
 def _no_constant(name: str) -> Never:

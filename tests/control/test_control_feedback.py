@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway.control.json_reader import LOOP_BYTES
 from gateway.state.base import StoreUnavailable
 from tests.control.conftest import Client
 from tests.support.harness import Harness
@@ -73,6 +74,9 @@ async def test_bad_items_are_refused_one_by_one_and_the_others_count(
         (b"[" * 100_000, 400, "bad_json"),
         (b'{"value": ' + b"9" * 5000 + b"}", 400, "bad_json"),
         (b'{"tags": {"a": "\\ud800"}}', 400, "bad_json"),
+        (b'{"tags": {"a": "\xed\xa0\x80"}}', 400, "bad_json"),
+        ('{"tags": {"a": "\\ud800"}}'.encode("utf-16"), 400, "bad_json"),
+        (b"[" * 600 + b" " * LOOP_BYTES + b"]" * 600, 400, "bad_json"),
         (b"[]", 422, "invalid"),
         (b'"text"', 422, "invalid"),
         (b'{"items": 1}', 422, "invalid"),
