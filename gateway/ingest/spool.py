@@ -176,25 +176,28 @@ class Spool:
     async def _drain(self, file: _File) -> None:
         while file.waiting:
             data, end = await asyncio.to_thread(file.chunk)
-            rewards = list(self._parsed(data))
+            lines = data.rstrip(b"\n").split(b"\n")
+            parsed = [(line, _reward(line)) for line in lines]
+            rewards = [reward for _, reward in parsed if reward is not None]
             if rewards:
                 await self._store.reward(rewards, replay=True)
+            # Only now: while the store is away the same lines are read again and again.
+            self._set_aside([line for line, reward in parsed if reward is None])
             file.done = end
             self.replayed += len(rewards)
 
-    def _parsed(self, data: bytes) -> Iterator[Reward]:
-        for line in data.rstrip(b"\n").split(b"\n"):
-            reward = _reward(line)
-            if reward is not None:
-                yield reward
-            else:
-                self.damaged += 1
-                log.error(
-                    "a line of the spool is damaged or of another release; it was set aside in %s",
-                    self._directory,
-                )
-                with (self._directory / "damaged.lines").open("ab") as aside:
-                    aside.write(line + b"\n")
+    def _set_aside(self, lines: Sequence[bytes]) -> None:
+        """Keep damaged lines. Raises OSError."""
+        if not lines:
+            return
+        with (self._directory / "damaged.lines").open("ab") as aside:
+            aside.write(b"".join(line + b"\n" for line in lines))
+        self.damaged += len(lines)
+        log.error(
+            "%d lines of the spool are damaged or of another release; they were set aside in %s",
+            len(lines),
+            self._directory,
+        )
 
     def _orphans(self) -> list[Path]:
         mine = {file.path for file in (self._file, *self._adopted) if file is not None}
@@ -230,13 +233,16 @@ class _File:
             descriptor = _created(making)
         except FileNotFoundError:  # another process has just removed the empty directory
             descriptor = _created(making)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        making.rename(path)  # under a name that others look for only once it is locked
-        holder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(holder)  # a file whose name is not on the disk is not there after a power cut
-        finally:
-            os.close(holder)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            making.rename(path)  # under a name that others look for only once it is locked
+            _sync(directory)  # a file whose name is not on the disk is not there after a power cut
+        except OSError:
+            # Each report tries again: descriptors and files would pile up while the disk fails.
+            os.close(descriptor)
+            making.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            raise
         return cls(path, descriptor)
 
     @classmethod
@@ -248,9 +254,11 @@ class _File:
             return None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
             os.close(descriptor)
-            return None
+            if isinstance(error, BlockingIOError):
+                return None
+            raise  # a file system without locks
         return cls(path, descriptor)
 
     @property
@@ -293,6 +301,14 @@ def _created(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
 
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _line(reward: Reward) -> bytes:
     text = json.dumps([reward.decision.hex(), *reward[1:]], separators=(",", ":"), ensure_ascii=False)
     body = text.encode("utf-8", "surrogatepass")
@@ -305,7 +321,8 @@ def _reward(line: bytes) -> Reward | None:
     if crc != b"%08x" % zlib.crc32(body):
         return None
     try:
-        decision, *rest = json.loads(body.decode("utf-8", "surrogatepass"))
+        # Strict: a store refuses half characters, and one such line would hold up all later ones.
+        decision, *rest = json.loads(body.decode())
         reward = _REWARD.validate_python((bytes.fromhex(decision), *rest))
     except (ValueError, TypeError, RecursionError):
         return None

@@ -182,6 +182,49 @@ async def test_a_file_that_cannot_be_replayed_does_not_hold_up_the_others(
     assert not (directory / "damaged.lines").exists()
 
 
+async def test_a_damaged_line_is_set_aside_once_however_long_the_store_is_away(
+    store: Away, tmp_path: Path
+) -> None:
+    directory, good = tmp_path / "spool", reward(1.0)
+    directory.mkdir()
+    (directory / "1.spool").write_bytes(b"torn\n" + line([good.decision.hex(), *good[1:]]))
+    spool = Spool(directory, store)
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            await spool.replay()
+    store.away = False
+    assert await spool.replay() == 1
+    assert ((directory / "damaged.lines").read_bytes(), spool.damaged) == (b"torn\n", 1)
+
+
+async def test_text_that_no_store_can_hold_does_not_hold_up_the_others(store: Away, tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", store)
+    await spool.add([reward(1.0, tags='{"a":"\ud800"}')])
+    await spool.add([reward(1.0)])
+    store.away = False
+    assert await spool.replay() == 1
+    assert (spool.damaged, spool.waiting) == (1, False)
+
+
+async def test_a_disk_that_goes_on_failing_costs_no_descriptors_and_leaves_no_files(
+    store: Away, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    spool = Spool(tmp_path / "spool", store)
+    for call in ("fsync", "rename"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os if call == "fsync" else Path, call, fails)
+            before = len(os.listdir("/proc/self/fd"))
+            for _ in range(20):
+                with pytest.raises(StoreUnavailable, match="Input/output"):
+                    await spool.add([reward(1.0)])
+            assert len(os.listdir("/proc/self/fd")) < before + 10
+        assert not list((tmp_path / "spool").iterdir())
+    await spool.add([reward(1.0)])
+
+
 def line(fields: object) -> bytes:
     body = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
     return b"%08x %b\n" % (zlib.crc32(body), body)
