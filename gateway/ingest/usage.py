@@ -16,6 +16,7 @@ from gateway.ingest.rewards import RewardIngest
 from gateway.record.events import Outcome, Reward
 from gateway.record.usage import Usage, UsageReader
 from gateway.state.base import StoreUnavailable
+from gateway.telemetry.repeats import Repeats
 
 log = logging.getLogger("turnout.usage")
 
@@ -36,11 +37,15 @@ class UsageRewards:
         self._first_token = first_token
         self._document = document
         self._waiting: list[Reward] = []
+        self._repeats = Repeats()
         self.tokens: Counter[tuple[str, str, str]] = Counter()
         """By route, variant that served, and input | output | cached."""
         self.cost: Counter[tuple[str, str]] = Counter()
         self.missing: Counter[tuple[str, str]] = Counter()
         """Good responses without token counts."""
+        self.dropped = 0
+        """Values beyond `MAX_WAITING`."""
+        self._told = 0
 
     def offer(self, row: tuple[object, ...], context: bytes, reader: UsageReader) -> None:
         """Take what a response said; does not wait.
@@ -66,8 +71,12 @@ class UsageRewards:
         for name, metric in self._document().metrics.items():
             if metric.usage is not None and metric.usage in values:
                 reward = self._rewards.observed(outcome, name, values[metric.usage], context)
-                if reward is not None and len(self._waiting) < MAX_WAITING:
+                if reward is None:
+                    continue
+                if len(self._waiting) < MAX_WAITING:
                     self._waiting.append(reward)
+                else:
+                    self.dropped += 1
 
     def _counted(self, outcome: Outcome, usage: Usage, price: PriceConfig | None) -> dict[str, float]:
         """Count the tokens of one response; returns its values by the names that metrics give them."""
@@ -97,14 +106,25 @@ class UsageRewards:
 
     async def flush(self) -> None:
         """Store what waits; it goes on waiting if neither the store nor the spool accepts it."""
-        batch, self._waiting = self._waiting, []
+        self._tell_dropped()
+        batch = self._waiting[:]  # they wait until they are stored: this call may be cancelled
         try:
             if batch:
                 await self._rewards.keep(batch)
         except StoreUnavailable:
-            self._waiting = batch + self._waiting
+            return
         except Exception:
             log.exception("%d values of usage could not be stored", len(batch))
+        del self._waiting[: len(batch)]
+
+    def _tell_dropped(self) -> None:
+        if self.dropped > self._told and self._repeats.suffix(("dropped", "")) is not None:
+            log.warning(
+                "%d values of usage were dropped: %d wait, and neither the store nor the spool takes them",
+                self.dropped - self._told,
+                len(self._waiting),
+            )
+            self._told = self.dropped
 
 
 def cost_of(usage: Usage, price: PriceConfig) -> float:
