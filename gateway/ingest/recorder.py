@@ -296,6 +296,8 @@ class Recorder:
                 await self._flush_until_written()
         except TimeoutError:
             log.error("%d rows of the record could not be written and are lost", self.waiting)
+        except Exception:  # the spool and the store must still be closed
+            log.exception("%d rows of the record could not be written and are lost", self.waiting)
         self._outcomes.take()
         self._outcomes.abandon()
         self._shadowed.take()

@@ -135,6 +135,21 @@ async def test_close_gives_up_on_a_store_that_stays_away(store: Away) -> None:
     assert balanced(recorder)
 
 
+async def test_close_gives_up_on_a_store_that_fails_in_another_way(
+    store: Away, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(*_: object) -> None:
+        raise RuntimeError("the disk is gone")
+
+    monkeypatch.setattr(store, "append", fails)
+    recorder = Recorder(store)
+    recorder.offer(outcome())
+    await recorder.close()
+    assert (recorder.written, recorder.dropped["store_unavailable"], recorder.waiting) == (0, 1, 0)
+    assert balanced(recorder)
+    assert "1 rows of the record could not be written" in caplog.text
+
+
 async def test_a_sink_that_fails_harms_nobody_else(store: Away) -> None:
     def broken(batch: Sequence[Outcome]) -> None:
         raise RuntimeError("no")
