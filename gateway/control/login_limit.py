@@ -54,7 +54,11 @@ def client_of(request: Request, trusted_proxies: Sequence[str]) -> str:
             address = ipaddress.ip_address(hop)
         except ValueError:
             return found
-        found = str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else hop
+        # An IPv4 client of a socket or proxy for both: all would share the one /64.
+        address = getattr(address, "ipv4_mapped", None) or address
+        found = (
+            str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else str(address)
+        )
         if not any(address in network for network in networks):
             return found
     return found

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import Request
 
 from gateway.control.app import ControlApp
 from gateway.control.gateway_api import Outage
+from gateway.control.login_limit import client_of
 from gateway.control.session import CSRF, SESSION_LIFE_S, STEER_LIFE_S
 from gateway.state.history import with_trails
 from tests.control.conftest import Client
@@ -250,6 +254,39 @@ async def test_failed_logins_are_limited_by_client(client: Client) -> None:
         "/-/dashboard/login", json={"key": "reader"}, headers=HERE
     )
     assert elsewhere.status_code == 204
+
+
+async def test_failed_logins_are_limited_if_all_come_at_once(client: Client) -> None:
+    began, together = asyncio.Event(), 30
+
+    async def slowly(number: int) -> AsyncIterator[bytes]:
+        if number == together - 1:
+            began.set()
+        await began.wait()
+        yield b'{"key": "wrong"}'
+
+    async def log_in(number: int) -> int:
+        headers = HERE | {"content-type": "application/json"}
+        answer = await client().post("/-/dashboard/login", content=slowly(number), headers=headers)
+        return answer.status_code
+
+    statuses = await asyncio.gather(*map(log_in, range(together)))
+    assert statuses.count(401) <= 15, "ten, and one more every six seconds"
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "client"),
+    [
+        ("::ffff:192.0.2.7", "", "192.0.2.7"),
+        ("::ffff:10.0.0.1", "::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8::1", "", "2001:db8::/64"),
+        ("10.0.0.1", "192.0.2.7:80", "10.0.0.1"),
+    ],
+)
+def test_each_ipv4_client_has_failures_of_its_own(peer: str, forwarded: str, client: str) -> None:
+    headers = [(b"x-forwarded-for", forwarded.encode())] if forwarded else []
+    request = Request({"type": "http", "client": (peer, 1), "headers": headers})
+    assert client_of(request, ["10.0.0.0/8"]) == client
 
 
 async def test_a_key_of_any_letters_is_unknown_and_no_error(client: Client) -> None:

@@ -113,8 +113,7 @@ async def login(request: ApiRequest) -> Response:
     refuse_other_pages(request.http)
     client = client_of(request.http, request.gateway.document().trusted_proxies)
     try:
-        request.services.logins.check(client)
-        return await _log_in(request)
+        return await _log_in(request, client)
     except TurnoutError as error:
         if error.code in ("unauthenticated", "forbidden"):
             _tell_failure(request, client, error.code)
@@ -145,7 +144,7 @@ def _tell_failure(request: ApiRequest, client: str, code: str) -> None:
     )
 
 
-async def _log_in(request: ApiRequest) -> Response:
+async def _log_in(request: ApiRequest, client: str) -> Response:
     body = await request.bytes()
     if not _by_form(request):
         response: Response = Response(status_code=204)
@@ -153,6 +152,8 @@ async def _log_in(request: ApiRequest) -> Response:
     else:
         response = RedirectResponse(f"./{_next_page(request)}", 303, HEADERS)
         given = _form(body)
+    # After the body: between this and the look at the key no other request may come.
+    request.services.logins.check(client)
     await request.services.sessions.start(given.key, request.http, response, steer=given.steer)
     return response
 
