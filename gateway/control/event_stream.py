@@ -74,7 +74,8 @@ class EventStream:
         A gateway that is no longer ready, for example while it drains, ends its streams: another one will serve them.
         """
         newest = await self.newest()
-        last = newest if after is None else after
+        # A store that lost its data counts from the start again: a reader that is ahead of it would see nothing.
+        last = newest if after is None else min(after, newest)
         with self._following(newest) as task:
             yield f"retry: {RETRY_MS}\n: connected\n\n".encode()
             sent_at = looked_at = perf_counter()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from time import perf_counter, process_time
 from typing import Any, Final
 
@@ -66,7 +66,7 @@ class View:
         """Make the view now."""
         self._due.set()
 
-    async def watch(self) -> AsyncIterator[Mapping[str, Any]]:
+    async def watch(self) -> AsyncGenerator[Mapping[str, Any]]:
         """Yield the view now and after each change. Raises what making it raised."""
         self.watchers += 1
         if self._task is None:
@@ -171,13 +171,15 @@ class Views:
         view = self._views.setdefault(name, View(make, self._interval, nested=nested))
         sent: Mapping[str, Any] | None = None
         try:
-            async for found in view.watch():
-                patch = view.since(sent)
-                if allowed is not None:
-                    patch = {key: value for key, value in patch.items() if allowed(key)}
-                first, sent = sent is None, found
-                if patch or first:
-                    yield view.framed(patch)
+            # Closed here: left to the garbage collector, it would still count as a watcher below.
+            async with contextlib.aclosing(view.watch()) as watching:
+                async for found in watching:
+                    patch = view.since(sent)
+                    if allowed is not None:
+                        patch = {key: value for key, value in patch.items() if allowed(key)}
+                    first, sent = sent is None, found
+                    if patch or first:
+                        yield view.framed(patch)
         finally:
             if not view.watchers:
                 self._views.pop(name, None)
@@ -193,6 +195,8 @@ async def merged(*streams: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
                 await queue.put(piece)
         except (StoreUnavailable, TurnoutError) as error:
             log.info("a page's stream ended: %s", error)
+        except Exception:  # without the end below the page would wait for ever
+            log.exception("a page's stream failed")
         await queue.put(None)
 
     tasks = [asyncio.create_task(forward(stream)) for stream in streams]

@@ -97,6 +97,16 @@ async def test_a_stream_goes_on_behind_the_last_event_that_was_seen(
         assert int((await asyncio.wait_for(anext(found), 60))["id"]) == made[3].id
 
 
+async def test_a_reader_that_is_ahead_of_a_store_which_lost_its_data_begins_now(
+    harness: Harness, server: tuple[Listening, str]
+) -> None:
+    await harness.emit("config", "", {"k": 0})
+    async with stream(server[1], **{"last-event-id": "5000"}) as found:
+        await harness.emit("config", "", {"k": 1})
+        block = await asyncio.wait_for(anext(found), 60)
+        assert json.loads(block["data"])["data"]["k"] == 1
+
+
 async def test_a_key_hears_of_its_own_routes_only(harness: Harness, server: tuple[Listening, str]) -> None:
     async with stream(server[1], "digits-reader", "?after=0") as found:
         await harness.emit("rollout", "shop", {})

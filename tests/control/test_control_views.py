@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.control.views import View, Views, changes
+from gateway.control.views import View, Views, changes, merged
 from tests.control.test_control_events import Listening, server, stream
 from tests.support.harness import Harness
 from tests.support.seed import World, live_through
@@ -91,6 +91,27 @@ async def test_a_view_is_made_once_for_all_and_by_nobody_when_all_have_left() ->
     before = made
     await asyncio.sleep(1.3)
     assert made == before
+
+
+async def test_a_view_that_a_page_has_not_taken_up_is_forgotten_with_the_page() -> None:
+    async def make() -> dict[str, int]:
+        return {"n": 1}
+
+    views_ = Views()
+    page = cast("AsyncGenerator[bytes]", views_.patches("routes", make))
+    await asyncio.wait_for(anext(page), 60)
+    await page.aclose()
+    assert views_._views == {}
+
+
+async def test_a_stream_that_fails_ends_the_page(caplog: pytest.LogCaptureFixture) -> None:
+    async def fails() -> AsyncIterator[bytes]:
+        yield b"one"
+        raise LookupError("a mistake of ours")
+
+    async with asyncio.timeout(60):
+        assert [piece async for piece in merged(fails())] == [b"one"]
+    assert "a mistake of ours" in caplog.text
 
 
 async def test_all_views_together_take_a_bounded_part_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
