@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -391,6 +392,38 @@ def test_a_callback_that_fails_ends_no_reports(
     client.close(10.0)
     assert "on_rejected has failed" in caplog.text
     assert recorded(gateway, decision) == {"correct": 1.0}
+
+
+async def test_a_hook_that_fails_ends_no_reports(
+    gateway: GatewayProcess, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fails, start = True, threading.Thread.start
+
+    def hook(_: httpx.Request) -> None:
+        if fails:
+            raise LookupError("a mistake of the program")
+
+    async def hook_async(request: httpx.Request) -> None:
+        hook(request)
+
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    found = httpx.post(f"{gateway.url}{INFER}", json=BODY).headers["x-decision-id"]
+    client = Client(gateway.url, event_hooks={"request": [hook]})
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    with pytest.raises(RuntimeError, match="new thread"):
+        client.decision(found).reward("correct", True)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    client.decision(found).reward("rating", 0.5)
+    other = AsyncClient(gateway.url, event_hooks={"request": [hook_async]})
+    other.decision(found).reward("rating", 0.5)
+    async with asyncio.timeout(60):
+        while caplog.text.count("LookupError: a mistake of the program") < 4:
+            await asyncio.sleep(0.02)
+    fails = False
+    client.close()
+    await other.aclose()
 
 
 async def test_options_of_httpx_reach_its_connections(gateway: GatewayProcess) -> None:

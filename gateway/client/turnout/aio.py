@@ -181,6 +181,9 @@ class AsyncClient(httpx.AsyncClient):
                 response = await self._post_feedback(batch)
             except (httpx.HTTPError, RuntimeError):  # RuntimeError: the client was closed meanwhile
                 delay = self._outbox.settle(len(batch), 0, b"", None)
+            except Exception:  # noqa: BLE001 - of a hook, an `auth` or a transport of the program
+                log.exception("rewards could not be sent; trying again")
+                delay = self._outbox.settle(len(batch), 0, b"", None)
             else:
                 retry_after = response.headers.get("retry-after")
                 delay = self._outbox.settle(len(batch), response.status_code, response.content, retry_after)

@@ -236,8 +236,8 @@ class _Sender:
                 raise RuntimeError(CLOSED)
             self._outbox.put(item)
             if not self._pid:
-                self._pid = os.getpid()
                 threading.Thread(target=self._run, name="turnout-rewards", daemon=True).start()
+                self._pid = os.getpid()  # if no thread can be started, the next reward tries again
             self._changed.notify_all()
 
     def _leave_to_parent(self) -> None:
@@ -287,6 +287,9 @@ class _Sender:
         try:
             response = post(batch)
         except (httpx.HTTPError, RuntimeError):  # RuntimeError: the client was closed meanwhile
+            return 0, b"", None
+        except Exception:  # noqa: BLE001 - of a hook, an `auth` or a transport of the program: this thread is the only one
+            log.exception("rewards could not be sent; trying again")
             return 0, b"", None
         return response.status_code, response.content, response.headers.get("retry-after")
 
