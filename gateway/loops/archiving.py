@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from math import inf
 from typing import Final
 
@@ -109,10 +110,12 @@ class Archiving:
     async def _route(self, url: str, route: str, first: int) -> float:
         """Write what is due of a route, which has nothing before the hour ``first``; since when it must be kept."""
         version, written = await self._written(route)
+        about = f"the record of {route}"
         try:
             archive = await asyncio.to_thread(open_archive, url)
             while (due := await self._due(route, written, first)) is not None:
                 hour, final = due
+                about = f"the hour from {datetime.fromtimestamp(hour * HOUR_S, UTC):%Y-%m-%d %H:%M} UTC of {route}"
                 await self._write(archive, route, hour, final)
                 after = Written(max(written.early, hour + 1), hour + 1 if final else written.final)
                 text = json.dumps(asdict(after))
@@ -123,7 +126,7 @@ class Archiving:
             self._problems.pop(route, None)
         except (OSError, ValueError, MissingExtra) as error:
             self._problems[route] = str(error).rstrip(".")
-            log.warning("the hour of %s could not be archived: %s", route, error)
+            log.warning("%s could not be archived: %s", about, error)
         oldest = await self._next(route, max(written.final, first))
         return inf if oldest is None else oldest * HOUR_S
 

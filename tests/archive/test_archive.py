@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from math import inf
 from pathlib import Path
 from types import SimpleNamespace
@@ -298,12 +299,16 @@ def test_an_archive_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert f"there is no archive at {tmp_path}/nowhere; write the address" in done.stderr
 
 
-async def test_a_damaged_file_is_not_overwritten(store: SqliteStore, tmp_path: Path) -> None:
+async def test_a_damaged_file_is_not_overwritten(
+    store: SqliteStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     stage = Stage(store, str(tmp_path / "lake"), window="20h")
     await stage.run()
     (file, *_) = [one for one in open_archive(stage.url).files("digits", None, None) if one.hour == HOUR]
     Path(file.path).write_bytes(b"PAR1 damaged PAR1")
     await stage.run(now=NOW + 86_400)
     assert stage.loop.troubles()["archive_failed"]
+    began = datetime.fromtimestamp(START, UTC)
+    assert f"the hour from {began:%Y-%m-%d %H}:00 UTC of digits could not be archived" in caplog.text
     assert Path(file.path).read_bytes() == b"PAR1 damaged PAR1"
     assert stage.loop.keep_from() == START

@@ -44,6 +44,8 @@ class ControlCall(PipelinedRequest):
         self._complete = False
         self._chunks: list[bytes] = []
         self._size = 0
+        self._handed_over = False
+        """Whether the application has the whole body."""
         self._changed = asyncio.Event()
         """Set when more of the body came, or the call has nothing more to wait for."""
         self._writable = asyncio.Event()
@@ -190,9 +192,8 @@ class ControlCall(PipelinedRequest):
             await self._changed.wait()
         if self._over():
             return {"type": "http.disconnect"}
-        if not self._chunks and self.complete and self._size < 0:
-            # The body was handed over already: only the client's leaving is left to wait for.
-            while not self._over():
+        if self._handed_over:
+            while not self._over():  # only the client's leaving is left to wait for
                 self._changed.clear()
                 await self._changed.wait()
             return {"type": "http.disconnect"}
@@ -201,7 +202,7 @@ class ControlCall(PipelinedRequest):
             self._held = False
             self.client.resume_body()
         if self.complete:
-            self._size = -1  # tells the next call that the body was handed over
+            self._handed_over = True
             return {"type": "http.request", "body": body, "more_body": False}
         self._size = 0
         return {"type": "http.request", "body": body, "more_body": True}
