@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -101,6 +102,8 @@ def main(arguments: argparse.Namespace) -> int:
                 "write --route with a split, canary or bandit"
             )
         return _shares(arguments, document, name)
+    except OverflowError:
+        return complain("these numbers are too large to be squared; write smaller --means and --sd")
     except FAILURES as error:
         return complain(error)
 
@@ -214,7 +217,9 @@ def _means(text: str | None, variants: Sequence[str], least: float) -> list[floa
     try:
         means = [float(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(f"--means {text!r}: write numbers with commas, such as 0.10,0.12") from None
+        means = [math.nan]
+    if not all(map(math.isfinite, means)):
+        raise ValueError(f"--means {text!r}: write numbers with commas, such as 0.10,0.12")
     if len(means) != len(variants):
         raise ValueError(
             f"--means has {len(means)} numbers for {len(variants)} variants; write one for each of "

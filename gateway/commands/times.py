@@ -16,7 +16,9 @@ def moment(text: str) -> float:
     Raises argparse.ArgumentTypeError.
     """
     try:
-        return float(text)
+        seconds = float(text)
+        if math.isfinite(seconds):  # no time is after "nan": a file would be empty, and look like a success
+            return seconds
     except ValueError:
         pass
     try:

@@ -226,6 +226,8 @@ def test_check_finds_the_file_of_the_working_directory(tmp_path: Path) -> None:
 def test_since_is_for_one_route() -> None:
     assert turnout("status", "--since", "1h").returncode == 2
     assert "1h (ago)" in turnout("status", "predict", "--since", "yesterday").stderr
+    for no_time in ("nan", "inf"):
+        assert "is not a time" in turnout("status", "predict", "--since", no_time).stderr
 
 
 @pytest.mark.parametrize("body", [b'{"ok": 1}', b"[1]", b"hello"])
