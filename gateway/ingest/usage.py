@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable
+from time import monotonic
 from typing import Final
 
 from prometheus_client import Histogram
@@ -16,13 +17,14 @@ from gateway.ingest.rewards import RewardIngest
 from gateway.record.events import Outcome, Reward
 from gateway.record.usage import Usage, UsageReader
 from gateway.state.base import StoreUnavailable
-from gateway.telemetry.repeats import Repeats
 
 log = logging.getLogger("turnout.usage")
 
 FLUSH_S: Final = 0.25
 MAX_WAITING: Final = 20_000
 """Values that may wait for the store; beyond it new ones are dropped."""
+TELL_S: Final = 60.0
+"""Between two lines of the log about dropped values."""
 _TOKENS_OF_PRICE: Final = 1e6
 
 
@@ -37,7 +39,6 @@ class UsageRewards:
         self._first_token = first_token
         self._document = document
         self._waiting: list[Reward] = []
-        self._repeats = Repeats()
         self.tokens: Counter[tuple[str, str, str]] = Counter()
         """By route, variant that served, and input | output | cached."""
         self.cost: Counter[tuple[str, str]] = Counter()
@@ -46,6 +47,7 @@ class UsageRewards:
         self.dropped = 0
         """Values beyond `MAX_WAITING`."""
         self._told = 0
+        self._silent_until = 0.0
 
     def offer(self, row: tuple[object, ...], context: bytes, reader: UsageReader) -> None:
         """Take what a response said; does not wait.
@@ -118,13 +120,13 @@ class UsageRewards:
         del self._waiting[: len(batch)]
 
     def _tell_dropped(self) -> None:
-        if self.dropped > self._told and self._repeats.suffix(("dropped", "")) is not None:
+        if self.dropped > self._told and monotonic() >= self._silent_until:
             log.warning(
                 "%d values of usage were dropped: %d wait, and neither the store nor the spool takes them",
                 self.dropped - self._told,
                 len(self._waiting),
             )
-            self._told = self.dropped
+            self._told, self._silent_until = self.dropped, monotonic() + TELL_S
 
 
 def cost_of(usage: Usage, price: PriceConfig) -> float:
