@@ -195,7 +195,7 @@ async def merged(*streams: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
                 await queue.put(piece)
         except (StoreUnavailable, TurnoutError) as error:
             log.info("a page's stream ended: %s", error)
-        except Exception:  # without the end below the page would wait for ever
+        except Exception:  # without the end below the page would never end
             log.exception("a page's stream failed")
         await queue.put(None)
 
