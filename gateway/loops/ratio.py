@@ -192,8 +192,9 @@ class Ratios:
 def _settled(route: RouteConfig) -> float:
     """Seconds after which the decisions of a route are recorded, those of a variant that hangs included: or it would
     seem to get fewer, and a rollout would pause instead of being rolled back."""
-    timeouts = route.timeouts
-    return max(SETTLED_S, min(timeouts.first_byte, timeouts.total or inf) + FLUSHED_S)
+    timeouts, retry = route.timeouts, route.retry
+    hangs = timeouts.first_byte * (retry.attempts if retry.on.timeout and retry.replayable else 1)
+    return max(SETTLED_S, min(hangs, timeouts.total or inf) + FLUSHED_S)
 
 
 def _written(tested: _Units) -> str:

@@ -94,9 +94,16 @@ async def test_a_broken_split_is_noticed_told_once_and_kept_for_all(scene: Scene
 
 
 @pytest.mark.parametrize("unit", ["", "    unit: {header: x-user-id}\n"], ids=["requests", "units"])
-async def test_decisions_whose_backend_hangs_are_waited_for(scene: Scene, unit: str) -> None:
+@pytest.mark.parametrize(
+    "waits",
+    [
+        "    timeouts: {first_byte: 60s}\n",
+        "    timeouts: {first_byte: 20s}\n    retry: {attempts: 3, on: {timeout: true}, replayable: true}\n",
+    ],
+    ids=["once", "retried"],
+)
+async def test_decisions_whose_backend_hangs_are_waited_for(scene: Scene, unit: str, waits: str) -> None:
     """They are recorded at their timeout: the alarm would pause a rollout whose candidate hangs, with its share."""
-    waits = "    timeouts: {first_byte: 60s}\n"
     scene.document = load(CONFIG.replace("    variants", f"{unit}{waits}    variants"), source="test", env={})
     await scene.assign(0.0, 2000, seed=1)
     scene.time += 55
