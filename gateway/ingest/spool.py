@@ -176,6 +176,10 @@ class Spool:
     async def _drain(self, file: _File) -> None:
         while file.waiting:
             data, end = await asyncio.to_thread(file.chunk)
+            if not data:
+                log.error("%s was cut short: %d bytes of rewards are lost", file.path, file.waiting)
+                file.done = file.end
+                return
             lines = data.rstrip(b"\n").split(b"\n")
             parsed = [(line, _reward(line)) for line in lines]
             rewards = [reward for _, reward in parsed if reward is not None]

@@ -197,6 +197,20 @@ async def test_a_damaged_line_is_set_aside_once_however_long_the_store_is_away(
     assert ((directory / "damaged.lines").read_bytes(), spool.damaged) == (b"torn\n", 1)
 
 
+async def test_a_file_that_someone_emptied_is_left_and_not_read_without_end(
+    store: Away, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = Spool(tmp_path / "spool", store)
+    await spool.add([reward(1.0)])
+    (path,) = (tmp_path / "spool").glob("*.spool")
+    os.truncate(path, 0)
+    store.away = False
+    assert await asyncio.wait_for(spool.replay(), 60) == 0
+    assert "was cut short" in caplog.text
+    await spool.add([reward(1.0)])
+    assert (await spool.replay(), spool.damaged) == (1, 0)
+
+
 async def test_text_that_no_store_can_hold_does_not_hold_up_the_others(store: Away, tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool", store)
     await spool.add([reward(1.0, tags='{"a":"\ud800"}')])
