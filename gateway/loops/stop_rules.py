@@ -110,7 +110,7 @@ class StopRules:
         Raises TurnoutError (not_found, conflict), StoreUnavailable.
         """
         if word.action == "resume":
-            return await self._resume(name, route)
+            return await self._resume(name, route, word)
         if not has_stop_rule(route):
             raise TurnoutError(
                 "not_found",
@@ -127,15 +127,19 @@ class StopRules:
             await self._change(name, route, change)
         return self.describe(name, route) or {}
 
-    async def _resume(self, name: str, route: RouteConfig) -> Mapping[str, Any]:
+    async def _resume(self, name: str, route: RouteConfig, word: Command) -> Mapping[str, Any]:
         await self._routes.read(name)
         if not await self.held(name, route):
             raise TurnoutError(
                 "conflict", f"No alarm holds the bandit of {name!r}, so there is nothing to resume."
             )
-        now = self._clock()
+
+        def reducer(state: RouteState) -> tuple[RouteState, None]:
+            require_unchanged(word.seen, state.stop.state, self._allocations.held[name].epoch)
+            return state.resumed(self._clock()), None
+
         with unconfirmed():
-            await self._routes.update(name, lambda state: (state.resumed(now), ()))
+            await self._routes.update(name, reducer)
         return self.describe(name, route) or {"state": "learning", "winner": None}
 
     async def held(self, name: str, route: RouteConfig) -> str:

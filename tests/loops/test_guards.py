@@ -17,6 +17,7 @@ from gateway.loops.guardrail_evidence import MAX_STRETCHES, _stretch
 from gateway.record.events import Reward
 from gateway.state.base import BUCKET_S, StoreUnavailable
 from gateway.state.store import Store
+from policies.rollout.events import Seen
 from tests.loops.scene import START, outcome
 from tests.support.in_force import put_in_force
 from tests.support.one_route import one_route
@@ -203,6 +204,8 @@ async def test_a_comparison_in_doubt_ejects_nothing_and_says_so(scene: Scene) ->
     assert await one.controller.held("r") == "sample_ratio_mismatch: it does not fit"
     with pytest.raises(TurnoutError, match="no stop rule"):
         await one.say("promote")
+    with pytest.raises(TurnoutError, match="is learning now"):
+        await one.say("resume", seen=Seen("asking"))
     assert (await one.say("resume"))["state"] == "learning"
     other = await OfScene(scene, "other").start()
     assert await other.controller.held("r") == "", "a person knows of the alarm, on every replica"
