@@ -226,7 +226,7 @@ def test_a_hanging_shadow_leaves_room_for_another(rig: FaultRig) -> None:
 @pytest.mark.parametrize("how", ["busy", "crowded"])
 def test_under_load_copies_go_first(rig: FaultRig, how: str) -> None:
     if how == "busy":
-        rig.call(setattr, rig.worker, "_second", math.inf)  # the load is not measured meanwhile
+        rig.call(setattr, rig.worker._ticker, "_second", math.inf)  # the load is not measured meanwhile
         rig.call(setattr, rig.worker.load, "busy", 1.0)
     rig.always("a", HOLD)
     clients = [rig.client() for _ in range(55 if how == "crowded" else 2)]
@@ -239,7 +239,7 @@ def test_under_load_copies_go_first(rig: FaultRig, how: str) -> None:
         client.socket.close()
     rig.until(lambda: not rig.worker.active)
     rig.call(setattr, rig.worker.load, "busy", 0.0)
-    rig.call(setattr, rig.worker, "_second", 0.0)
+    rig.call(setattr, rig.worker._ticker, "_second", 0.0)
     settled(rig)
 
 
