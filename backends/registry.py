@@ -242,7 +242,8 @@ class Registry:
     async def _replace(self, found: FoundModel, model: Model, retired: list[Served]) -> None:
         """Loads what is new or changed, and adds the versions that it replaces to ``retired``."""
         if found.config is None:
-            log.error("model %s: %s", found.name, found.fault)
+            # A name that is not UTF-8 could not be written into most logs.
+            log.error("%s", f"model {found.name}: {found.fault}".encode(errors="replace").decode())
             model.faults = {"": found.fault}
             return
         update = Update(model, retired)
