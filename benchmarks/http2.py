@@ -1,9 +1,10 @@
-"""CPU per request of HTTP/2 and of unary gRPC, of Turnout and of Envoy in front of the same upstream.
+"""CPU per request of HTTP/2 and of gRPC, and per message that gRPC streams, of Turnout and of Envoy.
 
     .venv/bin/python -m benchmarks.http2 [--rounds N]
 
-h2load loads HTTP/2, grpcio loads gRPC; a second Envoy is the upstream of the one, a grpcio server that of the other.
-Rounds of the peers alternate. Needs Debian's ``nghttp2-client`` and the extra ``bench``.
+Both stand in front of the same upstream. h2load loads HTTP/2, grpcio loads gRPC; a second Envoy is the upstream of the
+one, a grpcio server that of the other. Rounds of the peers alternate. Needs Debian's ``nghttp2-client`` and the extra
+``bench``.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ from benchmarks.peers.compiled import python
 from benchmarks.usage import usage
 
 METHOD: Final = "/bench.Echo/Unary"
+STREAM: Final = "/bench.Echo/Stream"
+STREAMED: Final = 50
+"""Messages of one response."""
 BODY: Final = b"x" * 74
 MANAGER: Final = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 ROUTER: Final = "envoy.extensions.filters.http.router.v3.Router"
@@ -112,10 +116,24 @@ def grpc_load(port: int, count: int) -> None:
             raise SystemExit("a response differs")
 
 
+def grpc_stream_load(port: int, count: int) -> None:
+    """Streams of `STREAMED` messages each, ``count`` messages in all, eight streams at a time."""
+
+    def stream(_: int) -> bool:
+        return [*call(BODY, timeout=30, metadata=(("x-user-id", "u1"),))] == [BODY] * STREAMED
+
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, ThreadPoolExecutor(8) as threads:
+        call = channel.unary_stream(STREAM)
+        if not all(threads.map(stream, range(count // STREAMED))):
+            raise SystemExit("a stream differs")
+
+
 class Echo(grpc.GenericRpcHandler):  # type: ignore[misc]
     """The upstream of the gRPC calls."""
 
     def service(self, details: Any) -> Any:
+        if details.method == STREAM:
+            return grpc.unary_stream_rpc_method_handler(lambda request, context: iter([request] * STREAMED))
         return grpc.unary_unary_rpc_method_handler(lambda request, context: request)
 
 
@@ -178,17 +196,18 @@ def measure(children: dict[str, tuple[Child, int]], load: Load, count: int, roun
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--count", type=int, default=8000, help="requests of a round")
+    parser.add_argument("--count", type=int, default=8000, help="requests, or messages, of a round")
     options = parser.parse_args()
     core = min(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {core + 1})  # gRPC's load and upstream are threads of this process
     forms = {"Turnout": False, "Turnout compiled": True}
-    print("| CPU µs per request | HTTP/2 | to Envoy | unary gRPC | to Envoy |\n|---|---|---|---|---|")
+    print("| CPU µs | HTTP/2 request | to Envoy | unary gRPC call | to Envoy | message streamed | to Envoy |")
+    print("|---|---|---|---|---|---|---|")
     columns: list[dict[str, float]] = []
-    for load in (h2load, grpc_load):
+    for load in (h2load, grpc_load, grpc_stream_load):
         with ExitStack() as stack:
             folder = Path(stack.enter_context(TemporaryDirectory()))
-            if load is grpc_load:
+            if load is not h2load:
                 upstream = stack.enter_context(grpc_upstream())
             else:
                 upstream = free_port()
