@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Final
 
 from gateway.clock import Clock
-from gateway.compile.arrange import RouteAllocation, followed, same
+from gateway.compile.arrange import RouteAllocation, fitting, followed, same
 from gateway.compile.ensembles import expected
 from gateway.compile.plans import overridden, plan
 from gateway.compile.recalled import traces
@@ -26,6 +26,7 @@ from gateway.state.base import BUCKET_S, Published
 from gateway.state.store import StartStore, Store
 from policies.allocate import allocate
 from policies.allocation.bandit import Bandit, Standing
+from policies.allocation.fixed_plans import Split
 from policies.allocation.model import Allocation, Learned
 from policies.contextual.bandit import Contextual, Ensemble
 
@@ -88,10 +89,25 @@ class Allocations:
     # A new document -----------------------------------------------------------------------------------
     def take(self, document: Document, held: Mapping[str, RouteAllocation]) -> None:
         """Puts a document in force with what was prepared for it (`gateway.compile.arrange`)."""
-        self._document, self.held, self._in_effect = document, dict(held), None
+        self._document, self._in_effect = document, None
+        self.held = {name: self._ahead(name, one) for name, one in held.items()}
         self._learning.keep(held.keys())
         self.standings = {name: one for name, one in self.standings.items() if name in held}
         self._changed = -1  # what was published while it was prepared is followed at the next step
+
+    def _ahead(self, name: str, held: RouteAllocation) -> RouteAllocation:
+        """``held`` of a new document; not published, and under the next epoch, if what is published now is of the
+        document before.
+
+        Under an epoch that is published already, the edit would give way to what it replaces. A bandit or a rollout
+        goes on from there by itself.
+        """
+        stored = self._stored.get(name)
+        if stored is None or stored.epoch < held.epoch + held.published:
+            return held
+        if not isinstance(held.plan, Split) and fitting(stored, held.plan) is not None:
+            return held
+        return replace(held, epoch=stored.epoch + 1, published=False)
 
     @property
     def published(self) -> Mapping[str, tuple[Published, bytes]]:
@@ -236,7 +252,7 @@ class Allocations:
         return json.dumps({**(json.loads(evidence) if evidence else {}), **found}) if found else evidence
 
     async def _publish(self, name: str, found: Proposal, reason: str) -> None:
-        fresh, drawn = found.allocation, found.drawn
+        fresh, drawn, document, before = found.allocation, found.drawn, self._document, self.held[name].plan
         record = Published(
             route=name,
             epoch=self._next_epoch(name),
@@ -258,9 +274,12 @@ class Allocations:
             drawn = replace(drawn, exact=True)
         if name not in self.held:
             return
-        plan = self.held[name].plan
-        if drawn is not None and plan != drawn.ensemble.plan:
-            self._changed = -1  # the document was edited meanwhile: these coefficients are of other features
+        held = self.held[name]
+        if self._document is not document and held.plan != before:
+            held = self._ahead(name, held)  # the route was edited meanwhile
+            self._serve(name, held)
+        if held.epoch > record.epoch or (drawn is not None and held.plan != drawn.ensemble.plan):
+            self._changed = -1
             return
-        self._serve(name, RouteAllocation(record.epoch, fresh, plan, True, reason, drawn))
+        self._serve(name, RouteAllocation(record.epoch, fresh, held.plan, True, reason, drawn))
         self._announce(record)

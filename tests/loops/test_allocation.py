@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gateway.config.document import Document
 from gateway.config.load import load
 from gateway.loops import learning
 from gateway.loops.allocation import Allocations
@@ -20,8 +21,9 @@ from policies.allocation.bucketing import allocation
 from policies.allocation.model import Learned
 from policies.bayes import posterior
 from policies.bayes.quadrature import compare_posteriors
-from tests.support.in_force import put_in_force
+from tests.support.in_force import prepared, put_in_force
 from tests.support.made import outcome, reward
+from tests.support.one_route import one_route
 
 CONFIG = """
 metrics: {correct: {type: boolean}}
@@ -249,6 +251,66 @@ async def test_an_edit_is_not_in_effect_under_an_epoch_that_was_published_meanwh
     edited = replace(held, allocation=allocation({"v1": 0.125, "v2": 0.875}), published=False)
     leader.take(DOCUMENT, {**leader.held, "one": edited})
     assert "one" not in leader.in_effect(), "decisions of the nodes would be those of another allocation"
+
+
+@pytest.mark.parametrize(("second", "weight"), [("v2", 3), ("v3", 3), ("v2", 1)])
+async def test_an_edit_while_an_allocation_is_published_comes_into_force(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, second: str, weight: int
+) -> None:
+    served: list[tuple[int, dict[str, float]]] = []
+    leader = Allocations(
+        store,
+        owner="me",
+        clock=lambda: 1_000.0,
+        swap=lambda name, epoch, found, _: served.append((epoch, found.as_dict())),
+        announce=lambda _: None,
+    )
+
+    def split(weight: int, second: str = "v2") -> Document:
+        text = one_route(f"{{type: split, weights: {{v1: {weight}, {second}: 1}}}}")
+        return load(text.replace("v2:", f"{second}:"), source="test", env={})
+
+    put_in_force(split(1), leader)
+    await leader.step()
+    publish, edited, total = store.publish, split(weight, second), weight + 1
+    wanted = {"v1": weight / total, second: 1 / total}
+
+    async def slow(allocation: Published, ensemble: bytes = b"") -> bool:
+        done = await publish(allocation, ensemble)
+        if allocation.epoch == 2:
+            put_in_force(edited, leader)
+        return done
+
+    monkeypatch.setattr(store, "publish", slow)
+    put_in_force(split(9), leader)
+    await leader.step()
+    await leader.step()
+    assert (await store.published())["r"].probabilities == wanted
+    assert leader.held["r"].published
+    assert served[-1] == (3, wanted)
+    assert 0.9 not in [found["v1"] for _, found in served], "it is of the document before"
+
+
+@pytest.mark.parametrize(("weight", "share"), [(3, 0.75), (1, 0.5)])
+async def test_an_edit_that_was_prepared_while_the_one_before_was_published_comes_into_force(
+    store: SqliteStore, weight: int, share: float
+) -> None:
+    leader = Allocations(
+        store, owner="me", clock=lambda: 1_000.0, swap=lambda *_: None, announce=lambda _: None
+    )
+
+    def split(weight: int) -> Document:
+        return load(one_route(f"{{type: split, weights: {{v1: {weight}, v2: 1}}}}"), source="test", env={})
+
+    put_in_force(split(1), leader)
+    await leader.step()
+    put_in_force(split(9), leader)
+    _, held = prepared(split(weight), leader)
+    await leader.step()
+    leader.take(split(weight), held)
+    await leader.step()
+    assert leader.held["r"].published
+    assert (await store.published())["r"].probabilities == {"v1": share, "v2": 1 - share}
 
 
 async def test_a_start_does_not_read_the_rewards_of_routes_whose_allocation_is_published(
