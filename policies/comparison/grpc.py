@@ -12,7 +12,7 @@ from typing import Final
 
 from policies.comparison import tensors
 from policies.comparison.bodies import Json, Malformed, Response
-from policies.comparison.protobuf import BYTES, Value, fields, messages, signed, varints
+from policies.comparison.protobuf import Value, fields, messages, signed, varints
 from policies.comparison.tensors import Tensor
 
 _ERROR, _INFER_RESPONSE = 1, 2
@@ -34,10 +34,11 @@ def is_grpc(response: Response) -> bool:
 
 
 def recognises(body: bytes) -> bool:
-    """Whether the messages are responses to ModelInfer or ModelStreamInfer."""
+    """Whether the messages are responses to ModelInfer or ModelStreamInfer; the first output tells."""
     try:
         first = next(messages(body), None)
-        return first is not None and bool(_outputs(first))
+        outputs = _response(_by_number(first))[_OUTPUTS] if first is not None else []
+        return bool(outputs) and _text(_by_number(_last(outputs[:1])), _DATATYPE) in tensors.DATATYPES
     except Malformed:
         return False
 
@@ -48,16 +49,12 @@ def decode(body: bytes) -> dict[str, Tensor]:
 
 
 def _tensors(message: bytes) -> dict[str, Tensor]:
-    parts = _by_number(message)
-    if _OUTPUTS not in parts:
-        for _, text in parts[_ERROR]:
-            if isinstance(text, bytes) and text:
-                raise Malformed(f"the stream has an error: {text[:80].decode('utf-8', 'replace')}")
-        message = _last(parts[_INFER_RESPONSE])
-        parts = _by_number(message)
-    outputs, raw = _outputs(message), [value for _, value in parts[_RAW] if isinstance(value, bytes)]
+    parts = _response(_by_number(message))
+    raw = iter(parts[_RAW])
     found: dict[str, Tensor] = {}
-    for name, output in outputs:
+    for value in parts[_OUTPUTS]:
+        output = _by_number(_last([value]))
+        name = _text(output, _NAME)
         document: dict[str, Json] = {
             "datatype": _text(output, _DATATYPE),
             "shape": [signed(size) for size in varints(output[_SHAPE])],
@@ -65,27 +62,21 @@ def _tensors(message: bytes) -> dict[str, Tensor]:
         if _CONTENTS in output:
             document["data"] = _contents(_last(output[_CONTENTS]))
             found[name] = tensors.from_values(name, document)
-        elif raw:
-            found[name] = tensors.from_bytes(name, document, memoryview(raw.pop(0)))
+        elif (data := next(raw, None)) is not None:
+            found[name] = tensors.from_bytes(name, document, memoryview(_last([data])))
         else:
             raise Malformed(f"output {name[:80]!r} has no contents")
     return found
 
 
-def _outputs(message: bytes) -> list[tuple[str, Fields]]:
-    """The outputs by name; of a streamed response those of the response in it. [] if it is something else."""
-    parts = _by_number(message)
-    if _OUTPUTS not in parts and _INFER_RESPONSE in parts:
-        parts = _by_number(_last(parts[_INFER_RESPONSE]))
-    found = []
-    for kind, value in parts[_OUTPUTS]:
-        if kind != BYTES or not isinstance(value, bytes):
-            return []
-        output = _by_number(value)
-        if _text(output, _DATATYPE) not in tensors.DATATYPES:
-            return []
-        found.append((_text(output, _NAME), output))
-    return found
+def _response(parts: Fields) -> Fields:
+    """The ModelInferResponse: the message itself, or what one of a stream carries. Raises Malformed."""
+    if _OUTPUTS in parts:
+        return parts
+    for _, text in parts[_ERROR]:
+        if isinstance(text, bytes) and text:
+            raise Malformed(f"the response has no outputs but says: {text[:80].decode('utf-8', 'replace')}")
+    return _by_number(_last(parts[_INFER_RESPONSE]))
 
 
 def _contents(data: bytes) -> list[Json]:

@@ -235,7 +235,10 @@ def compare_tensors(name: str, a: Tensor, b: Tensor, how: Comparison, findings: 
     if a.kind != b.kind or a.shape != b.shape:
         findings.differ(name, f"{a.kind} {list(a.shape)}", f"{b.kind} {list(b.shape)}")
         return
-    if a.kind == "float":
+    if np.array_equal(a.values, b.values):  # as nearly always, in a seventh of the time
+        if a.kind == "float" and a.values.size:
+            findings.distance(0.0)
+    elif a.kind == "float":
         _compare_floats(name, a, b, how, findings)
     elif _is_ranking(name, a, how) and a.kind == "int":
         _compare_places(name, a, b, findings)
@@ -250,8 +253,7 @@ def _compare_floats(name: str, a: Tensor, b: Tensor, how: Comparison, findings: 
         allowed = how.tolerance * np.maximum(1.0, np.maximum(np.abs(x), np.abs(y)))
         same = (x == y) | (np.isnan(x) & np.isnan(y)) | (np.isfinite(distance) & (distance <= allowed))
     finite = distance[np.isfinite(distance)]
-    if x.size:
-        findings.distance(float(finite.max()) if finite.size else 0.0)
+    findings.distance(float(finite.max()) if finite.size else 0.0)
     if _is_ranking(name, a, how):
         _compare_places(name, a, b, findings)
     else:

@@ -83,6 +83,14 @@ def test_the_messages_of_a_stream_are_one() -> None:
     assert compare(whole, stream(raw([1.0]), raw([2.0, 4.0]))).verdict == "differs"
 
 
+def test_a_response_without_outputs_says_what_it_holds() -> None:
+    """Field 1 is the name of a model in one message, and an error in another."""
+    empty, good = (framed(body) for body in (b"\x0a\x01m", raw([1.0]).SerializeToString()))
+    found = compare(response(good), response(empty))
+    assert found.agrees is False
+    assert "the response has no outputs but says: m" in found.detail
+
+
 def test_compressed_messages_are_read_and_a_bomb_is_not() -> None:
     message = raw([1.0]).SerializeToString()
     assert compare(response(framed(message)), response(framed(message, compressed=True))).verdict == "agrees"
