@@ -13,7 +13,8 @@ from policies.comparison.openai import arguments, event_type, raise_error
 from policies.comparison.pieces import Assembly, without
 
 _EVENTS: Final = frozenset({"message_start", "content_block_start", "content_block_delta", "message_delta"})
-_OWN: Final = frozenset({"id", "tool_use_id", "signature", "encrypted_content", "encrypted_index"})
+_OWN: Final = frozenset({"id", "tool_use_id", "signature", "encrypted_content", "encrypted_index", "data"})
+"""Members of a block, a citation or a search result that are the server's own; ``data``: reasoning, encrypted."""
 
 
 def recognises(documents: list[Json]) -> bool:
@@ -63,4 +64,12 @@ def _block(block: dict[str, Json]) -> dict[str, Json]:
 def content(message: dict[str, Json]) -> dict[str, Json]:
     """What of a whole message counts."""
     kept = without({key: message.get(key) for key in ("stop_reason", "stop_sequence")})
-    return kept | {"content": [without(block, _OWN) for block in sequence(message.get("content"))]}
+    return kept | {"content": [_counts(block) for block in sequence(message.get("content"))]}
+
+
+def _counts(block: Json) -> Json:
+    kept = without(block, _OWN)
+    for group in ("citations", "content"):
+        if isinstance(kept.get(group), list):
+            kept[group] = [without(part, _OWN) for part in kept[group]]
+    return kept

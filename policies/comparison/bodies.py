@@ -28,6 +28,10 @@ class Malformed(Exception):
     """A body is not what it says it is; the message says how."""
 
 
+class Beyond(Malformed):
+    """A body may be sound, but in a form or of a size that is not read here."""
+
+
 class Empty(Malformed):
     """A stream without data: even two that are the same agree in nothing."""
 
@@ -78,12 +82,12 @@ class Comparison:
 
 
 def plain_body(response: Response) -> bytes:
-    """The body without its content coding. Raises Malformed for what can't be undone, or is too large."""
+    """The body without its content coding. Raises Beyond for another coding or what is too large, else Malformed."""
     body, coding = response.body, response.content_encoding.strip().lower()
     if coding in ("gzip", "x-gzip", "deflate"):
         return inflate(body, coding)
     if coding not in ("", "identity"):
-        raise Malformed(f"the content coding {coding[:40]!r} is not understood")
+        raise Beyond(f"the content coding {coding[:40]!r} is not understood")
     return _bounded(body)
 
 
@@ -97,13 +101,13 @@ def inflate(body: bytes, coding: str) -> bytes:
     if (
         stream.unused_data
     ):  # what is not read must not agree; reading many small streams takes time without bound
-        raise Malformed(f"the body has more than one stream of {coding}")
+        raise Beyond(f"the body has more than one stream of {coding}")
     return plain
 
 
 def _bounded(body: bytes) -> bytes:
     if len(body) > MAX_BODY_BYTES:
-        raise Malformed(f"the body is larger than {MAX_BODY_BYTES} bytes")
+        raise Beyond(f"the body is larger than {MAX_BODY_BYTES} bytes")
     return body
 
 

@@ -14,7 +14,16 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from policies.comparison import anthropic, grpc, json_tree, openai, servers, streams, tensors
-from policies.comparison.bodies import Comparison, Empty, Json, Malformed, Response, parse_json, plain_body
+from policies.comparison.bodies import (
+    Beyond,
+    Comparison,
+    Empty,
+    Json,
+    Malformed,
+    Response,
+    parse_json,
+    plain_body,
+)
 from policies.comparison.differences import Findings
 from policies.comparison.streams import Documents
 
@@ -40,13 +49,13 @@ def compare(primary: Response, shadow: Response, how: Comparison | None = None) 
     """Compares two responses; see the module.
 
     A primary that can't be read leaves nothing to agree with (``not_comparable``, unless both are the same
-    bytes); a shadow that can't be read where the primary can differs.
+    bytes), nor does what is beyond us in either; a shadow that can't be read where the primary can differs.
     """
     how = how or Comparison()
     form = str(how.form)
     findings = Findings()
     try:
-        body, other = plain_body(primary), plain_body(shadow)
+        body = plain_body(primary)
         form, documents = _recognise(primary, body, how)
         first = _guarded(form, primary, body, documents, how)
     except Malformed as fault:
@@ -54,7 +63,9 @@ def compare(primary: Response, shadow: Response, how: Comparison | None = None) 
             return Agreement("agrees", "bytes")
         return Agreement("not_comparable", form, detail=str(fault))
     try:
-        second = _guarded(form, shadow, other, None, how)
+        second = _guarded(form, shadow, plain_body(shadow), None, how)
+    except Beyond as fault:
+        return Agreement("not_comparable", form, detail=str(fault))
     except Malformed as fault:
         findings.differ("body", f"can be read as {form}", str(fault))
         return _agreement(form, findings)

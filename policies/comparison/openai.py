@@ -75,11 +75,29 @@ def _completion(documents: list[Json]) -> dict[str, Json]:
         whole |= {key: value for key, value in document.items() if key != "choices" and value is not None}
         parts = [dictionary(choice) for choice in sequence(document.get("choices"))]
         for index, part in zip(_places(parts), parts, strict=True):
-            message = {"message": part["delta"]} if "delta" in part else {}
-            choices.setdefault(index, Assembly()).add(without(part, ("delta",)) | message)
+            message = {"message": _flat(part.get("delta", part.get("message")))}
+            choices.setdefault(index, Assembly()).add(without(part, ("delta", "message")) | without(message))
     if not choices:
         raise Malformed("the response has no choices")
     return whole | {"choices": [choices[index].whole() for index in sorted(choices)]}
+
+
+def _flat(message: Json) -> Json:
+    """A message, or a piece of one, whose content may be typed parts (Mistral): their text, and their reasoning."""
+    content = dictionary(message).get("content")
+    if not isinstance(content, list):
+        return message
+    parts = [(event_type(part), dictionary(part)) for part in content]
+    thoughts = [thought for _, part in parts for thought in sequence(part.get("thinking"))]
+    said = {
+        "content": _texts([part for kind, part in parts if kind == "text"]),
+        "parts": [part for kind, part in parts if kind not in ("text", "thinking")],
+    }
+    return message | said | ({"reasoning_content": _texts(thoughts)} if thoughts else {})
+
+
+def _texts(parts: list[Json]) -> str:
+    return "".join(text for part in parts if isinstance(text := dictionary(part).get("text"), str))
 
 
 def _places(choices: list[dict[str, Json]]) -> list[int]:
@@ -100,7 +118,7 @@ def _choice(choice: dict[str, Json]) -> dict[str, Json]:
     return kept | without({"message": said | without({"tool_calls": calls, "audio": audio}) | old})
 
 
-_MESSAGE: Final = ("content", "refusal", "reasoning_content", "reasoning")
+_MESSAGE: Final = ("content", "parts", "refusal", "reasoning_content", "reasoning")
 
 
 def _call(call: dict[str, Json]) -> dict[str, Json]:

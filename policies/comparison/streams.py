@@ -109,7 +109,7 @@ def _skip(text: str, place: int) -> int:
 
 # Server-sent events -----------------------------------------------------------------------------------
 def _events(body: bytes) -> Documents:
-    """Raises Empty for a stream of comments and pings alone."""
+    """Raises Empty for a stream of comments and pings alone, Malformed for one of JSON whose JSON is broken."""
     text = body.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     if any(line and line.partition(":")[0] not in _FIELDS for line in lines):
@@ -119,11 +119,16 @@ def _events(body: bytes) -> Documents:
         raise Empty("the stream has no data, only comments or pings" if text else "the stream is empty")
     names, data = zip(*found, strict=True)
     parts = [_part(each) for each in data]
-    if any(isinstance(part, dict | list) for part in parts):
+    plain = [number for number, part in enumerate(parts, 1) if isinstance(part, _Plain)]
+    documents = sum(bool(part) for part in parts if isinstance(part, dict | list))
+    if documents and documents >= len(plain):  # pieces of text may be JSON, too: {} and [] are common in code
+        for number in plain:
+            if data[number - 1].lstrip()[:1] == "{":  # a client fails here; "END" and such are usual
+                raise Malformed(f"document {number} of the stream is not valid JSON")
         return Documents(parts, names=names)
     if all(type(part) is str for part in parts):
         return _text("".join(parts))
-    if any(isinstance(part, _Plain) for part in parts):
+    if plain:
         return _text("".join(data))
     return Documents(parts, names=names, text="".join(data))
 

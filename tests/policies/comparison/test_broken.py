@@ -39,3 +39,10 @@ def test_what_follows_the_first_stream_of_gzip_is_not_left_out_silently() -> Non
         for rest in (b"two", b"three")
     )
     assert verdict(first, second) == "not_comparable"
+    assert verdict(Response(b"one", "text/plain"), second) == "not_comparable"
+
+
+def test_a_shadow_with_a_broken_coding_differs_and_one_with_another_is_not_compared() -> None:
+    good = js({"x": 1})
+    assert verdict(good, Response(b"{}", "application/json", content_encoding="gzip")) == "differs"
+    assert verdict(good, Response(b"{}", "application/json", content_encoding="br")) == "not_comparable"

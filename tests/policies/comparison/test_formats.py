@@ -181,6 +181,8 @@ def test_streams_of_any_kind(first: bytes, second: bytes, form: str) -> None:
         (b"data: 1.0\n\ndata: 2\n\n", b"data: 1.00001\n\ndata: 2\n\n"),
         (b"data: I have \n\ndata: 42\n\n", b"data: I have 4\n\ndata: 2\n\n"),
         (b"data: 4\n\ndata: 2\n\n", b"data: 42\n\n"),
+        (b"data: x = \n\ndata: {}\n\n", b"data: x = {\n\ndata: }\n\n"),
+        (b"data: hello\n\ndata: [1]\n\ndata: !\n\n", b"data: hello[\n\ndata: 1]!\n\n"),
         (b'data: {"a": 1}\n\n: ping\n\ndata: [DONE]\n\n', b'data: {"a":1}\n\n'),
         (b'event: message\ndata: {"a": 1}\n\n', b'data: {"a":1}\n\n'),
     ],
@@ -215,6 +217,55 @@ def test_why_a_stream_of_documents_cannot_be_read() -> None:
     broken = Response(b'{"x": 1}\n{"x": \n', "application/x-ndjson")
     found = compare(broken, Response(b'{"x": 1}\n', "application/x-ndjson"))
     assert (found.agrees, found.detail) == (None, "document 2 of the stream is not valid JSON")
+
+
+def test_an_event_whose_json_is_broken_is_not_left_out() -> None:
+    """A client fails at it, though all that is said may be in the others."""
+    good, broken, other_end = (
+        Response(b'data: {"choices": [{"text": "a"}]}\n\n' + end, EVENTS)
+        for end in (b"data: [DONE]\n\n", b'data: {"choices": [\n\n', b"data: END\n\n")
+    )
+    found = compare(broken, good)
+    assert (found.agrees, found.detail) == (None, "document 2 of the stream is not valid JSON")
+    assert compare(good, broken).agrees is False
+    assert compare(good, other_end).agrees is True
+
+
+# Newer kinds of content ---------------------------------------------------------------------------------
+def mistral(*pieces: Any) -> Response:
+    return stream(*({"choices": [{"index": 0, "delta": {"content": piece}}]} for piece in pieces))
+
+
+def thought(text: str) -> list[dict[str, Any]]:
+    return [{"type": "thinking", "thinking": [{"type": "text", "text": text}]}]
+
+
+def test_content_in_typed_parts_is_text_and_reasoning() -> None:
+    first = mistral(thought("let me "), thought("see"), "4", [{"type": "text", "text": "2"}])
+    assert compare(first, mistral(thought("let me see"), "42")).agrees is True
+    message = {"content": [*thought("let me see"), {"type": "text", "text": "42"}]}
+    assert compare(first, js({"choices": [{"index": 0, "message": message}]})).agrees is True
+    assert compare(first, mistral(thought("let me go"), "42")).agrees is False
+    assert compare(first, mistral(thought("let me see"), "43")).agrees is False
+    reference = [{"type": "reference", "reference_ids": [1]}]
+    assert compare(first, mistral(thought("let me see"), "42", reference)).agrees is False
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "redacted_thinking", "data": "CHANCE"},
+        {"type": "text", "text": "x", "citations": [{"url": "u", "encrypted_index": "CHANCE"}]},
+        {"type": "web_search_tool_result", "content": [{"url": "u", "encrypted_content": "CHANCE"}]},
+    ],
+    ids=lambda block: str(block["type"]),
+)
+def test_what_anthropic_encrypts_does_not_count(block: dict[str, Any]) -> None:
+    message = json.dumps({"type": "message", "content": [block]})
+    first, second = (js(json.loads(message.replace("CHANCE", each))) for each in ("abc", "xyz"))
+    assert compare(first, second).agrees is True
+    other = message.replace('"u"', '"v"').replace("redacted_thinking", "thinking")
+    assert compare(first, js(json.loads(other))).agrees is False
 
 
 def test_a_long_text_is_shown_from_its_first_difference() -> None:
