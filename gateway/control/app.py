@@ -140,6 +140,8 @@ class _Path:
                 require_media_type(http, endpoint.media_type)
         request = ApiRequest(http, principal, services, endpoint.body_limit)
         response = await endpoint.handler(request)
-        if request.session is not None and http.method not in SAFE:
+        # A call that needs only `read` changes nothing, whatever its method: it must not turn a session that only
+        # reads into one that steers.
+        if request.session is not None and http.method not in SAFE and endpoint.scope != "read":
             await services.sessions.prolong(request.session, http, response)
         return response

@@ -103,21 +103,6 @@ class Rewarded:
             _merged(self.covariates, other.covariates),
         )
 
-    def __sub__(self, other: Rewarded) -> Rewarded:
-        return Rewarded(
-            self.values - other.values,
-            self.observations - other.observations,
-            self.missing - other.missing,
-            self.waiting - other.waiting,
-            self.loose - other.loose,
-            self.past - other.past,
-            self.weighted - other.weighted,
-            self.inverse - other.inverse,
-            self.worst - other.worst,
-            self.by_unit - other.by_unit,
-            _merged(self.covariates, {name: pairs * -1 for name, pairs in other.covariates.items()}),
-        )
-
     def scaled(self, share: float) -> Rewarded:
         """The same values with ``share`` observations for each."""
         return replace(

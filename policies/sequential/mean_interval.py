@@ -47,8 +47,8 @@ def count_interval(sums: RewardSums, level: float) -> tuple[float, float] | None
     tail = float(special.ndtr(special.stdtrit(freedom, (1 - level) / 2)))
     # The prior of the beliefs: an exponential with the mean of the values.
     shape, rate = 1.0 + total / dispersion, (n + 1.0) / (total + 1.0) + n / dispersion
-    low, high = (float(special.gammaincinv(shape, p)) / rate for p in (tail, 1 - tail))
-    return low, high
+    # The upper end from its own tail: of few counts that is below 1e-16, and 1 - tail would be 1, and the end infinite.
+    return float(special.gammaincinv(shape, tail)) / rate, float(special.gammainccinv(shape, tail)) / rate
 
 
 def _variance(sums: RewardSums) -> float:

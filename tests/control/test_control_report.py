@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 from scipy import stats
 
@@ -219,6 +220,33 @@ def test_series_adds_up_and_rolls() -> None:
     assert last["v1"]["rolling_error_rate"] == estimate("boolean", booleans(1, 2))
     assert last["v1"]["rewards"]["correct"]["count"] == 2
     json.dumps(found, allow_nan=False)
+
+
+def test_a_value_that_has_left_the_window_leaves_nothing_behind() -> None:
+    """Its square did: sums from which it was subtracted kept an error of 100, and the interval no width."""
+    rng = np.random.default_rng(1)
+    values = rng.normal(1.0, 0.5, (30, 4))
+    values[5, 0] = 1e9
+    each = [alone(RewardSums.of(row)) for row in values]
+    buckets = [
+        RewardedBucket(10.0 * k, "v1", 1, Counts(assigned=4), {"delay": one}) for k, one in enumerate(each)
+    ]
+    declared = {"delay": DOCUMENT.metrics["delay"]}
+    for k, bucket in enumerate(series(("v1",), declared, buckets, {}, window=60.0)):
+        inside = values[max(0, k - 5) : k + 1].ravel()
+        expected = stats.t.interval(0.95, inside.size - 1, inside.mean(), stats.sem(inside))
+        rolling = bucket["variants"]["v1"]["rolling"]["delay"]
+        assert rolling["count"] == inside.size
+        assert rolling["interval"] == pytest.approx(expected)
+
+
+def test_a_ratio_to_all_but_nothing_is_not_told() -> None:
+    """It is infinite, which JSON can't hold: no report of the route could be read."""
+    found = made(
+        each_alone({("v1", "delay"): RewardSums(9, 1e-310, 0.0), ("v2", "delay"): RewardSums(9, 9, 9)})
+    )
+    lift = found["variants"]["v2"]["lift"]["delay"]
+    assert (lift["absolute"], lift["relative"]) == (1.0, None)
 
 
 def test_two_epochs_of_one_bucket_are_one_bucket() -> None:

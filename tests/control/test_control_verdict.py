@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 from gateway.control.reports.verdict import HOOKS
+from gateway.control.session import CSRF
 from tests.control.conftest import Client
+from tests.control.test_control_access import HERE, logged_in
 from tests.support.harness import Harness
 
 PAGE = (Path(__file__).parents[2] / "docs/controllers.md").read_text()
@@ -222,3 +224,16 @@ async def test_the_objects_of_the_page_ask_for_what_is_there(harness: Harness, c
         url, kind = hook["url"], hook["type"]
         assert url == f"http://flagger:KEY@turnout.models/-/hooks/flagger/checkout/{kind}"
         assert kind in HOOKS
+
+
+async def test_a_hook_that_only_reads_makes_no_session_steer(harness: Harness, client: Client) -> None:
+    harness.rollouts["shop"] = {"state": "waiting", "reason": "", "weight": 0.1}
+    http = await logged_in(client, "ops")
+    token = {CSRF: (await http.get("/-/dashboard/session")).json()["csrf"]}
+    hooked = await http.post("/-/hooks/flagger/shop/event", headers={**HERE, **token})
+    assert hooked.status_code == 200
+    assert "set-cookie" not in hooked.headers
+    assert (await http.get("/-/dashboard/session")).json()["scopes"] == ["read"]
+    body = {"action": "pause"}
+    steered = await http.post("/-/routes/shop/rollout", json=body, headers={**HERE, **token})
+    assert steered.status_code == 403

@@ -88,3 +88,18 @@ def test_plain_counts(n: int, mean: float) -> None:
 def test_a_single_burst_tells_nothing() -> None:
     assert count_interval(sums(np.asarray([0.0] * 19 + [40.0])), 0.95) is None
     assert count_interval(sums(np.zeros(20)), 0.95) is None
+
+
+def test_an_interval_of_few_counts_is_finite() -> None:
+    """1 minus the probability of the tail was 1, and the upper end infinite: no JSON could hold the report."""
+    values = np.asarray([100.0, 200.0, 150.0, 50.0, 120.0])
+    found = count_interval(sums(values), 0.95)
+    assert found is not None
+    carrying = values.sum() ** 2 / (values**2).sum()
+    excess = values.var(ddof=1) / values.mean() - 1.0
+    dispersion = 1.0 + excess * (1.0 + 2.0 / carrying)
+    freedom = 1.0 / (1.0 / 4.0 + 3.0 / carrying * excess / (1.0 + excess))
+    tail = stats.norm.sf(-stats.t.ppf(0.025, freedom))
+    model = stats.gamma(1.0 + 620.0 / dispersion, scale=1.0 / (6.0 / 621.0 + 5.0 / dispersion))
+    assert found == pytest.approx((model.ppf(tail), model.isf(tail)))
+    assert 620.0 / 5.0 < found[1] < 1000.0

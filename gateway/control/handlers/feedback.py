@@ -51,9 +51,9 @@ def _items(body: Any) -> list[Any]:
         )
     if "items" not in body:
         return [body]
-    others = sorted(set(body) - {"items"})
-    if others:
-        raise TurnoutError("invalid", f"{others[0]!r} is not allowed next to 'items'; put it into the items.")
+    other = next((key for key in body if key != "items"), None)
+    if other is not None:
+        raise TurnoutError("invalid", f"{other!r} is not allowed next to 'items'; put it into the items.")
     if not isinstance(body["items"], list):
         raise TurnoutError("invalid", "'items' is not a list; send a list of objects.")
     return body["items"]

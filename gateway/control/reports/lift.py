@@ -50,7 +50,7 @@ Method = Literal["pooled", "weighted", "matched"]
 HEALTH: Final = ("error_rate", "latency_p50", "latency_p99")
 """Compared on every route in addition to its metrics; lower is better."""
 MAX_RATIO: Final = 1e6
-"""A greater end of a ratio's interval says that there is none."""
+"""A greater ratio, or end of its interval, says that there is none: the baseline is all but 0."""
 _NOTHING: Final = Counts()
 _NO_REWARDS: Final = Rewarded()
 _NO_UNITS: Final = Stratum(units=RewardSums())
@@ -235,7 +235,7 @@ class Comparisons:
         known = absolute["absolute"] is not None and quotient.baseline > 0
         return {
             **absolute,
-            "relative": quotient.candidate / quotient.baseline - 1.0 if known else None,
+            "relative": _less_one(quotient.candidate / quotient.baseline) if known else None,
             "relative_interval": None if ratio is None else list(map(_less_one, ratio)),
             "always_valid": True,
             "method": method,
@@ -385,8 +385,8 @@ def _ends(found: MetricComparison, alpha: float) -> list[float | None] | None:
     return None if ends == [None, None] else ends
 
 
-def _less_one(end: float | None) -> float | None:
-    return None if end is None or end > MAX_RATIO else end - 1.0
+def _less_one(ratio: float | None) -> float | None:
+    return None if ratio is None or ratio > MAX_RATIO else ratio - 1.0
 
 
 def _better(interval: list[float | None] | None, goal: Goal) -> bool | None:

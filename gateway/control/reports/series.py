@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
+from types import MappingProxyType
 from typing import Any, Final
 
 from gateway.config.service import MetricConfig
@@ -55,16 +56,13 @@ def series(
     """
     buckets = list(buckets)
     shares = _shares(declared, buckets, before)
-    to_date, rolling = _Totals(before), _Totals({}, shares)
-    held: deque[tuple[float, list[RewardedBucket]]] = deque()
+    to_date, rolling = _Totals(before), _Rolling(window)
     made = []
     for start, found in _by_start(buckets):
-        held.append((start, found))
         to_date.add(found)
-        rolling.add(found)
-        while held[0][0] <= start - window:
-            rolling.take(held.popleft()[1])
-        made.append(_bucket(start, variants, declared, found, to_date, rolling, shares))
+        made.append(
+            _bucket(start, variants, declared, found, to_date, rolling.with_next(start, found), shares)
+        )
     return made
 
 
@@ -95,32 +93,71 @@ def _shares(
 
 
 class _Totals:
-    """Sums to which buckets are added and from which they are subtracted."""
+    """Sums to which buckets are added."""
 
-    def __init__(self, before: Mapping[Key, Rewarded], shares: Mapping[str, float] | None = None) -> None:
-        self.rewards = dict(before)
-        self.shares = shares
+    def __init__(self, rewards: Mapping[Key, Rewarded] = MappingProxyType({})) -> None:
+        self.rewards = dict(rewards)
         self.seen: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
 
-    def add(self, buckets: Iterable[RewardedBucket], sign: int = 1) -> None:
+    def add(self, buckets: Iterable[RewardedBucket]) -> None:
         for bucket in buckets:
-            self.seen[bucket.variant] += sign * bucket.counts.seen
-            self.errors[bucket.variant] += sign * bucket.counts.errors
+            self.seen[bucket.variant] += bucket.counts.seen
+            self.errors[bucket.variant] += bucket.counts.errors
             for metric, one in bucket.rewards.items():
-                key = (bucket.variant, metric)
-                known = self.rewards.get(key, _NOTHING)
-                self.rewards[key] = known + one if sign > 0 else known - one
+                self._put((bucket.variant, metric), one)
 
-    def take(self, buckets: Iterable[RewardedBucket]) -> None:
-        self.add(buckets, -1)
+    def __add__(self, other: _Totals) -> _Totals:
+        both = _Totals(self.rewards)
+        both.seen, both.errors = self.seen + other.seen, self.errors + other.errors
+        for key, one in other.rewards.items():
+            both._put(key, one)
+        return both
 
-    def estimates(self, variant: str, declared: Mapping[str, MetricConfig]) -> Json:
+    def _put(self, key: Key, one: Rewarded) -> None:
+        known = self.rewards.get(key)
+        self.rewards[key] = one if known is None else known + one
+
+    def estimates(
+        self, variant: str, declared: Mapping[str, MetricConfig], shares: Mapping[str, float] | None = None
+    ) -> Json:
         found = {name: self.rewards.get((variant, name), _NOTHING) for name in declared}
-        return _estimates(found, declared, self.shares)
+        return _estimates(found, declared, shares)
 
     def error_rate(self, variant: str) -> Json:
         return error_rate(Counts(assigned=self.seen[variant], errors=self.errors[variant]))
+
+
+class _Rolling:
+    """The sums of the last seconds.
+
+    Nothing is subtracted: 1e18, the square of one value of 1e9, would leave an error of 100 behind when it goes.
+    """
+
+    def __init__(self, window: float) -> None:
+        self._window = window
+        self._older: list[tuple[float, _Totals]] = []
+        """From each start up to the first of ``_newer``; the longest comes last, and goes first."""
+        self._newer: list[tuple[float, Sequence[RewardedBucket]]] = []
+        self._of_newer = _Totals()
+
+    def with_next(self, start: float, buckets: Sequence[RewardedBucket]) -> _Totals:
+        """Add the ``buckets`` of ``start`` and return the sums of the window up to their end."""
+        self._newer.append((start, buckets))
+        self._of_newer.add(buckets)
+        while self._older and self._older[-1][0] <= start - self._window:
+            self._older.pop()
+        if (
+            not self._older
+        ):  # each bucket comes here once, so that a window costs no more the more buckets it has
+            whole = _Totals()
+            for begin, found in reversed(self._newer):
+                if begin > start - self._window:
+                    whole = whole + _Totals()
+                    whole.add(found)
+                    self._older.append((begin, whole))
+            self._newer, self._of_newer = [], _Totals()
+        return self._older[-1][1] + self._of_newer
 
 
 def _by_start(buckets: Iterable[RewardedBucket]) -> list[tuple[float, list[RewardedBucket]]]:
@@ -149,7 +186,7 @@ def _bucket(
             name: _variant([b for b in buckets if b.variant == name], declared, total, expected, shares)
             | {
                 "to_date": to_date.estimates(name, declared),
-                "rolling": rolling.estimates(name, declared),
+                "rolling": rolling.estimates(name, declared, shares),
                 "rolling_error_rate": rolling.error_rate(name),
             }
             for name in known

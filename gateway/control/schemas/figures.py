@@ -83,7 +83,8 @@ class Difference(ApiModel):
         Field(description="Of `absolute`; null: no value is excluded yet, on that side or at all."),
     ]
     relative: Annotated[
-        float | None, Field(description="0.05: five percent more; null if the baseline's mean is 0.")
+        float | None,
+        Field(description="0.05: five percent more; null if the baseline's mean is 0, or all but that."),
     ]
     relative_interval: tuple[float | None, float | None] | None
     always_valid: bool
