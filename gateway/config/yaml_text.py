@@ -80,7 +80,7 @@ class Tree:
             path, key = path[:-1], True
 
 
-@collector_paused()
+@collector_paused
 def read(
     text: str, env: Mapping[str, str], allowed: Collection[str] | None = None
 ) -> tuple[Tree | None, list[Fault]]:

@@ -15,9 +15,8 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 from gateway.config.service import MetricConfig
 from gateway.ingest.evidence import HOUR_S, RECENT_S, ended_before
-from gateway.runtime.collector import collector_paused
 from gateway.state.base import BUCKET_S, MAX_CLOCK_SKEW_S, Bucket
-from gateway.state.folding import LADDER, Grouping, cell_width
+from gateway.state.folding import LADDER, cell_width
 from gateway.state.store import AggregateStore
 
 T = TypeVar("T")
@@ -109,29 +108,6 @@ def pieces(since: float, until: float, now: float, step: float = BUCKET_S) -> It
         begin = end
 
 
-async def read_part(
-    store: AggregateStore,
-    route: str,
-    begin: float,
-    end: float,
-    step: float,
-    make: Callable[[list[Bucket]], T],
-    *,
-    epochs: Grouping = "alike",
-    histograms: bool = False,
-) -> T:
-    """What ``make`` returns, in a thread, of the buckets of ``step`` seconds between two times.
-
-    ``epochs``, ``histograms``: as in `AggregateStore.series`. ``make`` is to empty the list: to free thousands would
-    hold up the event loop. Raises StoreUnavailable.
-    """
-    with collector_paused():
-        buckets = await store.series(
-            route, since=begin, until=end, step=step, epochs=epochs, histograms=histograms
-        )
-        return await asyncio.to_thread(make, buckets)
-
-
 class Remembered(Generic[T]):
     """What was made of each span of one route."""
 
@@ -158,7 +134,8 @@ class Remembered(Generic[T]):
         missing = [span for span in wanted if span not in known]
         for run in runs(missing, now):
             begin, end, step = run[0].begin, run[-1].end, run[0].step
-            known.update(await read_part(store, route, begin, end, step, partial(self._made, run, now)))
+            made = partial(self._made, run, now)
+            known.update(await store.reduced_series(route, made, since=begin, until=end, step=step))
         self._version, self._parts = version, {span: known[span] for span in wanted}
         return [part for _, part in self._parts.values()]
 
@@ -173,14 +150,13 @@ class Remembered(Generic[T]):
         }
 
     def _made(self, run: Sequence[Span], now: float, buckets: list[Bucket]) -> dict[Span, tuple[object, T]]:
-        """Of neighbouring spans. Empties ``buckets``."""
+        """Of neighbouring spans."""
         parts: list[list[Bucket]] = [[] for _ in run]
         place = 0
         for bucket in buckets:
             while bucket.start >= run[place].end:
                 place += 1
             parts[place].append(bucket)
-        buckets.clear()
         return {
             span: (self._stage(span, now), self._make(part, span.step, now))
             for span, part in zip(run, parts, strict=True)

@@ -22,7 +22,7 @@ from gateway.config.service import MetricConfig
 from gateway.ingest.by_unit import OutcomesByUnit
 from gateway.ingest.comparable import units_of_all_time
 from gateway.ingest.evidence import RewardedBucket, ended_before, of_buckets, over_time
-from gateway.ingest.remembered import Remembered, pieces, read_part, spans
+from gateway.ingest.remembered import Remembered, pieces, spans
 from gateway.loops.periodic import MAX_READ_SHARE
 from gateway.loops.rollout_evidence import capped_ranges
 from gateway.loops.unit_evidence import UnitEvidence
@@ -164,16 +164,18 @@ class GuardrailEvidence:
         until = now // BUCKET_S * BUCKET_S
         for begin, end in pieces(watched.until, until, now):
             counts = partial(_counts, watched.matched, baseline, now)
-            found = await read_part(self._store, name, begin, end, BUCKET_S, counts, histograms=True)
-            watched.matched, watched.until = found, end
+            watched.matched = await self._store.reduced_series(
+                name, counts, since=begin, until=end, step=BUCKET_S, histograms=True
+            )
+            watched.until = end
         for metric, m in declared.items():
             step = _stretch(m.window) if m.missing == "ignore" else BUCKET_S
             edge, since = ended_before(now, m.window, step), watched.rewarded.get(metric, watched.since)
             moved = edge > since
             make = partial(_rewards, baseline, {metric: m})
             for begin, end in pieces(since, edge, now, step):
-                found = await read_part(
-                    self._store, name, begin, end, step, partial(make, step=step, now=now)
+                found = await self._store.reduced_series(
+                    name, partial(make, step=step, now=now), since=begin, until=end, step=step
                 )
                 watched.matched = _joined([watched.matched, found])
                 # With each piece: a store that goes away in the middle must not make it count twice.
@@ -206,21 +208,19 @@ def _stretch(window: float) -> float:
 
 
 def _counts(matched: _Matched, baseline: str, now: float, buckets: list[Bucket]) -> _Matched:
-    """``matched`` with what was counted in ``buckets``, which are emptied."""
+    """``matched`` with what was counted in ``buckets``."""
     found: _Matched = defaultdict(StratifiedComparison)
     _add(found, baseline, of_buckets(buckets, {}, now=now), ())
-    buckets.clear()
     return _joined([matched, found])
 
 
 def _rewards(
     baseline: str, metrics: Mapping[str, MetricConfig], buckets: list[Bucket], step: float, now: float
 ) -> _Matched:
-    """The comparisons in what was earned, in strata of ``step`` seconds. Empties ``buckets``."""
+    """The comparisons in what was earned, in strata of ``step`` seconds."""
     found: _Matched = defaultdict(StratifiedComparison)
     read = of_buckets(buckets, metrics, now=now, step=step)
     _add(found, baseline, [replace(bucket, counts=Counts()) for bucket in read], metrics)
-    buckets.clear()
     return found
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from gateway.clock import Clock
 from gateway.config.policy import BanditConfig
 from gateway.config.route import RouteConfig
-from gateway.ingest.remembered import pieces, read_part
+from gateway.ingest.remembered import pieces
 from gateway.state import shapes
 from gateway.state.base import BUCKET_S, Bucket, Published
 from gateway.state.store import Store
@@ -123,7 +123,9 @@ class Ratios:
         tested = self._requests.setdefault(name, _Requests())
         until = (self._clock() - settled_s) // BUCKET_S * BUCKET_S
         for begin, end in pieces(tested.until, until, until):
-            assigned = await read_part(self._store, name, begin, end, BUCKET_S, _assigned, epochs="each")
+            assigned = await self._store.reduced_series(
+                name, _assigned, since=begin, until=end, step=BUCKET_S, epochs="each"
+            )
             if assigned:
                 probabilities = await self._probabilities(name, min(assigned))
                 await asyncio.to_thread(_add, tested.ratio, probabilities, assigned)
@@ -211,12 +213,11 @@ def _written(tested: _Units) -> str:
 
 
 def _assigned(cells: list[Bucket]) -> dict[int, dict[str, float]]:
-    """Decisions by epoch and variant. Empties ``cells``: this thread frees them."""
+    """Decisions by epoch and variant."""
     found: dict[int, dict[str, float]] = {}
     for cell in cells:
         of_epoch = found.setdefault(cell.epoch, {})
         of_epoch[cell.variant] = of_epoch.get(cell.variant, 0.0) + cell.counts.assigned
-    cells.clear()
     return found
 
 

@@ -7,8 +7,8 @@ a ring, and only the recorder, the loops and the control API come here. All meth
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 from gateway.record.events import Outcome, Reward, Shadowed
 from gateway.record.exposures import Exposure
@@ -30,6 +30,8 @@ from gateway.state.folding import Grouping
 from gateway.state.memory import Memory
 from policies.contextual.regression import LinearSums
 from policies.types import RewardSums
+
+T = TypeVar("T")
 
 
 class RecordStore(Protocol):
@@ -197,6 +199,23 @@ class AggregateStore(Protocol):
 
         Epochs that are read together are under the newest of them: a bandit may have an epoch each second.
         Without ``histograms``, counts have no times, at a fraction of the cost. ``segments``: as in `reward_sums`.
+        """
+        ...
+
+    async def reduced_series(
+        self,
+        route: str,
+        make: Callable[[list[Bucket]], T],
+        *,
+        since: float,
+        until: float,
+        step: float,
+        epochs: Grouping = "alike",
+        histograms: bool = False,
+    ) -> T:
+        """What ``make`` returns of the `series`, in the thread that reads and frees it, without collections.
+
+        To free thousands of buckets on the event loop would hold it up.
         """
         ...
 

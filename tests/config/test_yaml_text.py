@@ -229,18 +229,13 @@ def test_no_garbage_collection_holds_up_other_threads_meanwhile(text: str) -> No
 
 
 def test_the_collector_is_off_until_the_last_pause_ends() -> None:
-    """Of threads and tasks that overlap, and as it was before."""
-    first, second = collector_paused(), collector_paused()
-    first.__enter__()
-    second.__enter__()
-    first.__exit__(None, None, None)
-    assert not gc.isenabled()
-    second.__exit__(None, None, None)
+    """Of threads that overlap, and as it was before."""
+    state = collector_paused(gc.isenabled)
+    assert collector_paused(lambda: [state(), gc.isenabled()])() == [False, False]
     assert gc.isenabled()
     gc.disable()
     try:
-        with collector_paused():
-            pass
+        assert not state()
         assert not gc.isenabled()
     finally:
         gc.enable()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Callable, Sequence
 from math import lcm
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from policies.sequential.design_based import Periods
 from policies.types import PairSums
 from tests.support.made import T0, outcome, reward
 
+T = TypeVar("T")
 HOUR = 3600.0
 DAY = 24 * HOUR
 
@@ -35,11 +37,13 @@ class Counting:
         self.read = self.largest = 0
         self.changed_cells = store.changed_cells
 
-    async def series(self, route: str, **limits: Any) -> list[Bucket]:
-        found = await self._store.series(route, **limits)
-        self.read += len(found)
-        self.largest = max(self.largest, len(found))
-        return found
+    async def reduced_series(self, route: str, make: Callable[[list[Bucket]], T], **limits: Any) -> T:
+        def counted(found: list[Bucket]) -> T:
+            self.read += len(found)
+            self.largest = max(self.largest, len(found))
+            return make(found)
+
+        return await self._store.reduced_series(route, counted, **limits)
 
 
 async def _all(store: Store, now: float) -> list[Bucket]:
@@ -115,6 +119,20 @@ async def test_only_what_changed_is_read(store: Store) -> None:
     await store.reward([reward(of=old[100])])
     assert len(await _remembered(remembered, counting, now)) == 361
     assert counting.read <= 3 + 4 + 4, "its minute and the newest one, and the newest one twice"
+
+
+async def test_the_collector_is_off_while_a_piece_is_read_and_no_longer(store: Store) -> None:
+    """It was off while a look waited for the store, and for good once such a task was dropped."""
+    await store.append([outcome(T0)])
+    limits: dict[str, Any] = {"since": T0 - 60, "until": T0 + 60, "step": 10.0}
+    assert await store.reduced_series("digits", lambda found: (len(found), gc.isenabled()), **limits) == (
+        1,
+        False,
+    )
+    assert gc.isenabled()
+    with pytest.raises(ZeroDivisionError):
+        await store.reduced_series("digits", lambda found: 1 / 0, **limits)
+    assert gc.isenabled()
 
 
 @pytest.mark.parametrize("step", [10.0, 70.0, 240.0, 3600.0])

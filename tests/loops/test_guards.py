@@ -103,13 +103,13 @@ async def test_rows_that_could_not_be_added_are_added_at_the_next_look(
     await leader.start()
     await scene.serve(dict.fromkeys(("v1", "v2", "v3"), 0.01), 300, rng)
     scene.time += 20
-    series: Any = scene.store.series
+    reduced: Any = scene.store.reduced_series
 
-    async def unreadable(*args: object, **limits: object) -> list[Any]:
-        return [None for _ in await series(*args, **limits)]
+    async def unreadable(route: str, make: Any, **limits: object) -> Any:
+        return await reduced(route, lambda found: make([None for _ in found]), **limits)
 
     with monkeypatch.context() as patch:
-        patch.setattr(scene.store, "series", unreadable)
+        patch.setattr(scene.store, "reduced_series", unreadable)
         await leader.step()
     assert await verdicts(scene) == {}
     scene.time += 10

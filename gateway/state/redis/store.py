@@ -339,6 +339,7 @@ class RedisStore(Control):
     linear_sums = _of_cells(linear.totals)
     linear_series = _of_cells(linear.series)
     series = _of_cells(sums.series)
+    reduced_series = _of_cells(sums.reduced_series)
     agreement = _asks(sums.agreement)
     agreement_series = _asks(sums.agreement_series)
 

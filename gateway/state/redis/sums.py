@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import ceil, fsum
 from typing import Final, TypeVar
 
+from gateway.runtime.collector import collector_paused
 from gateway.state.base import BUCKET_S, Bucket, Counts
 from gateway.state.exact import ExactSums, Expansion
 from gateway.state.folding import Grouping, read_under
@@ -225,6 +226,28 @@ async def series(
     counts = await _packed(link, route, "c", since, until, heads=not histograms)
     rewards = await _packed(link, route, "s", since, until, segments=segments)
     return await asyncio.to_thread(_series, counts, rewards, int(step), epochs)
+
+
+async def reduced_series(
+    link: Link,
+    route: str,
+    make: Callable[[list[Bucket]], T],
+    *,
+    since: float,
+    until: float,
+    step: float,
+    epochs: Grouping = "alike",
+    histograms: bool = False,
+) -> T:
+    """What ``make`` returns of the `series`."""
+    counts = await _packed(link, route, "c", since, until, heads=not histograms)
+    rewards = await _packed(link, route, "s", since, until, segments=False)
+
+    @collector_paused
+    def reduced() -> T:
+        return make(_series(counts, rewards, int(step), epochs))
+
+    return await asyncio.to_thread(reduced)
 
 
 def _series(counts: Sequence[bytes], rewards: Sequence[bytes], width: int, epochs: Grouping) -> list[Bucket]:

@@ -246,6 +246,7 @@ class SqliteStore:
     linear_sums = _reads(_of_cells(linear.totals))
     linear_series = _reads(_of_cells(linear.series))
     series = _reads(_of_cells(sums.series))
+    reduced_series = _reads(_of_cells(sums.reduced_series))
     agreement = _reads(sums.agreement)
     agreement_series = _reads(sums.agreement_series)
 

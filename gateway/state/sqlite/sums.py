@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import fsum
-from typing import Final
+from typing import Final, TypeVar
 
 from gateway.record.histogram import merge_packed, pack, unpack
+from gateway.runtime.collector import collector_paused
 from gateway.state.base import Bucket, Counts
 from gateway.state.exact import ExactSums, Expansion
 from gateway.state.folding import Grouping, read_under
@@ -17,6 +18,7 @@ from gateway.state.tally import KEPT_CHANGES, CellKey, ShadowCounts, ShadowKey, 
 from gateway.state.units import SEGMENT
 from policies.types import RewardSums
 
+T = TypeVar("T")
 _ALWAYS: Final = 1 << 62
 _NONE: Final = RewardSums()
 _OF_SEGMENTS: Final = f" AND (instr(metric, '{SEGMENT}') > 0) = ?"
@@ -329,6 +331,24 @@ def series(
         )
         for key in sorted(counted.keys() | rewarded.keys())
     ]
+
+
+@collector_paused
+def reduced_series(
+    connection: sqlite3.Connection,
+    route: str,
+    make: Callable[[list[Bucket]], T],
+    *,
+    since: float,
+    until: float,
+    step: float,
+    epochs: Grouping = "alike",
+    histograms: bool = False,
+) -> T:
+    """What ``make`` returns of the `series`."""
+    return make(
+        series(connection, route, since=since, until=until, step=step, epochs=epochs, histograms=histograms)
+    )
 
 
 def agreement(
