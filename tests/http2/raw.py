@@ -52,6 +52,13 @@ METHOD, SCHEME, AUTHORITY, PATH = (
     (b":path", b"/echo"),
 )
 GOOD: list[Pair] = [METHOD, SCHEME, AUTHORITY, PATH]
+ECHO = """\
+  echo:
+    match: {path: /echo}
+    variants: {v1: {backend: a}}
+    policy: {type: single, variant: v1}
+"""
+"""The route of `GOOD`."""
 
 
 def headers(pairs: Iterable[Pair], stream: int = 1, *, end: bool = True) -> bytes:

@@ -9,17 +9,10 @@ import pytest
 from tests.http2.case import Case
 from tests.http2.client import Client
 from tests.http2.corpus import CASES
-from tests.http2.raw import GOOD, headers
+from tests.http2.raw import ECHO, GOOD, headers
 from tests.wire.rig import Rig
 
-RIG = {
-    "routes": """\
-  echo:
-    match: {path: /echo}
-    variants: {v1: {backend: a}}
-    policy: {type: single, variant: v1}
-"""
-}
+RIG = {"routes": ECHO}
 SMUGGLED = (b"smuggled", b"injected", b"evil", b"\r\n\r\nGET")
 
 

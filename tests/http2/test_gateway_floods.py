@@ -9,6 +9,7 @@ import pytest
 from tests.http2.client import Client
 from tests.http2.raw import (
     CONTINUATION,
+    ECHO,
     GOOD,
     HEADERS,
     HELLO,
@@ -26,14 +27,7 @@ from tests.http2.raw import (
 from tests.support.backend import HOLD
 from tests.wire.rig import Rig
 
-RIG = {
-    "routes": """\
-  echo:
-    match: {path: /echo}
-    variants: {v1: {backend: a}}
-    policy: {type: single, variant: v1}
-"""
-}
+RIG = {"routes": ECHO}
 STREAMS = range(1, 8_000, 2)
 BOMB = block(GOOD) + b"\x40\x01a" + b"\x7f\xa1\x1e" + b"b" * 4000 + b"\xbe" * 12_000
 """About 48 MB of header list in 16 kB."""

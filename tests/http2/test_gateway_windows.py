@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.http2.client import Client
 from tests.http2.raw import (
     DATA,
+    ECHO,
     GOOD,
     HELLO,
     PADDED,
@@ -20,14 +21,7 @@ from tests.http2.raw import (
 from tests.support.backend import ok
 from tests.wire.rig import Rig
 
-RIG = {
-    "routes": """\
-  echo:
-    match: {path: /echo}
-    variants: {v1: {backend: a}}
-    policy: {type: single, variant: v1}
-"""
-}
+RIG = {"routes": ECHO}
 INITIAL_WINDOW = 4
 
 
