@@ -9,7 +9,7 @@ from gateway.control.handlers import record
 from gateway.record.events import Reward
 from tests.control.conftest import Client
 from tests.support.harness import Harness
-from tests.support.made import outcome
+from tests.support.made import outcome, shadowed
 from tests.support.seed import World, live_through
 
 DIGITS = World("digits", {"v1": 0.9, "v2": 0.95}, errors={"v1": 0.3, "v2": 0.3}, shadow=("v3", 0.5))
@@ -137,6 +137,15 @@ async def test_all_that_is_known_of_a_decision(lived: Harness, client: Client) -
         windows
     )
     assert failed["attempts"][0][2] == "backend_reset"  # type: ignore[index]
+
+
+async def test_a_decision_says_why_its_shadow_could_not_be_compared(harness: Harness, client: Client) -> None:
+    made = outcome()
+    reason = "the responses could not be compared: one is too large"
+    await harness.store.append([made], [shadowed(of=made, agrees=None, detail=reason)])
+    found = await client("reader").get(f"/-/decisions/{made.decision.hex()}")
+    assert found.status_code == 200, found.text
+    assert found.json()["shadows"][0]["detail"] == reason
 
 
 async def test_a_decision_of_another_route_is_hidden_as_if_it_were_none(

@@ -231,7 +231,15 @@ def _reward(found: Reward, metrics: Mapping[str, MetricConfig]) -> dict[str, Any
 def _shadowed(found: Shadowed) -> dict[str, Any]:
     shown = {name: getattr(found, name) for name in found._fields if name != "decision"}
     shown.pop("route")
-    return shown | {"detail": _json(found.detail)}
+    return shown | {"detail": _detail(found.detail)}
+
+
+def _detail(text: str) -> Any:
+    """The differences; where the responses could not be compared, the reason, which is text."""
+    try:
+        return _json(text)
+    except ValueError:
+        return text
 
 
 def _json(text: str) -> Any:
