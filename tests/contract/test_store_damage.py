@@ -382,3 +382,21 @@ async def test_a_damaged_allocation_in_sqlite_is_left_out(sqlite_url: str, garbl
     await store.append([outcome(T0, epoch=3)])
     assert await store.publish(published(4))
     await store.close()
+
+
+async def test_events_behind_a_damaged_one_are_read(store: Store) -> None:
+    whole = [await store.add_event(time=T0 + n, kind="note", route="digits", data="{}") for n in range(2)]
+    if isinstance(store, SqliteStore):
+        with sqlite3.connect(store.path) as connection:
+            connection.execute("UPDATE events SET data = CAST(x'ff' AS TEXT) WHERE id = ?", (whole[0].id,))
+        connection.close()
+    else:
+        assert isinstance(store, RedisStore)
+        place = f"{store._link.of_all}:events"
+        await store._link.command("DEL", place)
+        fields = ("time", T0, "kind", "note", "route", "digits", "data")
+        await store._link.command("XADD", place, f"{whole[0].id}-1", *fields, b"\xff")
+        await store._link.command("XADD", place, f"{whole[1].id}-1", *fields, b"{}")
+    first, second = await store.events()
+    assert (first.id, first.fields) == (whole[0].id, {})
+    assert (second.id, second.data) == (whole[1].id, "{}")
