@@ -175,7 +175,7 @@ class RolloutEvidence:
         """The verdicts over the current window, at most `RECENT_S` old."""
         time, window, judgement = self._last.get(name, (0.0, 0.0, Judgement(())))
         assert route.rollout is not None
-        if window == route.rollout.window and time > self._clock() - RECENT_S:
+        if window == route.rollout.window and 0.0 <= self._clock() - time < RECENT_S:
             return judgement
         return (await self.judgement(document, name, section, route, forecast=False))[0]
 

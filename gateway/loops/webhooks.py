@@ -48,7 +48,7 @@ class Progress:
     after: int
     """Id of the last event that was delivered or that the hook does not ask for."""
     since: float
-    """Events before the hook was configured are not sent."""
+    """Events before the hook was configured are not sent; 0 once all of them were passed."""
     failures: int = 0
     next_try: float = 0.0
 
@@ -80,11 +80,12 @@ class Webhooks:
 
     async def _deliver(self, client: httpx.AsyncClient, hook: WebhookConfig) -> None:
         progress = self._progress.get(identity(hook)) or await self._begin(identity(hook))
-        if self.clock() < progress.next_try:
+        if 0.0 < progress.next_try - self.clock() <= MAX_DELAY_S:  # further off: the clock was set back
             return
-        before, loop = progress.after, asyncio.get_running_loop()
+        before, loop = (progress.after, progress.since), asyncio.get_running_loop()
         end = loop.time() + hook.timeout  # a slow hook goes on in the next step, so that it delays no other
-        for event in await self.store.events(after=progress.after, limit=EVENTS_AT_ONCE):
+        found = await self.store.events(after=progress.after, limit=EVENTS_AT_ONCE)
+        for event in found:
             if event.time >= progress.since and wants(hook, event):
                 trouble = await self._post(client, hook, event)
                 self._count(hook, "failed" if trouble else "delivered")
@@ -95,7 +96,10 @@ class Webhooks:
             progress.after = event.id
             if loop.time() > end:
                 break
-        if progress.after != before:
+        else:
+            if len(found) < EVENTS_AT_ONCE:
+                progress.since = 0.0  # all later ones are new, also by a clock that is set back
+        if (progress.after, progress.since) != before:
             await self._keep(identity(hook), progress)
 
     async def _begin(self, name: str) -> Progress:

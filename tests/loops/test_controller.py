@@ -174,6 +174,20 @@ async def test_the_list_judges_a_rollout_again_when_it_has_moved_or_the_verdicts
     assert await samples(60) == ("rolled_back", 0), "those of its new state"
 
 
+async def test_verdicts_of_a_clock_that_was_set_back_are_not_recent(store: Store) -> None:
+    one = await Rollout(store, "one", CONFIG).start()
+
+    async def samples() -> float:
+        shown = await one.controller.rollout_verdicts("r")
+        assert shown is not None
+        return shown[1][0].samples
+
+    assert await samples() == 0
+    one.time -= 60
+    await store.append([outcome(one.time + 59, route="r", assigned="v2", epoch=1, propensity=0.2, unit=1)])
+    assert await samples() == 1
+
+
 async def test_an_edit_of_the_present_stage_is_said_to_move_shares(store: Store) -> None:
     one = await Rollout(store, "one", CONFIG).start()
     edited = load(CONFIG.replace("weight: 20%", "weight: 35%", 1), source="test", env={})

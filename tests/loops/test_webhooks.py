@@ -170,6 +170,24 @@ async def test_a_receiver_that_is_away_for_days_is_tried_with_the_longest_pause(
     assert progress.next_try == now.time + MAX_DELAY_S
 
 
+async def test_a_clock_that_is_set_back_hides_nothing_and_delays_no_try(
+    store: Store, now: Now, receiver: Receiver
+) -> None:
+    document = hooks(WebhookConfig(url=receiver.url))
+    webhooks = sender(store, now)
+    now.time = 100_000.0
+    await webhooks.step(document)
+    receiver.status = 503
+    now.time -= 3600.0
+    await tell(store, now, number=0)
+    await webhooks.step(document)
+    assert webhooks.counts["127.0.0.1", "failed"] == 1
+    receiver.status = 204
+    now.time -= 3600.0
+    await webhooks.step(document)
+    assert [event["data"]["number"] for event in receiver.events()] == [0]
+
+
 async def test_one_dead_receiver_holds_up_no_other(store: Store, now: Now, receiver: Receiver) -> None:
     dead = WebhookConfig(url="http://127.0.0.1:1/hook")
     document = hooks(dead, WebhookConfig(url=receiver.url))
