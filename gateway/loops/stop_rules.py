@@ -52,7 +52,11 @@ class StopRules:
 
     async def look(self, name: str, route: RouteConfig) -> None:
         """Take what the rule says now to the allocation; call it in the leader."""
-        known = self._routes[name]
+        known, now = self._routes[name], self._clock()
+        if known.acknowledged > now:  # the clock was set back: alarms raised since would count as known
+            known, _ = await self._routes.update(
+                name, lambda s: (replace(s, acknowledged=min(s.acknowledged, now)), None)
+            )
         state = known.stop
         if state.fingerprint != stop_fingerprint(route):  # edited: alarms raised before do not count any more
             await self._change(name, route, lambda begun: begun)

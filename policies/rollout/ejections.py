@@ -33,7 +33,10 @@ class Ejections:
 
     def under(self, fingerprint: str, now: float) -> Ejections:
         """These ejections, or none yet if the section was edited since."""
-        return self if self.fingerprint == fingerprint else Ejections(fingerprint, now)
+        if self.fingerprint != fingerprint:
+            return Ejections(fingerprint, now)
+        # A time to come: the clock was set back, and nothing would be compared for that long.
+        return self if self.since <= now else replace(self, since=now)
 
     def as_dict(self) -> dict[str, Any]:
         judgement = self.judgement

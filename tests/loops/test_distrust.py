@@ -120,6 +120,22 @@ async def test_no_winner_is_named_on_a_comparison_that_does_not_hold(store: Stor
     assert (one.told["state"], one.told["winner"]) == ("asking", "v2"), "a person knows of it"
 
 
+async def test_a_clock_that_is_set_back_makes_no_alarm_known(store: Store) -> None:
+    one = await Bandit(store, "one", STOPS).start()
+    await alarm(store, "sample_ratio_mismatch", one.time + 1)
+    one.time += 3600
+    await one.say("resume")
+    one.time -= 3000
+    await one.step()
+    one.time += 1
+    await alarm(store, "record_loss", one.time)
+    one.time += 1
+    await report(store, {"v1": 40, "v2": 80})
+    await one.step()
+    assert one.told["state"] == "learning"
+    assert "record_loss" in await one.controller.held("r")
+
+
 async def test_a_winner_that_is_no_longer_one_makes_no_alarm_old(store: Store) -> None:
     one = await Bandit(store, "one", STOPS).start()
     await report(store, {"v1": 40, "v2": 80})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -113,6 +114,7 @@ def test_an_edit_begins_again() -> None:
     state = Ejections("old", 1.0, {"v2": "it fails"})
     assert state.under("old", 9.0) is state
     assert state.under("new", 9.0) == Ejections("new", 9.0)
+    assert state.under("old", 0.5) == replace(state, since=0.5), "the clock was set back"
     assert HANDED.under("new") == StopState("new")
 
 
