@@ -23,6 +23,7 @@ from gateway.in_force import InForce
 from gateway.ingest.recorder import Recorder
 from gateway.ingest.rewards import RewardIngest
 from gateway.ingest.spool import Spool
+from gateway.ingest.usage import UsageRewards
 from gateway.loops.allocation import LEASE
 from gateway.loops.configuration import Configuration
 from gateway.loops.controller import Controller
@@ -125,6 +126,7 @@ class Gateway:
     tasks: Tasks
     events: Events
     recorder: Recorder
+    usage: UsageRewards
     spool: Spool
     probes: Probes
     configuration: Configuration
@@ -153,6 +155,7 @@ class Gateway:
         self.worker.stop()  # after the connections, whose ends may start shadow requests
         await self.tasks.close()
         await self.api.fleet.close()
+        await self.usage.close()  # not by its task, which is cancelled again while it writes
         await self.recorder.close()
         await self.in_force.traces.close()
         await self.spool.close()

@@ -218,7 +218,9 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
     tasks.spawn(usage.run())
     probes = Probes(in_force.registry, chance)
     files = Configuration(source.path, text or "", revisions, lambda: in_force.files)
-    gateway = Gateway(api, application, in_force, store, owner, tasks, events, recorder, spool, probes, files)
+    gateway = Gateway(
+        api, application, in_force, store, owner, tasks, events, recorder, usage, spool, probes, files
+    )
     start_loops(gateway, webhooks, status_gauges, last_state, workers)
     return gateway
 

@@ -209,11 +209,12 @@ class Spool:
 
     async def close(self) -> None:
         """Close the file; rewards that still wait stay on the disk for the next process."""
-        if self._file is not None:
-            if not self._file.waiting:
-                await asyncio.to_thread(self._file.remove)
-            self._file.close()
-            self._file = None
+        async with self._lock:  # a write under way would go on into whatever file has its descriptor next
+            if self._file is not None:
+                if not self._file.waiting:
+                    await asyncio.to_thread(self._file.remove)
+                self._file.close()
+                self._file = None
         while self._adopted:
             self._adopted.pop().close()
         await asyncio.to_thread(remove_if_empty, self._directory)

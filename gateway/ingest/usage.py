@@ -45,7 +45,7 @@ class UsageRewards:
         self.missing: Counter[tuple[str, str]] = Counter()
         """Good responses without token counts."""
         self.dropped = 0
-        """Values beyond `MAX_WAITING`."""
+        """Values beyond `MAX_WAITING`, and those that waited at the end."""
         self._told = 0
         self._silent_until = 0.0
 
@@ -98,13 +98,18 @@ class UsageRewards:
         return values
 
     async def run(self) -> None:
-        """Store values periodically until cancelled, and then what still waits."""
-        try:
-            while True:
-                await asyncio.sleep(FLUSH_S)
-                await self.flush()
-        finally:
+        """Store values periodically until cancelled."""
+        while True:
+            await asyncio.sleep(FLUSH_S)
             await self.flush()
+
+    async def close(self) -> None:
+        """Store what still waits; what can't be stored is lost."""
+        await self.flush()
+        if self._waiting:
+            log.error("%d values of usage could not be stored and are lost", len(self._waiting))
+            self.dropped += len(self._waiting)
+            self._waiting.clear()
 
     async def flush(self) -> None:
         """Store what waits; it goes on waiting if neither the store nor the spool accepts it."""

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import zlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -274,6 +275,30 @@ async def test_a_disk_that_fills_up_takes_nothing_half(
     await spool.add([reward(1.0)])
     store.away = False
     assert await spool.replay() == 2
+
+
+async def test_a_write_that_is_under_way_ends_before_its_file_is_closed(
+    store: Away, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path / "spool", store)
+    await spool.add([reward(1.0)])
+    begun, go_on, sync = threading.Event(), threading.Event(), os.fdatasync
+
+    def slow(descriptor: int) -> None:
+        begun.set()
+        go_on.wait(60)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", slow)
+    adding = asyncio.create_task(spool.add([reward(1.0)]))
+    await asyncio.to_thread(begun.wait, 60)
+    closing = asyncio.create_task(spool.close())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.gather(adding, closing)
+    store.away = False
+    assert await Spool(tmp_path / "spool", store).replay() == 2
 
 
 async def test_a_caller_that_gives_up_does_not_hold_up_the_others(store: Away, tmp_path: Path) -> None:

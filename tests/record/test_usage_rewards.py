@@ -104,4 +104,17 @@ async def test_a_shutdown_in_the_middle_of_a_write_loses_nothing(
     ingest.go_on.set()
     running.cancel()
     await asyncio.wait({running})
+    await values.close()
     assert len(ingest.kept) == 1
+
+
+async def test_what_cannot_be_stored_at_the_end_is_counted(
+    values: UsageRewards, ingest: Ingest, caplog: pytest.LogCaptureFixture
+) -> None:
+    ingest.away = True
+    offer(values, 0)
+    await values.close()
+    assert values.dropped == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "1 values of usage could not be stored and are lost"
+    ]
