@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final
 
 import pyarrow as arrow
@@ -96,6 +97,8 @@ class ParquetHour:
         self._new = f"{folder}/.{name}.{secrets.token_hex(4)}"
         self._metrics: set[str] = set()
         self._final = final
+        self._at_work = Lock()
+        """A stop aborts while another thread may still write, which nothing can cancel."""
         for info in files.get_file_info(fs.FileSelector(folder, allow_not_found=True)):
             if info.base_name.startswith(f".{name}."):  # of a process that died
                 files.delete_file(info.path)
@@ -104,6 +107,10 @@ class ParquetHour:
 
     def add(self, records: Sequence[DecisionRecord]) -> None:
         """Write records, ordered by decision, after those of earlier calls. Raises ValueError for a damaged file."""
+        with self._at_work:
+            self._add(records)
+
+    def _add(self, records: Sequence[DecisionRecord]) -> None:
         self._metrics.update(reward.metric for record in records for reward in record.rewards)
         table = table_of(records)
         ids = table.column("decision").to_pylist()
@@ -116,6 +123,10 @@ class ParquetHour:
 
     def commit(self) -> None:
         """Make the file appear."""
+        with self._at_work:
+            self._commit()
+
+    def _commit(self) -> None:
         rest = self._before.kept({}, _BEHIND_ALL)
         if rest is not None:
             self._writer.write(rest)
@@ -132,12 +143,13 @@ class ParquetHour:
 
     def abort(self) -> None:
         """Leave the last file as it is."""
-        with suppress(OSError, ValueError):
-            self._before.close()
-        with suppress(OSError, ValueError):
-            self._writer.abort()
-        with suppress(OSError):
-            self._files.delete_file(self._new)
+        with self._at_work:
+            with suppress(OSError, ValueError):
+                self._before.close()
+            with suppress(OSError, ValueError):
+                self._writer.abort()
+            with suppress(OSError):
+                self._files.delete_file(self._new)
 
 
 class _Before:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +21,7 @@ import pytest
 
 from gateway.archive.open import open_archive
 from gateway.archive.record import WholeRecord
+from gateway.archive.row_groups import RowGroups
 from gateway.config.document import Document
 from gateway.config.load import load
 from gateway.ingest.export import export
@@ -254,6 +257,34 @@ async def test_what_was_written_but_not_noted_is_written_again(store: SqliteStor
     writer.commit()
     await Stage(store, url).run()
     assert await exported(WholeRecord(None, open_archive(url))) == before
+
+
+async def test_a_stop_closes_a_file_only_after_the_piece_that_is_being_written(
+    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on, done = threading.Event(), threading.Event(), list[str]()
+    write, abort = RowGroups.write, RowGroups.abort
+
+    def slow(rows: RowGroups, table: Any) -> None:
+        begun.set()
+        go_on.wait(60)
+        write(rows, table)
+        done.append("written")
+
+    def closed(rows: RowGroups) -> None:
+        abort(rows)
+        done.append("closed")
+
+    monkeypatch.setattr(RowGroups, "write", slow)
+    monkeypatch.setattr(RowGroups, "abort", closed)
+    loop = asyncio.create_task(Stage(store, str(tmp_path / "lake")).run())
+    await asyncio.to_thread(begun.wait, 60)
+    loop.cancel()
+    await asyncio.sleep(0.05)  # in which a thread could close it
+    go_on.set()
+    await asyncio.wait({loop})
+    assert done == ["written", "closed"]
+    assert list((tmp_path / "lake").rglob("*.parquet*")) == []
 
 
 async def test_an_archive_that_fails_holds_the_store_back(store: SqliteStore, tmp_path: Path) -> None:
