@@ -20,7 +20,6 @@ from gateway.archive.open import open_archive
 from gateway.archive.record import WholeRecord
 from gateway.clock import Clock
 from gateway.config.document import Document
-from gateway.errors import MissingExtra
 from gateway.state import shapes
 from gateway.state.base import StoreUnavailable, of_stored
 from gateway.state.store import Store
@@ -124,8 +123,10 @@ class Archiving:
                     break  # another process leads now
                 version, written = version + 1, after
             self._problems.pop(route, None)
-        except (OSError, ValueError, MissingExtra) as error:
-            self._problems[route] = str(error).rstrip(".")
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - of whatever kind: it holds up no other route, and an alarm tells
+            self._problems[route] = str(error).rstrip(".") or type(error).__name__
             log.warning("%s could not be archived: %s", about, error)
         oldest = await self._next(route, max(written.final, first))
         return inf if oldest is None else oldest * HOUR_S

@@ -19,6 +19,7 @@ from typing import Any, cast
 import pyarrow.dataset
 import pytest
 
+from gateway.archive.files import ParquetArchive
 from gateway.archive.open import open_archive
 from gateway.archive.record import WholeRecord
 from gateway.archive.row_groups import RowGroups
@@ -207,6 +208,7 @@ async def test_writing_again_keeps_what_the_store_has_lost(store: SqliteStore, u
 
 CRASH = """
 import os, resource, signal, sys
+from gateway.archive.files import ParquetArchive
 from gateway.archive.open import open_archive
 from gateway.state.base import DecisionRecord
 from tests.support.made import outcome
@@ -302,6 +304,23 @@ async def test_an_archive_that_fails_holds_the_store_back(store: SqliteStore, tm
     await stage.prune()
     assert len(await exported(WholeRecord(store))) == 0
     assert len(await exported(WholeRecord(None, open_archive(stage.url)))) == 720
+
+
+async def test_a_route_that_cannot_be_written_holds_up_no_other(
+    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, writer = Stage(store, str(tmp_path / "lake")), ParquetArchive.writer
+
+    def fails(archive: ParquetArchive, route: str, hour: int, *, final: bool) -> Any:
+        if route == "digits":
+            raise TypeError("a string is no number")
+        return writer(archive, route, hour, final=final)
+
+    monkeypatch.setattr(ParquetArchive, "writer", fails)
+    await stage.run()
+    assert "a string is no number" in stage.loop.troubles()["archive_failed"]
+    archived = await exported(WholeRecord(None, open_archive(stage.url)))
+    assert archived == await exported(WholeRecord(store), "other") != []
 
 
 async def test_a_pruning_that_runs_for_long_forgets_what_was_archived_meanwhile(tmp_path: Path) -> None:
