@@ -236,6 +236,8 @@ class RewardIngest:
         opened: dict[int, Opened] = {}
         refused: dict[int, _Named] = {}
         for index, item in enumerate(items):
+            if index % _ITEMS_PER_TURN == _ITEMS_PER_TURN - 1:
+                await asyncio.sleep(0)
             identity = item.get("decision_id") if isinstance(item, Mapping) else None
             if isinstance(identity, str) and "." in identity:
                 try:
@@ -270,6 +272,8 @@ class RewardIngest:
 
     def observed(self, outcome: Outcome, name: str, value: float, context: bytes) -> Reward | None:
         """The reward for a value that the gateway saw itself; None if the route or the metric does not take it."""
+        if self.allowed is not None and not self.allowed(outcome.route, name):
+            return None  # no client reported it in vain
         try:
             metric = self._metric(outcome.route, name)
             checked = checked_value(value, metric, name)

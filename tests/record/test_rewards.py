@@ -22,6 +22,7 @@ from gateway.record.events import Reward
 from gateway.state.base import RewardResult, StoreUnavailable
 from gateway.state.sqlite import SqliteStore
 from policies.types import RewardSums
+from tests.support.made import outcome
 
 NOW = 1_700_000_000.0
 SEALER = Sealer([b"k" * 32])
@@ -356,3 +357,12 @@ async def test_the_values_of_a_unit_are_one_observation(store: Away) -> None:
         ("v1", "correct|units"): RewardSums(1, 0.5, 0.25),
     }
     assert when == [("digits", 3, NOW - 10.0, "correct")] * 2
+
+
+def test_a_value_that_the_route_does_not_take_was_not_reported_in_vain(store: Away) -> None:
+    book = RewardIngest(store, SEALER, metrics=METRICS, allowed=lambda route, name: name == "amount")
+    seen = outcome(route="digits")
+    assert book.observed(seen, "clicks", 3.0, b"") is None
+    assert (book.counts, book.rejections) == ({}, {}), "an alarm would blame clients"
+    assert (taken := book.observed(seen, "amount", 3.0, b"")) is not None
+    assert taken.value == 3.0
