@@ -209,7 +209,7 @@ class Spool:
 
     async def close(self) -> None:
         """Close the file; rewards that still wait stay on the disk for the next process."""
-        async with self._lock:  # a write under way would go on into whatever file has its descriptor next
+        async with self._lock:  # a write in flight would go on into whatever file has its descriptor next
             if self._file is not None:
                 if not self._file.waiting:
                     await asyncio.to_thread(self._file.remove)

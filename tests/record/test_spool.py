@@ -277,7 +277,7 @@ async def test_a_disk_that_fills_up_takes_nothing_half(
     assert await spool.replay() == 2
 
 
-async def test_a_write_that_is_under_way_ends_before_its_file_is_closed(
+async def test_a_write_in_flight_ends_before_its_file_is_closed(
     store: Away, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool = Spool(tmp_path / "spool", store)
