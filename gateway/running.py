@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -155,8 +156,9 @@ class Gateway:
         self.worker.stop()  # after the connections, whose ends may start shadow requests
         await self.tasks.close()
         await self.api.fleet.close()
-        await self.usage.close()  # not by its task, which is cancelled again while it writes
-        await self.recorder.close()
+        # Together, since a store that is away takes seconds of both; usage not by its task, which is cancelled again
+        # while it writes.
+        await asyncio.gather(self.usage.close(), self.recorder.close())
         await self.in_force.traces.close()
         await self.spool.close()
         with contextlib.suppress(StoreUnavailable):
