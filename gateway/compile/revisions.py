@@ -122,21 +122,26 @@ class Revisions(Generic[B]):
 
         ``None`` where the file has a fault. Raises ConfigError when nothing can be put in force.
         """
-        async with self._editing, edit_lease(self._store, self._clock):
-            history = await self._store.revision_entries()
-            await self._look(text, history, self._store)
-            while text is not None and self._edited(text, history):
-                built = await self._built(text, FILE_AUTHOR)
-                accepted = await self._accept(text, FILE_AUTHOR, self._origin, built, self._looked)
-                if accepted is not None:
-                    return accepted
-                # A store that was empty has meanwhile got back what other replicas remember.
-                history = await self._store.revision_entries()
-                await self._look(text, history, self._store)
+        async with self._editing:
+            history = await self._looked_at(text)
+            if text is not None and self._edited(text, history):
+                async with edit_lease(self._store, self._clock):
+                    # Another worker may have been faster, or a store that was empty has got back what others remember.
+                    while self._edited(text, history := await self._looked_at(text)):
+                        built = await self._built(text, FILE_AUTHOR)
+                        accepted = await self._accept(text, FILE_AUTHOR, self._origin, built, self._looked)
+                        if accepted is not None:
+                            return accepted
+            # Without the lease: many workers that start build for longer, one after the other, than one waits for it.
             found = await self._newest_built(self._store, text)
             if text is not None and found.etag != etag(text):
                 self._stays(text, found, history)
             return found
+
+    async def _looked_at(self, text: str | None) -> Sequence[RevisionEntry]:
+        history = await self._store.revision_entries()
+        await self._look(text, history, self._store)
+        return history
 
     async def recover(self, text: str | None, remembered: RevisionSource) -> None:
         """Puts the newest that is ``remembered`` in force while the store is away: a changed file waits for `rejoin`.

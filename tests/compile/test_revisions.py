@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from gateway.compile import edit_lease
 from gateway.compile.etags import etag, matches
 from gateway.compile.revisions import Revisions
 from gateway.config.document import Document
@@ -127,6 +128,22 @@ async def test_the_file_becomes_the_first_revision(revisions: Revisions[Read], g
     assert (revisions.current.revision, revisions.current.author) == (1, "file")
     assert revisions.current.etag == etag(ONE)
     assert gateway.applied == [("127.0.0.1:1", 1)]
+
+
+async def test_workers_that_start_together_do_not_wait_for_one_another(
+    store: Store, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await gateway.revisions(store).start(ONE)
+    monkeypatch.setattr(edit_lease, "_PATIENCE", (0.01, 3))
+    together, prepare = asyncio.Barrier(5), gateway.prepare
+
+    async def slow(found: Examined, source: str) -> Read:
+        await together.wait()
+        return await prepare(found, source)
+
+    monkeypatch.setattr(gateway, "prepare", slow)
+    starts = asyncio.gather(*(gateway.revisions(store).start(ONE) for _ in range(5)))
+    assert [one.revision for one in await asyncio.wait_for(starts, 60)] == [1] * 5
 
 
 async def test_an_edit(revisions: Revisions[Read], gateway: Gateway) -> None:
