@@ -396,6 +396,5 @@ def _field(kind: str, name: str) -> str:
 
 def _event(number: bytes, fields: Any) -> Event:
     given = fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
-    # Webhooks and streams would never get past a damaged one.
     text = {key.decode(): value.decode(errors="replace") for key, value in given.items()}
     return Event(int(number.split(b"-")[0]), float(text["time"]), text["kind"], text["route"], text["data"])
