@@ -72,6 +72,7 @@ def main(arguments: argparse.Namespace) -> int:
     try:
         document = load_file(arguments.config)
         backend_url, gateway_url = str(document.backends["digits"].addresses[0]), f"http://{document.listen}"
+        document.routes["digits"]
     except ConfigError as error:
         return complain(error)
     except KeyError:
@@ -97,6 +98,8 @@ def main(arguments: argparse.Namespace) -> int:
             return asyncio.run(_demo(arguments, rows, labels, place))
         except FlushTimeout as error:
             return complain(error)
+        except httpx.HTTPError as error:  # the gateway has ended; its message is above
+            return complain(f"the gateway gives no report: {error}")
 
 
 class Tally:
@@ -140,7 +143,8 @@ async def _demo(
         await _replay(arguments, place.gateway, rows, labels, tally, chat=place.chat)
         async with httpx.AsyncClient(base_url=place.gateway) as client:
             await asyncio.sleep(1.5)  # the last rewards reach the allocation within a second
-            report: dict[str, Any] = (await client.get("/-/routes/digits")).json()
+            response = await client.get("/-/routes/digits")
+            report: dict[str, Any] = response.raise_for_status().json()
     finally:
         _stop(processes)
     _summary(report, tally, as_json=arguments.json)

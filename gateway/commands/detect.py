@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from gateway.commands.remote import connect_failure, reason_of
+from gateway.telemetry.log import printable
 
 TIMEOUT_S: Final = 3.0
 OTHER: Final = "an HTTP server"
@@ -46,7 +47,7 @@ class Server:
 
     def __post_init__(self) -> None:
         # What a server says of itself must not leave its comment.
-        object.__setattr__(self, "kind", " ".join(self.kind.split())[:100])
+        object.__setattr__(self, "kind", printable(" ".join(self.kind.split())[:100]))
 
 
 def detect(url: str, *, endpoint: bool) -> Server:
@@ -158,7 +159,7 @@ def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
 def _json(response: httpx.Response | None) -> Any:
     try:
         return response.json() if response is not None else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -23,7 +23,7 @@ from gateway.commands.export import Source, add_store_arguments, read_from
 from gateway.commands.output import add_json, complain, print_json, progress, say
 from gateway.compile.plans import plan
 from gateway.config.document import Document
-from gateway.config.load import load
+from gateway.config.load import load, read_text
 from gateway.config.service import MetricConfig
 from gateway.config.units import share
 from gateway.ingest.ope_dataset import OffPolicyDataset
@@ -92,10 +92,10 @@ def main(arguments: argparse.Namespace) -> int:
 # The policy -------------------------------------------------------------------------------------------
 def _target(arguments: argparse.Namespace) -> Target:
     """Raises ValueError and ConfigError."""
-    text = arguments.policy.read_text()
+    text = read_text(arguments.policy)
     try:
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{arguments.policy} is not YAML: {error}") from error
     if isinstance(content, dict) and "routes" in content:
         document = load(text, source=str(arguments.policy), env=os.environ)

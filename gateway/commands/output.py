@@ -87,10 +87,16 @@ def progress(text: str = "") -> None:
 def output_file(out: Path) -> Iterator[BinaryIO]:
     """Open the file of ``--out``, which is there whole or not at all; for ``-`` standard output.
 
+    A device or a pipe is written to: a file put in its place would be the end of /dev/null.
+
     Raises ValueError and OSError.
     """
     if str(out) == "-":
         yield sys.stdout.buffer
+        return
+    if out.exists() and not out.is_file():
+        with open(out, "wb") as target:
+            yield target
         return
     if not out.parent.is_dir():
         raise ValueError(f"there is no directory {out.parent}; make it, or write another --out")

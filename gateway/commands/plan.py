@@ -116,7 +116,7 @@ async def _usual(document: Document, name: str, url: str, rate: float | None) ->
         hours = await store.series(name, since=since, until=now, step=_HOUR, epochs="together")
     finally:
         await store.close()
-    assigned = sum(c.assigned for c in counts.values())
+    assigned, seen = (sum(getattr(c, of) for c in counts.values()) for of in ("assigned", "seen"))
     if not assigned:
         return Usual((rate or 50.0) * _DAY, 0.01)
     together: dict[str, Rewarded] = {}
@@ -131,7 +131,9 @@ async def _usual(document: Document, name: str, url: str, rate: float | None) ->
             adjusted_by[metric] = "covariate" if adjusted[metric] else "past"
     days = min(DAYS, max(now - min(hour.start for hour in hours), _HOUR) / _DAY)  # the route may be new
     per_day = assigned / days if rate is None else rate * _DAY
-    return Usual(per_day, sum(c.errors for c in counts.values()) / assigned, rewards, adjusted_by, days)
+    # Of decisions without a proxied request no response is seen.
+    errors = sum(c.errors for c in counts.values()) / seen if seen else 0.01
+    return Usual(per_day, min(errors, 1.0), rewards, adjusted_by, days)
 
 
 def _rows(
@@ -186,6 +188,8 @@ def _needed(
         if sums.count < 2:
             return None
         mean, sd = sums.mean, math.sqrt(max(sums.squares / sums.count - sums.mean**2, 0.0))
+        if kind in ("boolean", _OF_UNITS) and not 0.0 <= mean <= 1.0:
+            return None  # the metric had another type when its values were reported
     limit = abs(rail.limit - 1) * mean if rail.relative else rail.limit
     gap = (worse - 1) * limit
     sign = -1.0 if rail.bound in ("max_decrease", "min_ratio") else 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from dataclasses import replace
-from math import exp
+from math import exp, isfinite
 from statistics import NormalDist
 from typing import Final, Literal
 
@@ -110,6 +110,8 @@ def _means(text: str | None, section: CanaryConfig, valued: list[str]) -> tuple[
         raise ValueError("--means is for real and count metrics, and no guardrail is over one; leave it out")
     try:
         baseline, candidate = (float(part) for part in text.split(","))
+        if not (isfinite(baseline) and isfinite(candidate)):
+            raise ValueError
     except ValueError:
         raise ValueError(
             f"--means {text!r}: write the means of {section.baseline} and of a worse {section.candidate}, "

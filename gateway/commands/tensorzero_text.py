@@ -22,6 +22,8 @@ _PLAIN: Final = re.compile(
     re.IGNORECASE,
 )
 """Texts that are the same without quotes, wherever they stand."""
+_UNPRINTED: Final = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+"""What JSON leaves as it is, and YAML refuses or takes for the end of a line."""
 
 
 @dataclass
@@ -105,7 +107,10 @@ def literal(value: str) -> str:
 
 
 def text(value: str) -> str:
-    return value if _PLAIN.fullmatch(value) else json.dumps(value, ensure_ascii=False)
+    if _PLAIN.fullmatch(value):
+        return value
+    quoted = json.dumps(value, ensure_ascii=False)
+    return _UNPRINTED.sub(lambda found: f"\\u{ord(found[0]):04x}", quoted)
 
 
 def flow(value: object) -> str:

@@ -7,10 +7,12 @@ import json
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gateway.cli import main
+from gateway.record.events import UNSEEN
 from gateway.state.sqlite import SqliteStore
 from tests.support.made import outcome, reward
 
@@ -100,3 +102,25 @@ def test_with_a_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         )
     assert main(["plan", "--config", str(tmp_path / "turnout.yaml")]) == 0
     assert "Units of the route, of which each counts once" in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_the_error_rate_is_that_of_responses_that_were_seen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a decision without a proxied request none is; and values of another type of metric say nothing."""
+
+    async def record() -> None:
+        store = SqliteStore(tmp_path / "store.db")
+        await store.open()
+        about: dict[str, Any] = {"route": "r", "time": time.time() - 60, "assigned": "v1", "sticky": False}
+        made = [outcome(**about, served="v1", error="timeout" if k < 5 else "") for k in range(50)]
+        await store.append([*made, *(outcome(**about, served="", status=UNSEEN) for _ in range(150))])
+        await store.reward([reward(90.0, of=one, metric="ok") for one in made])
+        await store.close()
+
+    asyncio.run(record())
+    found = planned(tmp_path, capsys)
+    assert found["ok"]["fail"] is None  # type: ignore[index]
+    assert main(["plan", "--config", str(tmp_path / "turnout.yaml")]) == 0
+    assert "10.00% errors" in capsys.readouterr().out

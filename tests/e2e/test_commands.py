@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow.parquet
 import pytest
 
 from backends.reference import digits
+from gateway.commands.output import output_file
 from gateway.commands.simulate_canary import assumed
 from policies.rollout.verdicts import Guardrail
 from tests.e2e.common import replay, report, wait_for
@@ -299,6 +301,30 @@ routes:
 """
 
 
+def test_a_policy_nested_without_end_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "turnout.yaml").write_text(UNSEEN)
+    (tmp_path / "turnout.db").touch()
+    (tmp_path / "policy.yaml").write_text("[" * 5000)
+    files = ("--config", str(tmp_path / "turnout.yaml"), "--policy", str(tmp_path / "policy.yaml"))
+    said = turnout("evaluate", *files, "--route", "paying", "--metric", "spent", code=1)
+    assert "policy.yaml is not YAML" in said
+    assert said.count("\n") == 1
+
+
+def test_a_pipe_or_a_device_is_written_to_and_stays(tmp_path: Path) -> None:
+    """A file took the place of /dev/null."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with output_file(pipe) as target:
+            target.write(b"whole")
+        assert os.read(reader, 10) == b"whole"
+    finally:
+        os.close(reader)
+    assert [path.name for path in tmp_path.iterdir() if path.is_fifo()] == ["pipe"]
+
+
 def test_simulate_says_what_it_can_not_simulate(tmp_path: Path) -> None:
     """A real metric is simulated in its own unit, around means that the caller gives."""
     file = tmp_path / "turnout.yaml"
@@ -314,7 +340,8 @@ def test_simulate_says_what_it_can_not_simulate(tmp_path: Path) -> None:
     assert worse["assumed"].endswith("beyond your limits: spent")
     assert sound["assumed"].endswith("within your limits")
     assert "rolled_back" not in sound["ended"]
-    assert "such as 2.5,2.1" in turnout(*words, "--route", "paying", "--means", "2.5", code=1)
+    for means in ("2.5", "1,nan", "inf,1"):
+        assert "such as 2.5,2.1" in turnout(*words, "--route", "paying", "--means", means, code=1)
     assert "nothing to simulate" in turnout(*words, "--route", "alone", code=1)
 
 

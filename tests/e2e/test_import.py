@@ -355,11 +355,11 @@ model = "openai::null"
 model = "openai::x"
 [metrics.m]
 type = "float"
-description = "${HOME}: 'a' \\"b\\" #"
+description = "${HOME}: 'a' \\"b\\" #\\u007f\\u0085\\u2028\\uffff\\U0001f600"
 """,
     )
     found = document(text)
-    assert found.metrics["m"].description == "${HOME}: 'a' \"b\" #"
+    assert found.metrics["m"].description == "${HOME}: 'a' \"b\" #\x7f\x85\u2028\uffff😀"
     assert found.routes["a-b-HOME"].match.model == ("tensorzero::function_name::a b${HOME}",)
     assert [v.rewrite.model for v in found.routes["a-b-HOME"].variants.values()] == ["ft:gpt::${X}", "null"]
     assert list(found.routes["a-b-HOME"].variants) == ["true", "3"]

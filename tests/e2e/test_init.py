@@ -131,7 +131,7 @@ def test_servers_are_known_by_what_they_say(
 
 
 def test_what_a_server_says_cannot_leave_its_comment_or_read_the_environment(tmp_path: Path) -> None:
-    title = "x\nlisten: 0.0.0.0:80\n#"
+    title = "x\nlisten: 0.0.0.0:80\n#\0\x1b"
     pages = {
         "/openapi.json": {
             "info": {"title": title},
