@@ -106,7 +106,8 @@ class App extends Component {
       event: (event) => this.setState(({ events }) => ({ events: kept([...(events ?? []), event]) })),
       alive: () => {
         if (this.state.lost) this.look(); // another login has another token
-        this.setState(({ alive, outage }) => ({ alive: outage ? alive : Date.now(), heard: Date.now(), lost: null }));
+        if (this.state.refused) recent();
+        this.setState(({ alive, outage }) => ({ alive: outage ? alive : Date.now(), heard: Date.now(), lost: null, refused: null }));
       },
       ended: () => this.lookAtStore(),
       lost: (error) => this.setState(error instanceof Refused && error.status < 500 && error.status !== 401 ? { refused: error } : { lost: error })

@@ -101,6 +101,7 @@ class ControlServices:
             "last_step": history.last(steps),
             **standing,
             "stop": self.gateway.stop_state(name),
+            "held": await self.gateway.held(name) or None,
         }
 
     async def _known_standing(self, name: str, deadline: float) -> Json:

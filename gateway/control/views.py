@@ -23,6 +23,8 @@ Make = Callable[[], Awaitable[Mapping[str, Any]]]
 log = logging.getLogger("turnout.control")
 
 INTERVAL_S: Final = 1.0
+LIST_INTERVAL_S: Final = 2.0
+"""Of the list of routes, whose figures are those of minutes; events change it at once."""
 MAKING_TIME_FACTOR: Final = 80.0
 """If making all views that are watched takes t seconds of CPU, each is made again after 80 t at the earliest, unless an
 event changes it: however many pages are open, their views take an eightieth of a core."""
@@ -158,6 +160,9 @@ class Views:
         cost = sum(view.cost for view in self._views.values())
         return min(MAX_INTERVAL_S, max(INTERVAL_S, MAKING_TIME_FACTOR * cost))
 
+    def _list_interval(self) -> float:
+        return max(LIST_INTERVAL_S, self._interval())
+
     def refresh(self, route: str) -> None:
         """Make the views of ``route`` ("": of all routes) now."""
         for name, view in self._views.items():
@@ -168,7 +173,8 @@ class Views:
         self, name: str, make: Make, allowed: Callable[[str], bool] | None = None, *, nested: bool = False
     ) -> AsyncIterator[bytes]:
         """Yield the view as server-sent events; ``allowed`` filters entries by name."""
-        view = self._views.setdefault(name, View(make, self._interval, nested=nested))
+        interval = self._list_interval if nested else self._interval
+        view = self._views.setdefault(name, View(make, interval, nested=nested))
         sent: Mapping[str, Any] | None = None
         try:
             # Closed here: left to the garbage collector, it would still count as a watcher below.

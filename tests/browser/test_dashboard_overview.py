@@ -47,6 +47,14 @@ def test_a_bound_on_a_level_is_not_told_as_a_difference(served: Served, tabs: Ta
     assert "new agrees in at least 98%" in gate.inner_text()
 
 
+def test_one_of_something_is_told_in_the_singular(served: Served, tabs: Tabs) -> None:
+    one = {**GATE, "verdict": "inconclusive", "samples": 1.0, "more_requests": 1}
+    served.set_rollout("shop", rollout("running", "canary", verdicts=[one]))
+    page = tabs.new(served.address, "/-/dashboard/routes/shop").page
+    page.locator(".verdict", has_text="About 1 more request.").wait_for()
+    page.locator(".guardrail", has_text="1 sample · about 1 more request").wait_for()
+
+
 def test_a_promoted_candidate_has_the_share_that_it_has(served: Served, tabs: Tabs) -> None:
     evidence = [{**GATE, "metric": "error_rate", "bound": "max_increase", "verdict": "pass", "estimate": 0.0}]
     step = {"source": "running", "target": "promoted", "reason": "passed", "stage": 0, "evidence": evidence}

@@ -234,7 +234,10 @@ def test_a_change_from_a_stale_page_is_refused(keyed: Served, tabs: Tabs) -> Non
     page.get_by_role("dialog").get_by_role("button", name="Promote").click()
     alert = page.get_by_role("dialog").get_by_role("alert")
     alert.wait_for()
-    assert alert.inner_text() == "Nothing was changed. The rollout is paused now; close this and look again."
+    told = "Nothing was changed. The rollout is paused now; look again."
+    assert alert.inner_text() == told
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    expect(page.locator(".steering").get_by_role("alert")).to_have_text(told)
     assert keyed.harness.rollouts["shop"]["state"] == "paused"
 
 
@@ -272,13 +275,25 @@ def test_a_bandit_that_an_alarm_holds_is_resumed(keyed: Served, tabs: Tabs) -> N
     asked.wait_for(state="detached")
     page.get_by_role("button", name="Resume").wait_for(state="detached")
     assert keyed.harness.holds == {}
+    keyed.harness.holds["digits"] = "sample_ratio_mismatch: again"
+    page.get_by_role("link", name="Routes").click()
+    page.get_by_role("button", name="Resume digits").click()
+    asked = page.get_by_role("dialog", name="Resume the bandit?")
+    assert "sample_ratio_mismatch: again" in asked.inner_text()
 
 
 def test_a_note_is_written_into_the_history(keyed: Served, tabs: Tabs) -> None:
     page = log_in(keyed, tabs, "ops", steer=True, path="routes/shop/history")
     page.get_by_label("Note").fill("<b>campaign</b> began")
-    page.get_by_role("button", name="Add note").click()
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    page.evaluate("""() => {
+        const button = document.querySelector(".note-form button");
+        button.click();
+        setTimeout(() => button.click());  // the second of a double click
+    }""")
     page.locator("[data-step=note]", has_text="<b>campaign</b> began · by ops").wait_for()
+    assert len(sent) == 1
     page.get_by_role("link", name="Over time").click()
     page.locator(".marks", has_text="Note: <b>campaign</b> began").wait_for()
 
@@ -384,6 +399,12 @@ def test_outcomes_are_filtered_by_the_address_and_exported(lived: Served, tabs: 
         "count => document.querySelectorAll('[data-decision]').length > count", arg=len(listed)
     )
     assert "errors" not in tab.page.url
+    status = tab.page.get_by_label("Status")
+    status.press_sequentially("200")  # focus stays in the field
+    tab.page.wait_for_url("**status=200*")
+    expect(tab.page.locator("[data-decision] td:nth-child(4)").first).to_have_text("200")
+    status.fill("")
+    tab.page.wait_for_url(lambda address: "status" not in address)
     tab.page.get_by_text("More filters").click()
     with tab.page.expect_response(lambda response: "/-/outcomes?" in response.url):
         tab.page.get_by_label("Took at least, ms").fill("60")  # and it stays while the list is read again

@@ -22,6 +22,12 @@ export function count(n) {
   return Math.abs(n - Math.round(n)) < 0.05 ? whole.format(n) : fixed(n, 1);
 }
 
+// "1 request", "1,234 requests".
+export function counted(n, noun) {
+  const said = count(n);
+  return `${said} ${noun}${said === "1" ? "" : "s"}`;
+}
+
 export function short(n) {
   if (n < 10_000) return whole.format(n);
   return new Intl.NumberFormat(undefined, { notation: "compact", maximumSignificantDigits: 3 }).format(n);

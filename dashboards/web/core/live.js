@@ -30,7 +30,6 @@ export class Live {
         if (signal.aborted) return;
         // What a browser says of a stream that broke is not for people.
         this.on.lost(error instanceof Refused ? error : new Unreachable("The gateway does not respond."));
-        if (error.status && error.status < 500 && error.status !== 401) return; // it would be refused again
       }
       failures = Date.now() - began > 5000 ? 0 : failures + 1;
       await pause(PAUSES_MS[Math.min(failures, PAUSES_MS.length - 1)], signal);

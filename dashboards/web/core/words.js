@@ -1,6 +1,6 @@
 // What the figures say, in sentences. A claim rests on an always-valid interval, never on a probability alone.
 
-import { count, difference, estimate, kind, loss, milliseconds, moment, seconds, share, significant } from "./format.js";
+import { count, counted, difference, estimate, kind, loss, milliseconds, moment, seconds, share, significant } from "./format.js";
 
 export const FEW = 30; // rewards of a variant below which an undecided metric is called thin
 
@@ -101,7 +101,7 @@ export const reasonOf = ({ actor, reason }) =>
 function undecided(verdicts) {
   const most = Math.max(...verdicts.map((v) => v.more_requests ?? 0));
   const minutes = Math.max(...verdicts.map((v) => v.minutes ?? 0));
-  const more = most ? ` About ${count(most)} more requests${minutes ? `, ${seconds(minutes * 60)} at this rate` : ""}.` : "";
+  const more = most ? ` About ${counted(most, "more request")}${minutes ? `, ${seconds(minutes * 60)} at this rate` : ""}.` : "";
   return `Keep waiting: ${verdicts.map((v) => v.metric).join(", ")} ${verdicts.length > 1 ? "are" : "is"} undecided.${more}`;
 }
 
@@ -129,7 +129,7 @@ export function level(value, what) {
 export function agreed(report, name) {
   const found = report.agreement?.[name];
   if (!found?.compared) return `no response of ${name} is compared yet`;
-  return `${name} agrees in ${estimate({ mean: found.rate, interval: found.interval }, "fraction").mean} of ${count(found.compared)} responses`;
+  return `${name} agrees in ${estimate({ mean: found.rate, interval: found.interval }, "fraction").mean} of ${counted(found.compared, "response")}`;
 }
 
 function agreement(report) {

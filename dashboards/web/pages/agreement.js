@@ -1,7 +1,7 @@
 // Shadows: how often they agree with what the client got, and what became of the copies.
 
 import { useGet } from "../core/data.js";
-import { count, estimate, milliseconds, share, significant } from "../core/format.js";
+import { count, counted, estimate, milliseconds, share, significant } from "../core/format.js";
 import { href } from "../core/router.js";
 import { FEW, gateOf, sentence } from "../core/words.js";
 import { figure, section, variantName } from "../parts/basics.js";
@@ -60,7 +60,7 @@ function LatencyRatio({ route, name }) {
     return html`<li key=${q}>${q} ${figure(field(`latency_ms.${q}`), data.latency_ms[q], milliseconds(data.latency_ms[q]))}, ${figure(field(`latency.${q}`), one.relative, `×${significant(1 + one.relative, 3)}`)} of the primary's ${ends ? `(${ends})` : "(too few to tell)"}</li>`;
   };
   return html`<ul class="note" data-latency=${name}>${Object.entries(data.latency).map(ratio)}
-    <li>${figure(field("failed"), failures, count(failures))} of its last ${count(data.seen)} responses failed${kinds && `: ${kinds}`}</li></ul>`;
+    <li>${figure(field("failed"), failures, count(failures))} of its last ${counted(data.seen, "response")} failed${kinds && `: ${kinds}`}</li></ul>`;
 }
 
 function copies(counts) {

@@ -20,6 +20,11 @@ export function ConfigPage({ now, session }) {
   const [editing, setEditing] = useState(draft !== null);
   const [ask, setAsk] = useState(null);
   const [error, setError] = useState(null);
+  const [refused, setRefused] = useState(null);
+  const question = (asked) => {
+    setRefused(null);
+    setAsk(asked);
+  };
   const history = useGet("config/history?limit=50", { again, every: 30 });
   useEffect(() => {
     let timer = null;
@@ -48,13 +53,14 @@ export function ConfigPage({ now, session }) {
   return [
     html`<div class="page-head" key="h"><h1>Configuration</h1><span class="note">revision ${current.revision} is in force</span>
       ${may && !editing && html`<button type="button" class="quiet" onClick=${() => setEditing(true)}>Edit</button>`}</div>`,
+    refused && !ask && html`<p class="notice bad" role="alert" key="refused">${refused.message}</p>`,
     editing
-      ? html`<${Editor} key="editor" base=${current} text=${draft ?? current.text} onText=${setDraft} onCancel=${renew} onApply=${(checked, text) => setAsk(applying(checked, text, current, renew, refresh))} />`
+      ? html`<${Editor} key="editor" base=${current} text=${draft ?? current.text} onText=${setDraft} onCancel=${renew} onApply=${(checked, text) => question(applying(checked, text, current, renew, refresh))} />`
       : section("text", "In force", null, numbered(current.text)),
     shown &&
-      html`<${Difference} key=${`d${shown}`} revision=${shown} current=${current} may=${may} onRestore=${() => setAsk(restoring(shown, current, renew))} />`,
+      html`<${Difference} key=${`d${shown}`} revision=${shown} current=${current} may=${may} onRestore=${() => question(restoring(shown, current, renew))} />`,
     history.data && section("revisions", "Revisions", "Newest first.", revisions(history.data.revisions, now, shown)),
-    ask && html`<${Ask} key="ask" ask=${ask} onClose=${() => setAsk(null)} />`
+    ask && html`<${Ask} key="ask" ask=${ask} error=${refused} onError=${setRefused} onClose=${() => setAsk(null)} />`
   ];
 }
 
@@ -139,7 +145,7 @@ function applying(checked, text, current, done, refresh) {
       try {
         await send("PUT", "config", text, { "content-type": "application/yaml", "if-match": current.etag });
       } catch (refused) {
-        if (refused.code === "precondition_failed") refused.message = "Nothing was changed: another revision was applied first. Close this: your text is kept.";
+        if (refused.code === "precondition_failed") refused.message = "Nothing was changed: another revision was applied first. Your text is kept.";
         refresh();
         throw refused;
       }

@@ -46,8 +46,10 @@ function step(one, now, report) {
 function NoteForm({ may, route, onDone }) {
   const [text, setText] = useDraft(`note ${route}`);
   const [error, setError] = useState(null);
+  const [busy, setBusy] = useState(false);
   async function add(submitted) {
     submitted.preventDefault();
+    setBusy(true);
     try {
       await post(`routes/${encodeURIComponent(route)}/notes`, { text });
       setText(null);
@@ -56,10 +58,11 @@ function NoteForm({ may, route, onDone }) {
     } catch (failed) {
       setError(failed);
     }
+    setBusy(false);
   }
   if (!may && !text) return null;
   return html`<form class="note-form" onSubmit=${add}>
-    <label for="note">Note</label><input id="note" value=${text ?? ""} maxlength="500" required onInput=${(e) => setText(e.target.value || null)} /><button class="quiet" type="submit">Add note</button>
+    <label for="note">Note</label><input id="note" value=${text ?? ""} maxlength="500" required onInput=${(e) => setText(e.target.value || null)} /><button class="quiet" type="submit" disabled=${busy}>Add note</button>
     ${error && html`<p class="notice bad" role="alert">${error.message}</p>`}
   </form>`;
 }

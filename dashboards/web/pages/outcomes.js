@@ -7,10 +7,11 @@ import { choose, here, href } from "../core/router.js";
 import { outcome, sentence } from "../core/words.js";
 import { badge, emptyState, exactly } from "../parts/basics.js";
 import { table } from "../parts/table.js";
-import { html, useState } from "../vendor/preact.js";
+import { html, useEffect, useState } from "../vendor/preact.js";
 
 // Those of the API; all stand in the address.
 const FILTERS = ["route", "variant", "status", "errors", "error", "fallback", "forced", "min_ms", "unit", "request_id", "principal", "since", "until"];
+const PAUSE_MS = 400; // after the last key
 const SHORT = { size: "10" };
 const EITHER = [
   ["", "either"],
@@ -48,14 +49,19 @@ export function OutcomesPage({ routes, now }) {
   ];
 }
 
-// What is being typed stays while the list is read again.
+// What is being typed stays while the list is read again; it filters after a pause.
 function Typed({ label, more, value, onEnter }) {
   const [typed, setTyped] = useState(null);
+  useEffect(() => {
+    if (typed === null) return undefined;
+    const timer = setTimeout(() => onEnter(typed), PAUSE_MS);
+    return () => clearTimeout(timer);
+  }, [typed]);
   const enter = (e) => {
     setTyped(null);
     onEnter(e.target.value);
   };
-  return html`<label>${label} <input ...${more} value=${typed ?? value} onInput=${(e) => setTyped(e.target.value)} onChange=${enter} /></label>`;
+  return html`<label>${label} <input ...${more} value=${typed ?? value} onInput=${(e) => setTyped(e.target.value)} onChange=${enter} onBlur=${() => setTyped(null)} /></label>`;
 }
 
 // A moment in the reader's own zone; the address keeps the seconds since the epoch.

@@ -26,20 +26,20 @@ export function Steering({ report, ...given }) {
 // dialog(report), asked: the route in question}. `named`: buttons of several routes, whose names say which.
 export function useSteering({ session, stale, away }, named = false) {
   const [ask, setAsk] = useState(null);
-  const [error, setError] = useState({});
+  const [error, setError] = useState(null); // {route, message}
 
   async function act(report, action, reason, weight) {
-    setError({});
     const body = { action, ...(weight === undefined ? {} : { weight }) };
     const sent = post(`routes/${encodeURIComponent(report.route)}/rollout`, { ...body, ...guard(report, action, reason) });
     await sent.catch((refused) => {
-      if (refused.status === 409) refused.message = `Nothing was changed. ${refused.message.replace("read the route again", "close this and look again")}`;
+      if (refused.status === 409) refused.message = `Nothing was changed. ${refused.message.replace("read the route again", "look again")}`;
       throw refused;
     });
   }
 
   function press(report, action) {
     const { route } = report;
+    setError(null);
     if (SAFE.has(action)) act(report, action, "").catch(({ message }) => setError({ route, message }));
     else setAsk({ ...question(report, action, (...given) => act(report, ...given)), route, seen: stateOf(report) });
   }
@@ -55,11 +55,11 @@ export function useSteering({ session, stale, away }, named = false) {
         (action) =>
           html`<button key=${action} type="button" class=${action === "rollback" ? "danger" : "quiet"} aria-label=${named ? `${names[action]} ${report.route}` : null} disabled=${off(action)} onClick=${() => press(report, action)}>${names[action]}</button>`
       ),
-      error.route === report.route && html`<p class="notice bad" role="alert">${error.message}</p>`
+      !ask && error?.route === report.route && html`<p class="notice bad" role="alert">${error.message}</p>`
     ];
   }
 
-  const dialog = (report) => ask && html`<${Ask} key="ask" ask=${ask} moved=${ask.seen !== stateOf(report)} onClose=${() => setAsk(null)} />`;
+  const dialog = (report) => ask && html`<${Ask} key="ask" ask=${ask} moved=${ask.seen !== stateOf(report)} error=${error} onError=${(failure) => setError(failure && { route: ask.route, message: failure.message })} onClose=${() => setAsk(null)} />`;
   return { buttons, dialog, asked: ask?.route };
 }
 

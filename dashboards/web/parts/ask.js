@@ -3,14 +3,13 @@
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 
 // ask: {title, says: [sentences], action, tone, typed: a name that must be typed, reason: false where none is kept,
-// children, run(reason) -> Promise}
-export function Ask({ ask, moved = false, onClose }) {
+// children, run(reason) -> Promise}. The error belongs to the page: it stays there when the question is closed.
+export function Ask({ ask, moved = false, error, onError, onClose }) {
   const dialog = useRef(null);
   const cancel = useRef(null);
   const [reason, setReason] = useState("");
   const [typed, setTyped] = useState("");
   const [busy, setBusy] = useState(false);
-  const [error, setError] = useState(null);
   useEffect(() => {
     dialog.current.showModal();
     cancel.current.focus();
@@ -18,11 +17,12 @@ export function Ask({ ask, moved = false, onClose }) {
   async function confirm(event) {
     event.preventDefault();
     setBusy(true);
+    onError(null);
     try {
       await ask.run(reason.trim());
-      dialog.current.close(); // focus goes back to where it was
+      dialog.current?.close(); // focus goes back to where it was
     } catch (failure) {
-      setError(failure);
+      onError(failure);
       setBusy(false);
     }
   }

@@ -1,7 +1,7 @@
 // The scorecard: a block for each metric, a row for each variant. The mean with its interval, the difference from the
 // baseline with its always-valid interval, zero and the limit on one axis, and what follows from that.
 
-import { count, difference, estimate, kind, milliseconds, none, seconds, significant } from "../core/format.js";
+import { count, counted, difference, estimate, kind, milliseconds, none, seconds, significant } from "../core/format.js";
 import { choose } from "../core/router.js";
 import { bounded, FEW, level, metricsOf, VERDICTS, verdictsOf } from "../core/words.js";
 import { html } from "../vendor/preact.js";
@@ -103,7 +103,7 @@ function rewardCell(report, name, metric) {
   const field = `${report.within ?? ""}variants.${name}.rewards.${metric}`;
   if (!found.count) {
     if (!found.waiting) return null;
-    return { mean: null, text: html`<span class="thin">${figure(`${field}.count`, 0, `${count(found.waiting)} wait for their window's end`)}</span>` };
+    return { mean: null, text: html`<span class="thin">${figure(`${field}.count`, 0, `${count(found.waiting)} ${found.waiting === 1 ? "waits for its" : "wait for their"} window's end`)}</span>` };
   }
   const said = estimate(found, report.metrics[metric].type);
   const thin = found.observations < FEW;
@@ -203,7 +203,7 @@ function guardrail(report, one) {
   const more =
     one.more_requests === null || one.more_requests === undefined
       ? ""
-      : `about ${count(one.more_requests)} more requests${one.minutes ? `, ${seconds(one.minutes * 60)} at this rate` : ""}`;
-  const rests = [one.reason, one.samples ? `${count(one.samples)} samples` : "", more].filter(Boolean).join(" · ");
+      : `about ${counted(one.more_requests, "more request")}${one.minutes ? `, ${seconds(one.minutes * 60)} at this rate` : ""}`;
+  const rests = [one.reason, one.samples ? counted(one.samples, "sample") : "", more].filter(Boolean).join(" · ");
   return html`<p class="guardrail" key=${`${one.variant}-${one.bound}-${one.limit}`} data-variant=${one.variant}>${badge(`${sign} ${text}`, VERDICT_TONES[one.verdict] ?? "")} <span>${one.variant && `${one.variant}: `}${one.metric === "agreement" ? "Gate" : "Guardrail"}: ${says}${said === none ? "" : html`; it is <b>${said}</b>${ends && ` (${ends})`}`}.</span> <small>${explained(rests)}</small></p>`;
 }

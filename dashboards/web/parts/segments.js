@@ -2,7 +2,7 @@
 // to have, and what each column of the features adds to it.
 
 import { useGet } from "../core/data.js";
-import { count, difference, estimate, kind, moment } from "../core/format.js";
+import { counted, difference, estimate, kind, moment } from "../core/format.js";
 import { choose, here } from "../core/router.js";
 import { html } from "../vendor/preact.js";
 import { choices, figure, section, variantName } from "./basics.js";
@@ -62,7 +62,7 @@ function Compared({ report, colour, now }) {
 }
 
 const ofLatest = ({ latest }, now) =>
-  `Of the newest ${count(latest.requests)} requests, since ${moment(latest.since, now)}; intervals (95%) hold for one look.`;
+  `Of the newest ${counted(latest.requests, "request")}, since ${moment(latest.since, now)}; intervals (95%) hold for one look.`;
 
 // What is shown, in words: "new is better where tier is free".
 function claims(pages, metric) {
@@ -103,7 +103,7 @@ function segment(one, report, colour, { what, means, apart }) {
   const name = one.feature ? `${one.feature}: ${one.value}` : "All requests";
   const field = (rest) => `contextual.segments.${one.feature}.${one.value}.${rest}`;
   return html`<div class="metric" key=${name} data-segment=${name}>
-    <h3>${name} ${one.rewards !== null && html`<small>${figure(field("rewards"), one.rewards, count(Math.round(one.rewards)))} rewards</small>`}</h3>
+    <h3>${name} ${one.rewards !== null && html`<small>${figure(field("rewards"), one.rewards, counted(Math.round(one.rewards), "reward"))}</small>`}</h3>
     <div class="metric-rows" role="table" aria-label=${`${report.metric} where ${name}`}>${Object.entries(one.means).map(([variant, predicted]) => {
       const found = possible(predicted, what);
       const said = estimate({ ...found, count: 1 }, what);
@@ -147,7 +147,7 @@ function row(column, names, known, report, colour) {
       const found = known[name][column];
       const said = difference(found.mean, found.interval, kind(report.metric, report.metrics));
       return html`<div class="metric-row" key=${name}>
-        <div>${variantName(name, colour(name))} <small>${count(report.contextual.rewards[name])} rewards</small></div>
+        <div>${variantName(name, colour(name))} <small>${counted(report.contextual.rewards[name], "reward")}</small></div>
         <div class="estimate"><div class="estimate-text">${figure(`contextual.${name}.${column}`, found.mean, said.text)}<small>${said.interval}</small></div>
         ${forest({ ...found, scale, zero: 0, hue: colour(name).hue, label: `${said.text}, 95% interval ${said.interval}` })}</div>
       </div>`;

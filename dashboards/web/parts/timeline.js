@@ -1,6 +1,6 @@
 // Where a rollout stands among its stages.
 
-import { ago, clockTime, count, kind, seconds, share } from "../core/format.js";
+import { ago, clockTime, count, counted, kind, seconds, share } from "../core/format.js";
 import { bounded, reasonOf, STATES, sentence } from "../core/words.js";
 import { html } from "../vendor/preact.js";
 import { badge, explained, section } from "./basics.js";
@@ -32,7 +32,7 @@ function progress(found, now) {
   const open = (found.verdicts ?? []).filter((v) => v.verdict === "inconclusive").map((v) => v.metric);
   const over = `the stage's time is over${open.length ? `, waiting for a verdict on ${open.join(", ")}` : ""}`;
   if (found.stage_ends) parts.push(found.stage_ends > now ? `${seconds(found.stage_ends - now)} of this stage left` : over);
-  if (found.min_samples) parts.push(`${count(found.samples)} of ${count(found.min_samples)} requests`);
+  if (found.min_samples) parts.push(`${count(found.samples)} of ${counted(found.min_samples, "request")}`);
   return parts.join(", ");
 }
 
@@ -48,7 +48,7 @@ function stages({ stages: all, candidate, metrics }, found) {
   return html`<ol class="stages" aria-label="Stages">
     ${gate && html`<li class=${ended ? "failed" : "now"} key="gate" aria-current=${ended ? null : "step"}><b>shadow</b><small>${candidate} agrees in ${bounded(gate, kind(gate.metric, metrics))}${ended && ", ended here"}</small></li>`}
     ${all.map((stage, k) => {
-      const says = [stage.for > 0 && seconds(stage.for), stage.min_samples > 0 && `${count(stage.min_samples)} requests`, place(k) === "failed" && "ended here"]
+      const says = [stage.for > 0 && seconds(stage.for), stage.min_samples > 0 && counted(stage.min_samples, "request"), place(k) === "failed" && "ended here"]
         .filter(Boolean)
         .join(", ");
       return html`<li key=${k} class=${place(k)} aria-current=${place(k) === "now" ? "step" : null}><b>${share(stage.weight)}</b><small>${says}</small></li>`;

@@ -114,6 +114,15 @@ class Trend(ApiModel):
     ]
 
 
+Held = Annotated[
+    str | None,
+    Field(
+        description="Of a bandit: the alarm (or early evidence) for which it ejects nothing or names no winner, "
+        "until the action `resume`."
+    ),
+]
+
+
 class RouteSummary(RouteHead):
     recent: RecentFigures
     alarms: list[Alarm]
@@ -124,6 +133,7 @@ class RouteSummary(RouteHead):
     ]
     agreement: dict[str, Agreement] | None
     stop: StopRuleModel | None
+    held: Held
     features: Annotated[
         list[str] | None, Field(description="The features that a bandit decides by; null for others.")
     ]
@@ -199,13 +209,7 @@ class RouteReport(RouteHead):
         ),
     ]
     stop: StopRuleModel | None
-    held: Annotated[
-        str | None,
-        Field(
-            description="Of a bandit: the alarm (or early evidence) for which it ejects nothing or names no winner, "
-            "until the action `resume`."
-        ),
-    ]
+    held: Held
     baseline: str | None
     candidate: str | None
     stages: list[StageModel] | None
