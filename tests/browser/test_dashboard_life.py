@@ -176,7 +176,10 @@ def test_a_route_that_is_none_is_said_to_be(served: Served, tabs: Tabs) -> None:
     notice = tab.page.locator(".notice", has_text="No such route")
     notice.wait_for()
     assert tab.page.locator("h1").inner_text() == "No such route"
-    text = served.text + "  none: {match: {path: /none}, variants: {v1: {backend: a}}, policy: {type: single, variant: v1}}\n"
+    text = (
+        served.text
+        + "  none: {match: {path: /none}, variants: {v1: {backend: a}}, policy: {type: single, variant: v1}}\n"
+    )
     httpx.put(f"{served.address}/-/config", content=text, headers={"if-match": "*"}).raise_for_status()
     tab.page.locator("#happened").wait_for()
     tab.page.get_by_role("link", name="Health").click()

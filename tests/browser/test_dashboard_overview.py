@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -99,8 +100,10 @@ LONG = "search-suggestions-personalised-for-logged-in-customers-v3"
 
 @pytest.fixture
 def long(tmp_path: Path) -> Iterator[Served]:
-    found = Served(tmp_path / "turnout.db", text=ROUTES.replace("shop", LONG)).start()
-    found.live(replace(SHOP, route=LONG), steps=2, per_step=5)
+    text = re.sub(r"\bshop\b|\bold\b", LONG, ROUTES)
+    found = Served(tmp_path / "turnout.db", text=text).start()
+    accuracy, errors = ({LONG: of["old"], "new": of["new"]} for of in (SHOP.accuracy, SHOP.errors))
+    found.live(replace(SHOP, route=LONG, accuracy=accuracy, errors=errors), steps=2, per_step=5)
     yield found
     found.stop()
 
@@ -116,6 +119,9 @@ def test_a_long_name_fits_a_phone(long: Served, tabs: Tabs, path: str) -> None:
         "all => new Set(all.map(one => Math.round(one.getBoundingClientRect().y))).size"
     )
     assert tops <= 2, "the links of the pages and those of a route's parts take a line each"
+    tab.page.set_viewport_size({"width": 1280, "height": 900})
+    cut = "all => all.filter(one => one.scrollWidth > one.clientWidth + 1).length"
+    assert tab.page.locator(".table-scroll, .route-shares, .route-name").evaluate_all(cut) == 0
 
 
 def test_no_list_is_told_to_be_empty_before_it_is_known(served: Served, tabs: Tabs) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from playwright.sync_api import expect
 
 from tests.browser.conftest import Tabs
 from tests.browser.serving import Served
@@ -402,8 +403,9 @@ def test_a_busy_bandit_hides_no_other_event(world: Served, tabs: Tabs) -> None:
     tab.page.locator("#events", has_text="http://a").wait_for()
     for k in range(30):
         data = {"allocation": {"v1": k / 30}, "reason": "posterior"}
-        world.do(partial(Harness.emit, kind="allocation", route="translate", data=data))
-    tab.page.locator("#events", has_text="20 changes, the last:").wait_for()
+        for route in ("translate", "plain"):
+            world.do(partial(Harness.emit, kind="allocation", route=route, data=data))
+    expect(tab.page.locator("#events li", has_text="10 changes, the last:")).to_have_count(2)
     assert "http://a" in tab.page.locator("#events").inner_text()
 
 

@@ -35,15 +35,21 @@ export function eventList(events, now, linked = false) {
   })}</ol>`;
 }
 
-// A bandit changes its allocation every second: a run of such changes is one entry, its oldest naming it.
+// Bandits change their allocations every second: a run of such changes is one entry per route, its oldest naming it.
 function gathered(events) {
   const found = [];
+  const run = new Map();
   for (const one of events) {
-    const last = found.at(-1);
-    if (one.kind === "allocation" && last?.kind === "allocation" && one.route === last.route) {
-      last.times += 1;
-      last.key = String(one.id);
-    } else found.push({ ...one, times: 1, key: String(one.id) });
+    if (one.kind !== "allocation") run.clear();
+    const known = run.get(one.route);
+    if (known) {
+      known.times += 1;
+      known.key = String(one.id);
+      continue;
+    }
+    const entry = { ...one, times: 1, key: String(one.id) };
+    found.push(entry);
+    if (one.kind === "allocation") run.set(one.route, entry);
   }
   return found;
 }
