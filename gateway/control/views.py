@@ -24,7 +24,7 @@ log = logging.getLogger("turnout.control")
 
 INTERVAL_S: Final = 1.0
 LIST_INTERVAL_S: Final = 2.0
-"""Of the list of routes, whose figures are those of minutes; events change it at once."""
+"""Of the list of routes, whose figures are those of minutes; events change it immediately."""
 MAKING_TIME_FACTOR: Final = 80.0
 """If making all views that are watched takes t seconds of CPU, each is made again after 80 t at the earliest, unless an
 event changes it: however many pages are open, their views take an eightieth of a core."""

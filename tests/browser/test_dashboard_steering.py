@@ -419,3 +419,7 @@ def test_outcomes_are_filtered_by_the_address_and_exported(lived: Served, tabs: 
     assert tab.page.evaluate(
         "new Date(document.querySelector('input[type=datetime-local]').value) / 1000"
     ) == int(moment)
+    tab.page.goto(f"{lived.address}/-/dashboard/outcomes?since=1e20&until=-1e20")
+    tab.refused.add(422)
+    tab.page.locator("main").get_by_role("alert").get_by_text("'since': this is not a time").wait_for()
+    assert tab.page.locator("h1").inner_text() == "Outcomes"

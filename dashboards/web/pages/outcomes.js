@@ -64,10 +64,12 @@ function Typed({ label, more, value, onEnter }) {
   return html`<label>${label} <input ...${more} value=${typed ?? value} onInput=${(e) => setTyped(e.target.value)} onChange=${enter} onBlur=${() => setTyped(null)} /></label>`;
 }
 
+const YEAR_9999 = 253_402_214_400; // beyond it the field shows nothing
+
 // A moment in the reader's own zone; the address keeps the seconds since the epoch.
 function period(name, label, query, set) {
   const at = Number(query[name]);
-  const shown = at ? new Date((at - new Date(at * 1000).getTimezoneOffset() * 60) * 1000).toISOString().slice(0, 19) : "";
+  const shown = Math.abs(at) < YEAR_9999 && at !== 0 ? new Date((at - new Date(at * 1000).getTimezoneOffset() * 60) * 1000).toISOString().slice(0, 19) : "";
   const choice = (value) => set(name, value ? String(new Date(value).getTime() / 1000) : null);
   return html`<${Typed} label=${label} more=${{ type: "datetime-local", step: "1" }} value=${shown} onEnter=${choice} />`;
 }
