@@ -59,7 +59,9 @@ export function useSteering({ session, stale, away }, named = false) {
     ];
   }
 
-  const dialog = (report) => ask && html`<${Ask} key="ask" ask=${ask} moved=${ask.seen !== stateOf(report)} error=${error} onError=${(failure) => setError(failure && { route: ask.route, message: failure.message })} onClose=${() => setAsk(null)} />`;
+  const dialog = (report) =>
+    ask &&
+    html`<${Ask} key="ask" ask=${ask} moved=${ask.seen !== stateOf(report)} error=${error} onError=${(failure) => setError(failure && { route: ask.route, message: failure.message })} onClose=${() => setAsk(null)} />`;
   return { buttons, dialog, asked: ask?.route };
 }
 

@@ -103,7 +103,10 @@ function rewardCell(report, name, metric) {
   const field = `${report.within ?? ""}variants.${name}.rewards.${metric}`;
   if (!found.count) {
     if (!found.waiting) return null;
-    return { mean: null, text: html`<span class="thin">${figure(`${field}.count`, 0, `${count(found.waiting)} ${found.waiting === 1 ? "waits for its" : "wait for their"} window's end`)}</span>` };
+    return {
+      mean: null,
+      text: html`<span class="thin">${figure(`${field}.count`, 0, `${count(found.waiting)} ${found.waiting === 1 ? "waits for its" : "wait for their"} window's end`)}</span>`
+    };
   }
   const said = estimate(found, report.metrics[metric].type);
   const thin = found.observations < FEW;
@@ -164,7 +167,13 @@ function lift(report, name, metric, scale, limit, guarded) {
   const part = (x) => (x === null ? "…" : found.relative >= 2 ? `×${significant(1 + x, 2)}` : `${x >= 0 ? "+" : "−"}${significant(Math.abs(x) * 100, 2)}%`);
   const ends = found.relative !== null && found.relative_interval;
   const few = metric.startsWith("latency_") && ends?.[1] === null;
-  const ratio = !ends ? "" : few ? "too few for a ratio" : nearZero(ends) ? "baseline too near 0 for a ratio" : `${part(found.relative)} (${ends.map(part).join(" to ")})`;
+  const ratio = !ends
+    ? ""
+    : few
+      ? "too few for a ratio"
+      : nearZero(ends)
+        ? "baseline too near 0 for a ratio"
+        : `${part(found.relative)} (${ends.map(part).join(" to ")})`;
   return [
     html`<div class="estimate-text">${figure(`${report.within ?? ""}variants.${name}.lift.${metric}.absolute`, found.absolute, said.text)}<small>${said.interval || "not known yet"}</small><small>${ratio}</small>${verdict}</div>`,
     forest({ mean: found.absolute, interval: found.interval, scale, zero: 0, limit, label: `${name} less ${found.baseline}: ${said.text}, ${said.interval}` })
