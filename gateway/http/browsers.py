@@ -59,8 +59,10 @@ def from_own_page(
         return True
     origin = fields.get(ORIGIN)
     if origin is None:
+        if site is None:
+            return True
         whole = (fields.get(MODE), fields.get(DESTINATION)) == (b"navigate", b"document")
-        return site is None or (whole and method in (b"GET", b"HEAD"))
+        return whole and method in (b"GET", b"HEAD")
     if site is None and origin.partition(b"://")[2].lower() == host.lower():
         return True
     return origin.lower() in origins

@@ -55,11 +55,15 @@ def judged_head(lines: Iterable[bytes], status: int, *, over: bool) -> tuple[int
     """
     if status >= 400:
         return status, False
-    types = [line[14:].strip() for line in lines if line[:14].lower() == b"content-type: "]
-    if status == 200 and types and is_grpc(types[0]):
-        due = not any(line.startswith(b"grpc-status: ") for line in lines)
-        return 500 if due and over else status, due
-    return 500, False
+    grpc, due = False, True
+    for line in lines:
+        if line.startswith(b"grpc-status: "):
+            due = False
+        elif not grpc and line[:14].lower() == b"content-type: ":
+            if status != 200 or not is_grpc(line[14:].strip()):
+                return 500, False
+            grpc = True
+    return (500 if due and over else status, due) if grpc else (500, False)
 
 
 def judged_end(trailers: bytes, status: int, *, due: bool) -> int:

@@ -16,11 +16,22 @@ from gateway.http2.errors import (
     window_fault,
 )
 from gateway.http2.fields import trailer_fault
-from gateway.http2.frames import DATA, HEADER_BYTES, HEADERS, MAX_FRAME_BYTES, MAX_WINDOW, parse_header
+from gateway.http2.frames import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADER_BYTES,
+    HEADERS,
+    MAX_FRAME_BYTES,
+    MAX_WINDOW,
+    PADDED,
+    WRAPPED,
+    parse_header,
+)
 from gateway.http2.hpack import Decoder, HeaderList
 from gateway.http2.limits import MAX_CONTINUATIONS, OVERSIZED_COST, UNIT_BYTES, Limits
 from gateway.http2.settings import parse_settings
-from gateway.http2.stream import OPEN, RECV_HEADERS, Stream
+from gateway.http2.stream import HALF_CLOSED_LOCAL, OPEN, RECV_HEADERS, Stream
 
 
 class Connection(ConnectionBase):
@@ -145,12 +156,12 @@ class Connection(ConnectionBase):
             if length > MAX_FRAME_BYTES:  # before it is buffered
                 raise ConnectionFault(FRAME_SIZE_ERROR, "a frame is too large")
             stream_id &= MAX_WINDOW
+            end = start + length
             if self.awaits_head:
                 self._check_order(kind, flags, stream_id)  # before all of it is read
-            end = start + length
+                self.awaits_head = end > size
             if end > size:
                 break
-            self.awaits_head = False
             payload, place = data[start:end], end
             turn -= 1
             try:
@@ -201,11 +212,11 @@ class Connection(ConnectionBase):
 
     def _on_data(self, flags: int, stream_id: int, payload: bytes) -> None:
         counted = len(payload)
-        data = frames.unpad(payload) if flags & frames.PADDED else payload  # only windows count padding
+        data = frames.unpad(payload) if flags & PADDED else payload  # only windows count padding
         self.receive_window -= counted
         if self.receive_window < 0:
             raise ConnectionFault(FLOW_CONTROL_ERROR, "more data than the connection's window permits")
-        end = flags & frames.END_STREAM
+        end = flags & END_STREAM
         stream = self.streams.get(stream_id)
         if stream is None:
             self._reject_late(stream_id)
@@ -234,17 +245,13 @@ class Connection(ConnectionBase):
     def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> None:
         if stream_id % 2 == 0:
             raise ConnectionFault(PROTOCOL_ERROR, "HEADERS of a stream that no client may open")
-        if flags & frames.PADDED:
-            payload = frames.unpad(payload)
-        if flags & frames.WITH_PRIORITY:
-            if len(payload) < 5:
-                raise ConnectionFault(FRAME_SIZE_ERROR, "HEADERS is too short for its priority")
-            payload = payload[5:]  # RFC 9113 deprecates priorities
-        if flags & frames.END_HEADERS:
-            self._on_block(stream_id, payload, end=bool(flags & frames.END_STREAM))
+        block = frames.unwrap(flags, payload) if flags & WRAPPED else payload
+        end = flags & END_STREAM != 0
+        if flags & END_HEADERS:
+            self._on_block(stream_id, block, end=end)
             return
         self.awaits_head = True
-        self._block = frames.HeaderBlock(stream_id, bool(flags & frames.END_STREAM), payload)
+        self._block = frames.HeaderBlock(stream_id, end, block)
 
     def _on_continuation(self, flags: int, stream_id: int, payload: bytes) -> None:
         block = self._block
@@ -290,7 +297,8 @@ class Connection(ConnectionBase):
 
     def _on_later_block(self, stream: Stream, headers: HeaderList, *, end: bool) -> None:
         self._touched[stream] = None
-        stream.advance(RECV_HEADERS)
+        if stream.state != OPEN and stream.state != HALF_CLOSED_LOCAL:
+            stream.advance(RECV_HEADERS)
         if self.client and not stream.head_done:  # unset after a 1xx: another head may follow
             self.on_response_head(stream, headers, end=end)
             if end:

@@ -96,7 +96,8 @@ class RequestFields:
     """A request's header list, taken apart and checked (RFC 9113 8.3.1)."""
 
     __slots__ = (
-        "authority", "content_type", "fault", "length", "method", "path", "regular", "scheme", "timeout"
+        "authority", "content_type", "fault", "head", "head_for", "length", "method", "path", "regular", "scheme",
+        "timeout",
     )  # fmt: skip
 
     def __init__(self, fields: list[Field]) -> None:
@@ -117,6 +118,10 @@ class RequestFields:
         if self.length < 0 and length is not None:
             fault = fault or "an invalid or repeated content-length"
         self.fault = fault or self._missing()
+        self.head: object | None = None
+        """What a proxy has made of the list; see `gateway.dataplane.client.http2.session`."""
+        self.head_for: object | None = None
+        """What it depends on besides: the configuration's table of fields."""
 
     def _take(self, fields: list[Field], values: list[bytes | None]) -> str:
         """Fills ``values`` by kind; of regular fields that are repeated, but for the type, with b""."""

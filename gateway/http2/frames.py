@@ -33,6 +33,8 @@ ACK: Final = 0x1
 END_HEADERS: Final = 0x4
 PADDED: Final = 0x8
 WITH_PRIORITY: Final = 0x20
+WRAPPED: Final = PADDED | WITH_PRIORITY
+"""Flags of a HEADERS frame with more than its header block."""
 
 HEADER_TABLE_SIZE: Final = 0x1
 ENABLE_PUSH: Final = 0x2
@@ -116,3 +118,14 @@ def unpad(payload: bytes) -> bytes:
     if padding >= len(payload):
         raise ConnectionFault(PROTOCOL_ERROR, "the padding is longer than its frame")
     return payload[1 : len(payload) - padding]
+
+
+def unwrap(flags: int, payload: bytes) -> bytes:
+    """The header block in a HEADERS frame. Raises ConnectionFault if its padding or priority is not valid."""
+    if flags & PADDED:
+        payload = unpad(payload)
+    if not flags & WITH_PRIORITY:
+        return payload
+    if len(payload) < 5:
+        raise ConnectionFault(FRAME_SIZE_ERROR, "HEADERS is too short for its priority")
+    return payload[5:]  # RFC 9113 deprecates priorities

@@ -249,13 +249,11 @@ class Stream:
     # Sending ----------------------------------------------------------------------------------------
     def send_head(self, block: bytes, *, end: bool) -> None:
         """Send a header block; `Connection.flush` writes it."""
-        self.advance(SEND_HEADERS)
         self.connection.send(frames.header_frames(self.id, block, end_stream=end))
-        if end:
-            self.advance(SEND_END)
+        self.advance(SEND_MESSAGE if end else SEND_HEADERS)
 
-    def send_message(self, block: bytes, data: bytes) -> None:
-        """Send a whole message."""
+    def send_message(self, block: bytes, data: bytes, trailers: bytes = b"") -> None:
+        """Send a whole message; ``trailers``: a header block too."""
         connection = self.connection
         size = len(data)
         if (
@@ -263,16 +261,22 @@ class Stream:
             or len(block) > frames.MAX_FRAME_BYTES
             or not self._has_room(size)
         ):
-            self.send_head(block, end=not size)
+            self.send_head(block, end=not size and not trailers)
             if size:
-                self.send_data(data, end=True)
+                self.send_data(data, end=not trailers)
+            if trailers:
+                self.send_trailers(trailers)
             return
         self.sent += size
         self.send_window -= size
         connection.send_window -= size
         connection.earned(size, 1)
         head = frames.header(len(block), frames.HEADERS, frames.END_HEADERS, self.id)
-        connection.send(head + block + frames.header(size, frames.DATA, frames.END_STREAM, self.id) + data)
+        flags = 0 if trailers else frames.END_STREAM
+        message = head + block + frames.header(size, frames.DATA, flags, self.id) + data
+        if trailers:
+            message += frames.header_frames(self.id, trailers, end_stream=True)
+        connection.send(message)
         self.advance(SEND_MESSAGE)
 
     def _has_room(self, size: int) -> bool:
@@ -310,9 +314,7 @@ class Stream:
             self.pending_trailers = block
             self.pending_end = True
         else:
-            self.advance(SEND_HEADERS)
-            self.connection.send(frames.header_frames(self.id, block, end_stream=True))
-            self.advance(SEND_END)
+            self.send_head(block, end=True)
 
     def _send_pieces(self, data: bytes, *, end: bool) -> None:
         size = len(data)

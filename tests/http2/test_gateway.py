@@ -46,6 +46,20 @@ def test_a_request_reaches_the_backend_and_its_response_comes_back(rig: Rig) -> 
     assert request.all("via") == [b"2.0 turnout"]
 
 
+def test_a_repeated_head_is_served_like_the_first(rig: Rig) -> None:
+    """The gateway remembers what it made of the header block."""
+    credentials = (b"authorization", b"Bearer t"), (b"cookie", b"a=1; __Host-turnout-session-0a1b=x")
+    pairs = to(b"/p?q=1", *credentials, (b"x-user-id", b"u1"), (b"x-request-id", b"r1"))
+    with Client(rig.port) as client:
+        for stream in range(1, 8, 2):
+            body = data(b"body", stream) if stream == 3 else b""
+            assert client.request(headers(pairs, stream, end=not body) + body, stream).status == 200
+    assert [request.body for request in rig.a.requests] == [b"", b"body", b"", b""]
+    assert {request.line for request in rig.a.requests} == {b"POST /p?q=1 HTTP/1.1"}
+    for name, value in {"cookie": b"a=1", "x-user-id": b"u1", "authorization": b"Bearer t"}.items():
+        assert [request.all(name) for request in rig.a.requests] == [[value]] * 4
+
+
 @pytest.mark.parametrize("step", [1, 7, 24, 25])
 def test_a_preface_in_pieces(rig: Rig, step: int) -> None:
     sent = HELLO + headers(to(b"/p"))

@@ -235,6 +235,9 @@ def test_errors_of_the_gateway_are_statuses(channel: grpc.Channel) -> None:
     error = failure(lambda: call(channel, "/nowhere.Service/Method"))
     assert error.code().name == "UNIMPLEMENTED"
     assert error.details().startswith("unknown_route: ")
+    error = failure(lambda: call(channel, "/test.Echo/" + "m" * 20_000))
+    assert error.code().name == "RESOURCE_EXHAUSTED"
+    assert error.details().startswith("target_too_long: ")
     error = failure(lambda: call(channel, "/test.Down/Unary"))
     assert error.code().name == "UNAVAILABLE"
     assert error.details().startswith("backend_connect: ")

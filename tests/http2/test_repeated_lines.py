@@ -5,6 +5,10 @@ from __future__ import annotations
 import pytest
 from hpack import Decoder as ReferenceDecoder
 
+from gateway.dataplane.client.http2.head import again
+from gateway.dataplane.request.credentials import Credentials
+from gateway.dataplane.request.head import Head
+from gateway.http.fields import PROXY
 from gateway.http2.fields import Field, RequestFields
 from gateway.http2.hpack import MAX_REMEMBERED, MAX_REMEMBERED_BYTES, REPEATED_LINES
 from gateway.transport.http2_head import HeadEncoder
@@ -80,3 +84,29 @@ def test_the_last_type_and_no_repeated_timeout_count() -> None:
         [Field(*pair) for pair in [*head, (b"grpc-timeout", b"1S"), (b"grpc-timeout", b"1S")]]
     )
     assert twice.timeout == b""
+
+
+# What HTTP/2 has not, what each request is told on its own, and what `Head.settle` alone looks at.
+NOT_OF_FIELDS = {
+    *("upgrade", "wants_upgrade", "http10", "connection", "codings", "hosts"),
+    *("close", "principal", "started", "trace", "expects_continue", "chunked"),
+}
+
+
+def test_another_head_of_the_same_fields_has_all_of_them() -> None:
+    known, credentials = Head(1.0), Credentials()
+    credentials.key = b"k"
+    values = dict[str, object](
+        method=b"PUT", target=b"/a?b", path=b"/a", host=b"h", length=3, expect=True, credentials=credentials,
+        variant=b"v", request_id=b"r", kept={b"a": b"b"}, grpc=True, grpc_timeout=2.0,
+        proxy_fields=((PROXY, b"p"),), lines=[b"a: b\r\n"],
+    )  # fmt: skip
+    for name, value in values.items():
+        setattr(known, name, value)
+    head = again(known, 7.0, end=False)
+    assert {name: getattr(head, name) for name in values} == values
+    assert (head.started, head.chunked, head.close) == (7.0, False, False)
+    every = {name for name in dir(Head) if name[0] != "_" and not callable(getattr(Head, name))}
+    assert every - NOT_OF_FIELDS <= values.keys()
+    known.length = -1
+    assert [again(known, 7.0, end=end).chunked for end in (False, True)] == [True, False]

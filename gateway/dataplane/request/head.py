@@ -262,7 +262,7 @@ class Head:
                 cookies.append(left)
                 lines.append(b"cookie: %b\r\n" % left)
         self.lines = lines
-        self.kept[b"cookie"] = b", ".join(cookies)
+        self.kept = {**self.kept, b"cookie": b", ".join(cookies)}  # other requests of HTTP/2 may share it
 
     def admit(self, route: str) -> None:
         """Raises TurnoutError("forbidden") unless the principal may use the route."""

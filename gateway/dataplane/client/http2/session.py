@@ -7,12 +7,11 @@ from typing import Final
 
 from gateway.dataplane.base import ClientConnection
 from gateway.dataplane.client.classify import classify
-from gateway.dataplane.client.http2.head import fill
+from gateway.dataplane.client.http2.head import again, fill
 from gateway.dataplane.client.http2.stream import RequestStream, StreamClient
 from gateway.dataplane.client.refusal import Refusal
 from gateway.dataplane.request.head import Head
 from gateway.errors import TurnoutError
-from gateway.http.fields import valid_host
 from gateway.http2.connection import Connection
 from gateway.http2.errors import PROTOCOL_ERROR, ConnectionFault, StreamFault
 from gateway.http2.hpack import HeaderList
@@ -36,7 +35,7 @@ class StreamCarrier(ClientConnection):
 class Session(Connection):
     """Makes a request of each stream that the client opens."""
 
-    __slots__ = ("_host", "protocol")
+    __slots__ = ("protocol",)
 
     def __init__(self, protocol: StreamCarrier) -> None:
         limits = protocol.runtime.snapshot.limits
@@ -45,8 +44,6 @@ class Session(Connection):
         )
         self.max_turn_frames = MAX_TURN_FRAMES
         self.protocol = protocol
-        self._host: bytes | None = None
-        """A host that was checked."""
 
     def write(self, data: bytes) -> None:
         self.protocol.write(data)
@@ -74,26 +71,19 @@ class Session(Connection):
         self.adopt(stream)
         if protocol.surplus:
             self.close()  # one error response, and no further streams
-        head = Head(now)
-        try:
-            if headers.oversized:
-                head.method = fields.method
-                raise TurnoutError("head_too_large")
-            fill(head, fields, snapshot, end=end)
-            self._check_host(head)
-        except TurnoutError as error:
-            head.close = True
-            stream.begin(Refusal(client, head, error, last=True), now)
-            return stream
-        stream.begin(classify(client, head), now)
+        known = fields.head
+        if known is None or fields.head_for is not snapshot.actions:  # which each configuration has of its own
+            known = Head(now)
+            try:
+                fill(known, fields, snapshot, oversized=headers.oversized)
+            except TurnoutError as error:
+                known.close = True
+                stream.begin(Refusal(client, known, error, last=True), now)
+                return stream
+            fields.head, fields.head_for = known, snapshot.actions
+        assert isinstance(known, Head)
+        stream.begin(classify(client, again(known, now, end=end)), now)
         return stream
-
-    def _check_host(self, head: Head) -> None:
-        """Remember a valid host: most requests of a connection name the same one."""
-        if head.host != self._host:
-            if not valid_host(head.host):
-                raise TurnoutError("bad_host")
-            self._host = head.host
 
     def check(self, now: float) -> None:
         """End the streams that take too long."""

@@ -15,6 +15,8 @@ from gateway.http2.fields import Field
 from gateway.http2.hpack import REPEATED_LINES, STATUSES, encode_field, encode_lines
 from gateway.http2.stream import Stream, StreamOwner
 
+_TIMING: Final = encode_field(b"server-timing", b"")[:-1]
+"""The encoded name of the gateway's last field, which follows the ids."""
 MAX_SAID_BYTES: Final = 65_536
 """Of a body that says what went wrong."""
 
@@ -53,16 +55,15 @@ class StreamClient(ClientConnection):
     ) -> None:
         self._bodiless = bodiless
         own = lines.pop() if lines else b""
+        encoded = encode_lines(own)
         if request.head.grpc:
             joined = b"".join([*lines, own])
             # A gRPC client reads the status from trailers alone: any other response needs one.
             if joined.lower().find(b"content-type: application/grpc") < 0:
                 self._foreign, self._kept = status, grpc_lines(joined)
                 return
-            ids, mark, own = own.partition(b"server-timing: ")
-            self._ids = encode_lines(ids)
-            own = mark + own
-        block = [STATUSES[status], *[REPEATED_LINES[line] for line in lines], self._ids, encode_lines(own)]
+            self._ids = encoded.partition(_TIMING)[0]
+        block = [STATUSES[status], *[REPEATED_LINES[line] for line in lines], encoded]
         if length >= 0 and status != 204:
             block.append(encode_field(b"content-length", b"%d" % length))
         self._head = b"".join(block)
@@ -86,10 +87,19 @@ class StreamClient(ClientConnection):
         stream.connection.flush_soon()
 
     def send_trailers(self, data: list[bytes], lines: bytes) -> None:
-        self.send(data, bool(self._foreign))
-        if self.stream.local_open and not self.lost:
-            self.stream.send_trailers(REPEATED_LINES[lines] + self._ids)
-            self.stream.connection.flush_soon()
+        stream = self.stream
+        if self._foreign or self._bodiless:
+            self.send(data, True)
+        elif stream.local_open and not self.lost:
+            body, trailers = b"".join(data), REPEATED_LINES[lines] + self._ids
+            if self._head:
+                stream.send_message(self._head, body, trailers)
+                self._head = b""
+            else:
+                if body:
+                    stream.send_data(body)
+                stream.send_trailers(trailers)
+            stream.connection.flush_soon()
 
     def _send_foreign(self, data: list[bytes], end: bool) -> None:
         """Tells a gRPC client of a response that is not gRPC: in trailers alone, when it is complete."""
