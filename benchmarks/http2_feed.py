@@ -98,13 +98,13 @@ class Http2Feed:
         first.data_received(frames.PREFACE + _GREETING)
         address = next(iter(gateway.in_force.registry.addresses.values()))
         assert isinstance(address, Http2Address)
-        self.backend = Http2Connection(address.sessions, b"http")
+        self.backend = Http2Connection(address.sessions)
         self.backend.connection_made(cast("Any", Http2Transport()))
         self.backend.data_received(_GREETING)
         session = self.backend.session
         assert session is not None
         self._session = session
-        address.sessions.all.append(session)
+        address.sessions.all[session] = 0.0
 
     def _message(
         self, encoder: hpack.Encoder, stream: int, fields: Fields, body: bytes, trailers: Fields

@@ -5,16 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gateway.http2 import frames
-from gateway.http2.allowance import Allowance
+from gateway.http2.allowance import Costs
 from gateway.http2.errors import NO_ERROR, ConnectionFault
-from gateway.http2.limits import (
-    OVERHEAD_BURST,
-    OVERHEAD_RATE,
-    REMEMBERED_RESETS,
-    RESET_BURST,
-    RESET_RATE,
-    Limits,
-)
+from gateway.http2.limits import Limits
+from gateway.http2.settings import PeerSettings
 from gateway.http2.stream import Stream, StreamOwner
 
 
@@ -24,19 +18,14 @@ class ConnectionBase(StreamOwner):
     __slots__ = (
         "_flushing",
         "_out",
-        "_overhead",
-        "_recent_resets",
-        "_resets",
-        "_settings_unconfirmed",
         "_unacknowledged",
         "_waiting",
         "behind",
         "client",
         "closing",
+        "costs",
         "ended",
         "highest",
-        "max_turn_frames",
-        "peer_streams",
         "receive_window",
         "streams",
     )
@@ -48,10 +37,7 @@ class ConnectionBase(StreamOwner):
         """Those that are open, by their number."""
         self.highest = 0
         """The number of the last stream that the client opened."""
-        self.peer_window = frames.DEFAULT_WINDOW
-        # Until its SETTINGS say; RFC 9113 6.5.2 recommends no fewer.
-        self.peer_streams = 100
-        """How many streams the peer permits at the same time."""
+        self.peer = PeerSettings()
         self.send_window = frames.DEFAULT_WINDOW
         self.receive_window = limits.connection_window
         self.write_paused = False
@@ -60,19 +46,14 @@ class ConnectionBase(StreamOwner):
         self.ended = False
         """Nothing is parsed or sent any more."""
         self.behind = False
-        """Whether `receive` stopped at `max_turn_frames`: call it again, with no data, in a later turn of the loop."""
-        self.max_turn_frames = frames.MAX_WINDOW
-        """The most frames that one call of `receive` handles."""
+        """Whether `receive` stopped at `Limits.turn_frames`: call it again, with no data, in a later turn."""
         self._unacknowledged = 0
         self._out: list[bytes] = []
         self._flushing = False
         """Whether a flush is due."""
         self._waiting: list[Stream] = []
         """Streams with pending data, in turn."""
-        self._recent_resets: dict[int, None] = {}
-        self._settings_unconfirmed = 0
-        self._overhead = Allowance(OVERHEAD_BURST, OVERHEAD_RATE)
-        self._resets = Allowance(RESET_BURST, RESET_RATE)
+        self.costs = Costs()
 
     # For subclasses ---------------------------------------------------------------------------------
     def write(self, data: bytes) -> None:
@@ -104,7 +85,7 @@ class ConnectionBase(StreamOwner):
         else:
             values.append((frames.MAX_CONCURRENT_STREAMS, limits.streams))
         self.send(frames.settings(values))
-        self._settings_unconfirmed += 1
+        self.peer.unconfirmed += 1
         extra = limits.connection_window - frames.DEFAULT_WINDOW
         # SETTINGS cannot set the window of the connection (RFC 9113 6.9.2).
         if extra > 0:
@@ -168,7 +149,7 @@ class ConnectionBase(StreamOwner):
 
     def earned(self, size: int, pieces: int) -> None:
         # A client confirms what it takes by WINDOW_UPDATEs, some of them of small parts.
-        self._overhead.earned += 2.0 * pieces + size / 512.0
+        self.costs.overhead.earned += 2.0 * pieces + size / 512.0
 
     def wait(self, stream: Stream) -> None:
         self._waiting.append(stream)
@@ -218,12 +199,9 @@ class ConnectionBase(StreamOwner):
             self.acknowledge(stream.unacknowledged)
             stream.unacknowledged = 0
         # Whatever its end: of a stream that was open, a reset takes two and has this one back.
-        self._resets.earned += 1.0
+        self.costs.resets.earned += 1.0
         if not self.streams:
             self.on_idle()
 
     def note_reset(self, stream_id: int) -> None:
-        resets = self._recent_resets
-        resets[stream_id] = None
-        if len(resets) > REMEMBERED_RESETS:
-            del resets[next(iter(resets))]
+        self.costs.note_reset(stream_id)

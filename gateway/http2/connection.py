@@ -30,6 +30,7 @@ from gateway.http2.frames import (
 )
 from gateway.http2.hpack import Decoder, HeaderList
 from gateway.http2.limits import MAX_CONTINUATIONS, OVERSIZED_COST, UNIT_BYTES, Limits
+from gateway.http2.partial_input import PartialInput
 from gateway.http2.settings import parse_settings
 from gateway.http2.stream import HALF_CLOSED_LOCAL, OPEN, RECV_HEADERS, Stream
 
@@ -38,34 +39,23 @@ class Connection(ConnectionBase):
     """See the module. Subclasses define `write`, and `on_head` for streams that the peer opens."""
 
     __slots__ = (
-        "_block",
-        "_buffer",
         "_decoder",
-        "_greeted",
         "_grown",
-        "_now",
-        "_partial_since",
         "_touched",
-        "awaits_head",
+        "now",
+        "partial",
     )
 
     def __init__(self, limits: Limits, *, client: bool) -> None:
         super().__init__(limits, client=client)
         self._decoder = Decoder(limits.max_list_bytes, limits.max_fields)
-        self._buffer = b""
-        self._block: frames.HeaderBlock | None = None
-        """The one that is not complete."""
-        self._greeted = client
-        """Whether the client's preface was read."""
-        self.awaits_head = True
-        """Whether the preface, the first frame or a header block is incomplete."""
+        self.partial = PartialInput(greeted=client)
         self._grown = False
         """Whether a window of the peer has grown since pending data was last sent."""
         self._touched: dict[Stream, None] = {}
         """Streams that the current read brought something of."""
-        self._now = 0.0
-        self._partial_since = 0.0
-        """When the first bytes of the incomplete frame in the buffer came; 0.0: there is none."""
+        self.now = 0.0
+        """``now`` of the last `receive`."""
 
     # For subclasses ---------------------------------------------------------------------------------
     def on_head(self, stream_id: int, headers: HeaderList, *, end: bool) -> Stream:
@@ -85,38 +75,29 @@ class Connection(ConnectionBase):
     # What ends early -------------------------------------------------------------------------------
     def _fail_stream(self, stream_id: int, fault: StreamFault) -> None:
         stream = self.streams.get(stream_id)
-        self._spend_reset(1.0 if fault.code == REFUSED_STREAM else 2.0)
+        self.costs.spend_reset(1.0 if fault.code == REFUSED_STREAM else 2.0, self.now)
         self.send(frames.rst_stream(stream_id, fault.code))
         self.note_reset(stream_id)
         if stream is not None:
             stream.drop()
             stream.on_fault(fault)
 
-    def _spend_reset(self, tokens: float) -> None:
-        if not self._resets.spend(tokens, self._now):
-            raise ConnectionFault(ENHANCE_YOUR_CALM, "too many streams ended early")
-
-    def _spend_overhead(self) -> None:
-        if not self._overhead.spend(1.0, self._now):
-            raise ConnectionFault(ENHANCE_YOUR_CALM, "too many frames that carry nothing")
-
     # Input ------------------------------------------------------------------------------------------
     def receive(self, data: bytes, now: float) -> None:
         """Parse what the peer sent; ``now``: seconds of a monotonic clock."""
         if self.ended:
             return
-        self._now = now
-        if self._buffer:
-            data = self._buffer + data
+        self.now = now
+        partial = self.partial
+        if partial.buffer:
+            data = partial.buffer + data
         try:
-            place = 0 if self._greeted else self._greet(data)
-            if self._greeted:
+            place = 0 if partial.greeted else partial.greet(data)
+            if partial.greeted:
                 place = self._frames(data, place)
-            self._buffer = data[place:] if place < len(data) else b""
-            if place or not self._partial_since:  # bytes of a frame that drip in must not renew its time
-                self._partial_since = now if self._buffer else 0.0
+            partial.keep(data, place, now)
         except ConnectionFault as fault:
-            self._buffer = b""  # nothing behind a fault may be parsed
+            partial.buffer = b""  # nothing behind a fault may be parsed
             self.end(fault)
             return
         if self._touched:  # once a read: handlers write several small pieces in one
@@ -129,24 +110,9 @@ class Connection(ConnectionBase):
         else:
             self.flush()
 
-    def frame_is_late(self, since: float) -> bool:
-        """Whether the first bytes of an incomplete frame came before ``since``; streams time their bodies."""
-        if not self._partial_since or self._partial_since >= since:
-            return False
-        buffer = self._buffer
-        return not self.streams or len(buffer) < HEADER_BYTES or buffer[3] != DATA
-
-    def _greet(self, data: bytes) -> int:
-        if data.startswith(frames.PREFACE):
-            self._greeted = True
-            return len(frames.PREFACE)
-        if not frames.PREFACE.startswith(data):
-            raise ConnectionFault(PROTOCOL_ERROR, "no connection preface")
-        return 0
-
     def _frames(self, data: bytes, place: int) -> int:
         """Handle every complete frame; return where the next one begins."""
-        size, turn = len(data), self.max_turn_frames
+        size, turn, partial = len(data), self.limits.turn_frames, self.partial
         while turn > 0 and not self.ended:
             start = place + HEADER_BYTES
             if start > size:
@@ -157,9 +123,9 @@ class Connection(ConnectionBase):
                 raise ConnectionFault(FRAME_SIZE_ERROR, "a frame is too large")
             stream_id &= MAX_WINDOW
             end = start + length
-            if self.awaits_head:
-                self._check_order(kind, flags, stream_id)  # before all of it is read
-                self.awaits_head = end > size
+            if partial.awaits_head:
+                partial.check_order(kind, flags, stream_id)  # before all of it is read
+                partial.awaits_head = end > size
             if end > size:
                 break
             payload, place = data[start:end], end
@@ -178,14 +144,6 @@ class Connection(ConnectionBase):
         self.behind = turn <= 0
         return place
 
-    def _check_order(self, kind: int, flags: int, stream_id: int) -> None:
-        """Only SETTINGS may come first, and only the rest of a header block within it."""
-        if self._block is None:
-            if kind != frames.SETTINGS or flags & frames.ACK:
-                raise ConnectionFault(PROTOCOL_ERROR, "the first frame is not SETTINGS")
-        elif kind != frames.CONTINUATION or stream_id != self._block.stream_id:
-            raise ConnectionFault(PROTOCOL_ERROR, "a frame within a header block")
-
     def _on_other(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         if kind == frames.CONTINUATION:
             self._on_continuation(flags, stream_id, payload)
@@ -194,7 +152,7 @@ class Connection(ConnectionBase):
         elif kind == frames.RST_STREAM:
             self._on_rst_stream(stream_id, payload)
         else:
-            self._spend_overhead()
+            self.costs.spend_overhead(self.now)
             if kind == frames.SETTINGS:
                 self._on_settings(flags, stream_id, payload)
             elif kind == frames.PING:
@@ -220,13 +178,13 @@ class Connection(ConnectionBase):
         stream = self.streams.get(stream_id)
         if stream is None:
             self._reject_late(stream_id)
-            self._spend_overhead()
+            self.costs.spend_overhead(self.now)
             self.acknowledge(counted)  # or late frames would use up the window for good (RFC 9113 6.9)
             return
         if data:
-            self._overhead.earned += 2.0
+            self.costs.overhead.earned += 2.0
         elif not end:
-            self._spend_overhead()
+            self.costs.spend_overhead(self.now)
         self._touched[stream] = None
         stream.take_data(data, counted)
         if end:
@@ -239,7 +197,7 @@ class Connection(ConnectionBase):
         """
         if self._is_idle(stream_id):
             raise ConnectionFault(PROTOCOL_ERROR, "a frame of a stream that was never opened")
-        if not self.client and stream_id not in self._recent_resets:
+        if not self.client and stream_id not in self.costs.recent_resets:
             raise ConnectionFault(STREAM_CLOSED, "a frame of a closed stream")
 
     def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> None:
@@ -250,32 +208,33 @@ class Connection(ConnectionBase):
         if flags & END_HEADERS:
             self._on_block(stream_id, block, end=end)
             return
-        self.awaits_head = True
-        self._block = frames.HeaderBlock(stream_id, end, block)
+        self.partial.awaits_head = True
+        self.partial.block = frames.HeaderBlock(stream_id, end, block)
 
     def _on_continuation(self, flags: int, stream_id: int, payload: bytes) -> None:
-        block = self._block
+        partial = self.partial
+        block = partial.block
         if block is None:
             raise ConnectionFault(PROTOCOL_ERROR, "CONTINUATION without HEADERS")
         pieces = block.pieces
         pieces.append(payload)
         if len(pieces) > 1 + MAX_CONTINUATIONS or sum(map(len, pieces)) > self.limits.max_list_bytes:
             raise ConnectionFault(ENHANCE_YOUR_CALM, "a header block is too large")
-        self.awaits_head = not flags & frames.END_HEADERS
-        if not self.awaits_head:
-            self._block = None
+        partial.awaits_head = not flags & END_HEADERS
+        if not partial.awaits_head:
+            partial.block = None
             self._on_block(stream_id, b"".join(pieces), end=block.end)
 
     def _on_block(self, stream_id: int, block: bytes, *, end: bool) -> None:
         headers = self._decoder.decode(block)  # also of a closed stream: the table is shared with the peer
         if headers.oversized:
-            self._spend_reset(OVERSIZED_COST)
+            self.costs.spend_reset(OVERSIZED_COST, self.now)
         stream = self.streams.get(stream_id)
         if stream is None and (self.client or stream_id <= self.highest):
             self._reject_late(stream_id)
-            self._spend_overhead()
+            self.costs.spend_overhead(self.now)
             return
-        self._overhead.earned += 2.0
+        self.costs.overhead.earned += 2.0
         if stream is not None:
             self._on_later_block(stream, headers, end=end)
         else:
@@ -312,7 +271,7 @@ class Connection(ConnectionBase):
     def _on_window_update(self, stream_id: int, payload: bytes) -> None:
         if len(payload) != 4:
             raise ConnectionFault(FRAME_SIZE_ERROR, "WINDOW_UPDATE has four bytes")
-        self._spend_overhead()
+        self.costs.spend_overhead(self.now)
         increment = int.from_bytes(payload, "big") & MAX_WINDOW
         self._grown = True  # pumped once after the read, not for each update
         if stream_id == 0:
@@ -337,37 +296,33 @@ class Connection(ConnectionBase):
             raise ConnectionFault(PROTOCOL_ERROR, "RST_STREAM of a stream that was never opened")
         stream = self.streams.get(stream_id)
         if stream is None:
-            self._spend_overhead()
+            self.costs.spend_overhead(self.now)
             return
         stream.drop()
         stream.on_reset(int.from_bytes(payload, "big"))
         if not self.client:  # only a client can open streams to cancel them (CVE-2023-44487)
-            self._spend_reset(2.0)
+            self.costs.spend_reset(2.0, self.now)
 
     def _on_settings(self, flags: int, stream_id: int, payload: bytes) -> None:
         if stream_id:
             raise ConnectionFault(PROTOCOL_ERROR, "SETTINGS of a stream")
         if flags & frames.ACK:
-            if payload:
-                raise ConnectionFault(FRAME_SIZE_ERROR, "a confirmation of SETTINGS has no payload")
-            if not self._settings_unconfirmed:
-                raise ConnectionFault(PROTOCOL_ERROR, "a confirmation of SETTINGS that were not sent")
-            self._settings_unconfirmed -= 1
+            self.peer.confirm(payload)
             return
-        window = self.peer_window
+        window = self.peer.window
         for name, value in parse_settings(payload, client=self.client):
             if name == frames.INITIAL_WINDOW_SIZE:
                 window = value
             elif name == frames.MAX_CONCURRENT_STREAMS:
-                self.peer_streams = value
-        if window != self.peer_window:
+                self.peer.streams = value
+        if window != self.peer.window:
             self._resize_windows(window)
         self.send(frames.SETTINGS_ACK)
         self.on_settings()
 
     def _resize_windows(self, window: int) -> None:
-        change = window - self.peer_window
-        self.peer_window = window
+        change = window - self.peer.window
+        self.peer.window = window
         self._grown = True
         for stream in self.streams.values():
             stream.send_window += change  # may become negative (RFC 9113 6.9.2)

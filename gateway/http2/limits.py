@@ -41,3 +41,5 @@ class Limits:
     max_list_bytes: int = 65_536
     """Of a header list, as SETTINGS_MAX_HEADER_LIST_SIZE counts it, and of its encoding."""
     max_fields: int = 128
+    turn_frames: int = 2**31
+    """Frames that are handled in one call."""

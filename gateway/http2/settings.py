@@ -1,4 +1,4 @@
-"""The values of a SETTINGS frame (RFC 9113 6.5)."""
+"""The values of SETTINGS frames (RFC 9113 6.5)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,29 @@ from gateway.http2.errors import (
     ConnectionFault,
 )
 from gateway.http2.limits import MAX_SETTINGS
+
+
+class PeerSettings:
+    """What the peer's SETTINGS say, and whether it has confirmed ours."""
+
+    __slots__ = ("streams", "unconfirmed", "window")
+
+    def __init__(self) -> None:
+        self.window = frames.DEFAULT_WINDOW
+        """SETTINGS_INITIAL_WINDOW_SIZE."""
+        # Until it says; RFC 9113 6.5.2 recommends no fewer.
+        self.streams = 100
+        """How many streams it permits at the same time."""
+        self.unconfirmed = 0
+        """Frames of ours that it has not confirmed."""
+
+    def confirm(self, payload: bytes) -> None:
+        """It has confirmed ours. Raises ConnectionFault if ``payload`` is not empty, or none was sent."""
+        if payload:
+            raise ConnectionFault(FRAME_SIZE_ERROR, "a confirmation of SETTINGS has no payload")
+        if not self.unconfirmed:
+            raise ConnectionFault(PROTOCOL_ERROR, "a confirmation of SETTINGS that were not sent")
+        self.unconfirmed -= 1
 
 
 def parse_settings(payload: bytes, *, client: bool) -> list[tuple[int, int]]:

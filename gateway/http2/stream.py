@@ -8,6 +8,7 @@ from gateway.http2 import frames
 from gateway.http2.errors import FLOW_CONTROL_ERROR, PROTOCOL_ERROR, STREAM_CLOSED, StreamFault
 from gateway.http2.fields import Field
 from gateway.http2.limits import Limits
+from gateway.http2.settings import PeerSettings
 
 IDLE: Final = 0
 OPEN: Final = 1
@@ -55,11 +56,10 @@ MAX_PENDING_BYTES: Final = 16_384
 class StreamOwner:
     """A connection as its streams use it."""
 
-    __slots__ = ("limits", "peer_window", "send_window", "write_paused")
+    __slots__ = ("limits", "peer", "send_window", "write_paused")
 
     limits: Limits
-    peer_window: int
-    """The peer's SETTINGS_INITIAL_WINDOW_SIZE."""
+    peer: PeerSettings
     send_window: int
     write_paused: bool
     """Whether data waits because the transport has enough."""
@@ -123,7 +123,7 @@ class Stream:
         self.connection = connection
         self.id = stream_id
         self.state = IDLE
-        self.send_window = connection.peer_window
+        self.send_window = connection.peer.window
         self.receive_window = connection.limits.stream_window
         self.received = 0
         """Bytes of the message's body so far."""

@@ -11,6 +11,7 @@ from gateway.transport.base import Connection, ResponseHandler
 from gateway.transport.connection import BackendConnection
 from gateway.transport.endpoint import Endpoint
 from gateway.transport.http2_connection import Http2Connection
+from gateway.transport.http2_head import HeadEncoder
 from gateway.transport.http2_session import Http2Session, SessionOwner, StreamConnection
 
 OPENING_TIMEOUT_S: Final = 10.0
@@ -20,12 +21,14 @@ OPENING_TIMEOUT_S: Final = 10.0
 class Sessions(SessionOwner):
     """The open connections of one address."""
 
-    __slots__ = ("address", "all")
+    __slots__ = ("_address", "all")
 
     def __init__(self, address: Http2Address) -> None:
-        self.address = address
+        self._address = address
         self.loop = address.loop
-        self.all: list[Http2Session] = []
+        self.heads = HeadEncoder(address.endpoint.web_scheme.encode())
+        self.all: dict[Http2Session, float] = {}
+        """With the time at which each became idle."""
 
     def with_room(self) -> Http2Session | None:
         """The first that takes a request, so that those behind it become idle."""
@@ -35,21 +38,21 @@ class Sessions(SessionOwner):
         return None
 
     def on_idle(self, session: Http2Session) -> None:
-        session.idle_since = self.address.time()
-        if not self.address.max_idle:
+        if session in self.all:
+            self.all[session] = self._address.time()
+        if not self._address.max_idle:
             session.end(None)
 
     def forget(self, session: Http2Session) -> None:
-        if session in self.all:
-            self.all.remove(session)
+        self.all.pop(session, None)
 
     def on_http1(self, transport: asyncio.Transport) -> None:
-        self.address.on_http1(transport)
+        self._address.on_http1(transport)
 
     def end_idle(self, before: float) -> None:
         """Ends those without requests since ``before``."""
-        for session in tuple(self.all):
-            if not session.streams and session.idle_since <= before:
+        for session, idle_since in tuple(self.all.items()):
+            if not session.streams and idle_since <= before:
                 session.end(None)
 
 
@@ -95,7 +98,7 @@ class Http2Address(Address):
                 if fresh is None:
                     await self._connect_http1(handler)
                     return
-                if fresh.peer_streams < 1:
+                if fresh.peer.streams < 1:
                     raise ConnectionError("it permits no requests")
             except (OSError, UnicodeError) as error:
                 self._report(handler, error)
@@ -119,7 +122,7 @@ class Http2Address(Address):
         """
         async with asyncio.timeout(OPENING_TIMEOUT_S):
             transport, protocol = await self.loop.create_connection(
-                lambda: Http2Connection(self.sessions, self.endpoint.web_scheme.encode()),
+                lambda: Http2Connection(self.sessions),
                 self.endpoint.host,
                 self.endpoint.port,
                 ssl=self.offer,
@@ -136,8 +139,7 @@ class Http2Address(Address):
         # It may have ended between its settings and this turn of the loop.
         if session.ended:
             raise ConnectionError("it closed the connection")
-        session.idle_since = self.time()
-        self.sessions.all.append(session)
+        self.sessions.all[session] = self.time()
         return session
 
     def sweep(self) -> None:

@@ -15,12 +15,10 @@ HIGH_WATER_BYTES: Final = 65_536
 class Http2Connection(asyncio.Protocol):
     """Reads for a session, a limited number of frames in a turn of the loop."""
 
-    __slots__ = ("_behind", "_owner", "_scheme", "session", "transport")
+    __slots__ = ("_behind", "_owner", "session", "transport")
 
-    def __init__(self, owner: SessionOwner, scheme: bytes) -> None:
-        """``scheme``: of its requests."""
+    def __init__(self, owner: SessionOwner) -> None:
         self._owner = owner
-        self._scheme = scheme
         self._behind = False
         """Whether frames that have arrived wait for the next turn of the loop; nothing is read meanwhile."""
         self.session: Http2Session | None = None
@@ -34,17 +32,14 @@ class Http2Connection(asyncio.Protocol):
         if tls is not None and tls.selected_alpn_protocol() != "h2":
             self._owner.on_http1(self.transport)
             return
-        self.session = Http2Session(self._owner, self.transport, self._scheme)
+        self.session = Http2Session(self._owner, self.transport)
         self.session.start()
 
     def data_received(self, data: bytes) -> None:
         session = self.session
         if session is None:
             return
-        now = perf_counter()
-        if data:
-            session.heard_at = now
-        behind = self._handle(session, data, now)
+        behind = self._handle(session, data, perf_counter())
         if behind:
             # Or a peer that sends faster than it is served would fill the buffer of the session.
             self.transport.pause_reading()
@@ -72,7 +67,7 @@ class Http2Connection(asyncio.Protocol):
             return
         self._behind = False
         # What came before the end counts: it may be the rest of a response.
-        while session.behind and self._handle(session, b"", perf_counter()):
+        while session.behind and self._handle(session, b"", session.now):
             pass
         session.fail("it closed the connection before it sent its settings")
         session.ended = True

@@ -37,9 +37,10 @@ MIN_SILENCE_S: Final = 1.0
 class SessionOwner:
     """The address that a session belongs to."""
 
-    __slots__ = ("loop",)
+    __slots__ = ("heads", "loop")
 
     loop: asyncio.AbstractEventLoop
+    heads: HeadEncoder
 
     def on_idle(self, session: Http2Session) -> None:
         """No request is in flight on ``session``."""
@@ -170,7 +171,7 @@ class StreamConnection(Connection):
         self._stream = stream = BackendStream(session, session.highest, self)
         session.open(stream)
         data = b"".join(body)
-        block = session.heads.encode(head)
+        block = session.owner.heads.encode(head)
         if end:
             stream.send_message(block, data)
         else:
@@ -207,7 +208,7 @@ class StreamConnection(Connection):
     @property
     def _silent(self) -> bool:
         """Whether no byte came on the connection since the request was sent."""
-        return self._session.heard_at < self._started
+        return self._session.now < self._started
 
     def _release(self) -> ResponseHandler | None:
         """The request and its stream have done with each other: no cycle is left for the collector."""
@@ -276,22 +277,20 @@ class StreamConnection(Connection):
 class Http2Session(Http2):
     """The streams of one connection."""
 
-    __slots__ = ("heads", "heard_at", "idle_since", "owner", "ready", "served", "transport")
+    __slots__ = ("owner", "ready", "served", "transport")
 
-    def __init__(self, owner: SessionOwner, transport: asyncio.Transport, scheme: bytes) -> None:
+    def __init__(self, owner: SessionOwner, transport: asyncio.Transport) -> None:
         limits = Limits(
-            connection_window=CONNECTION_WINDOW_BYTES, max_list_bytes=MAX_HEAD_BYTES, max_fields=MAX_FIELDS
+            connection_window=CONNECTION_WINDOW_BYTES,
+            max_list_bytes=MAX_HEAD_BYTES,
+            max_fields=MAX_FIELDS,
+            turn_frames=MAX_TURN_FRAMES,
         )
         super().__init__(limits, client=True)
-        self.max_turn_frames = MAX_TURN_FRAMES
         self.owner = owner
         self.transport = transport
         self.served = 0
         """Whole responses so far."""
-        self.idle_since = 0.0
-        self.heard_at = 0.0
-        """`perf_counter` when bytes last came."""
-        self.heads = HeadEncoder(scheme)
         self.ready: asyncio.Future[None] = owner.loop.create_future()
         """Done when the backend's settings came; an OSError if it ends before."""
 
@@ -301,7 +300,7 @@ class Http2Session(Http2):
         return (
             not self.closing
             and not self.ended
-            and len(self.streams) < min(self.peer_streams, MAX_STREAMS)
+            and len(self.streams) < min(self.peer.streams, MAX_STREAMS)
             # Stream numbers are never used again (RFC 9113 5.1.1): the connection ends when they run out.
             and self.highest < MAX_WINDOW - 2
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.http2.limits import Limits
 from tests.http2.echo import Server
 from tests.http2.raw import (
     ACK,
@@ -208,8 +209,7 @@ def test_responses_that_wait_for_a_window_pay_for_no_frames(sent: bytes) -> None
 
 
 def test_a_turn_reads_a_limited_part_of_large_heads() -> None:
-    server = Server()
-    server.max_turn_frames = 100
+    server = Server(Limits(turn_frames=100))
     head = split(block([*GOOD, *((b"f%d" % n, b"v" * 900) for n in range(60))]))
     server.receive(HELLO + head + headers(GOOD, 3), 1.0)
     assert server.behind
@@ -221,8 +221,7 @@ def test_a_turn_reads_a_limited_part_of_large_heads() -> None:
 
 def test_a_turn_handles_a_limited_number_of_frames() -> None:
     """The smallest DATA frames cost the most for each byte: other connections get their turn between them."""
-    server = Server()
-    server.max_turn_frames = 100
+    server = Server(Limits(turn_frames=100))
     server.receive(HELLO + headers(GOOD, 1, end=False) + data(b"x", end=False) * 998 + data(b"x"), 1.0)
     turns = 1
     while server.behind:
@@ -233,8 +232,7 @@ def test_a_turn_handles_a_limited_number_of_frames() -> None:
 
 
 def test_what_arrives_between_turns_keeps_its_place() -> None:
-    server = Server()
-    server.max_turn_frames = 2
+    server = Server(Limits(turn_frames=2))
     server.receive(HELLO + headers(GOOD, 1, end=False) + data(b"a", end=False) + data(b"b", end=False), 1.0)
     server.receive(data(b"c", end=False), 1.0)
     server.receive(data(b"d"), 1.0)

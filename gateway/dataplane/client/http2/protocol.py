@@ -197,12 +197,13 @@ class Http2Protocol(StreamCarrier):
                 self._check_idle(now, self._idle_timeout(limits))
 
     def _head_is_late(self, now: float, timeout: float) -> bool:
-        if not self._session.awaits_head:
+        partial = self._session.partial
+        if not partial.awaits_head:
             self._head_since = 0.0
         elif not self._head_since:
             self._head_since = now
         since = now - timeout
-        return 0.0 < self._head_since < since or self._session.frame_is_late(since)
+        return 0.0 < self._head_since < since or partial.frame_is_late(since, self._session.streams)
 
     def _idle_timeout(self, limits: Limits) -> float:
         if self.surplus:

@@ -39,10 +39,10 @@ class Session(Connection):
 
     def __init__(self, protocol: StreamCarrier) -> None:
         limits = protocol.runtime.snapshot.limits
+        fields = limits.fields + PSEUDO_FIELDS
         super().__init__(
-            Limits(max_list_bytes=limits.head, max_fields=limits.fields + PSEUDO_FIELDS), client=False
+            Limits(max_list_bytes=limits.head, max_fields=fields, turn_frames=MAX_TURN_FRAMES), client=False
         )
-        self.max_turn_frames = MAX_TURN_FRAMES
         self.protocol = protocol
 
     def write(self, data: bytes) -> None:
@@ -72,7 +72,9 @@ class Session(Connection):
         if protocol.surplus:
             self.close()  # one error response, and no further streams
         known = fields.head
-        if known is None or fields.head_for is not snapshot.actions:  # which each configuration has of its own
+        if (
+            known is None or fields.head_for is not snapshot.actions
+        ):  # which each configuration has of its own
             known = Head(now)
             try:
                 fill(known, fields, snapshot, oversized=headers.oversized)
