@@ -113,6 +113,7 @@ function windows({ outcome: made, rewards, open_until }, now) {
 }
 
 function shadow(one) {
-  const said = one.agrees === null ? `was not compared${one.error ? `: ${sentence(one.error)}` : ""}` : one.agrees ? "agrees" : "differs";
-  return html`<li key=${one.shadow}>${one.shadow} ${said}, ${milliseconds(one.latency_ms)}${one.detail && html` <span class="mono">${JSON.stringify(one.detail)}</span>`}</li>`;
+  const why = one.error ? sentence(one.error) : one.detail;
+  const said = one.agrees === null ? `was not compared${why ? `: ${why}` : ""}` : one.agrees ? "agrees" : "differs";
+  return html`<li key=${one.shadow}>${one.shadow} ${said}, ${milliseconds(one.latency_ms)}${one.agrees === false && one.detail && html` <span class="mono">${JSON.stringify(one.detail)}</span>`}</li>`;
 }

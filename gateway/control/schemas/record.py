@@ -94,7 +94,10 @@ class ShadowResultModel(ApiModel):
     primary_ms: float
     agrees: bool | None
     difference: float | None
-    detail: Any
+    detail: Annotated[
+        Any,
+        Field(description="The first differences; why the responses were not compared, as text; or null."),
+    ]
 
 
 class DrawModel(ApiModel):
