@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from gateway.config.model import ConfigModel, HeaderValue, Method, Path, SetHeaderName, Url
-from gateway.config.units import Count, Duration, PositiveDuration, PositiveInt, Share, Statuses
+from gateway.config.model import ConfigModel, HeaderValue, Method, Path, ServerName, SetHeaderName, Url
+from gateway.config.units import Count, Duration, PositiveDuration, PositiveInt, Share, SomeStatuses
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,8 @@ def address(url: str) -> Address:
     """Parse ``url``; if it names no port, use the default port of its scheme."""
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme in ("https", "h2") else 80)
-    return Address(parts.scheme, parts.hostname or "", port, parts.path.rstrip("/"))
+    host = (parts.hostname or "").encode("idna").decode()  # a Host field is ASCII
+    return Address(parts.scheme, host, port, parts.path.rstrip("/"))
 
 
 class HealthConfig(ConfigModel):
@@ -70,7 +71,7 @@ class HealthConfig(ConfigModel):
     """Consecutive successful probes after which an address is healthy."""
     unhealthy: PositiveInt = 3
     """Consecutive failed probes after which an address is unhealthy."""
-    status: Statuses = frozenset(range(200, 300))
+    status: SomeStatuses = frozenset(range(200, 300))
     """Status codes of a successful probe."""
 
     @property
@@ -142,7 +143,7 @@ class BackendTlsConfig(ConfigModel):
     cert: str | None = None
     key: str | None = None
     verify: bool = True
-    server_name: str | None = None
+    server_name: ServerName | None = None
     """Server name to request and verify, if it differs from the host in the address."""
 
     @model_validator(mode="after")

@@ -26,6 +26,9 @@ _FIELD_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _OBJECT: Final = re.compile(rf"(?:{_LABEL}/)?{_LABEL}(?:\.{_LABEL})*")
+_SERVER_NAME: Final = re.compile(
+    r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_.])?|(?=[^:]*:[^:]*:)[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?"
+)
 _METHOD: Final = re.compile(r"[A-Z][A-Z0-9-]{0,31}")
 _OF_THE_CONNECTION: Final = frozenset((
     "connection", "content-length", "expect", "host", "keep-alive", "proxy-connection", "te", "trailer",
@@ -142,6 +145,8 @@ def _url(value: str) -> str:
             f"{value!r} is not an http, https, h2c or h2 address; write one such as http://127.0.0.1:9101"
         )
     if parts.query or parts.fragment or "?" in value or "#" in value:
+    if _ascii_host(parts.hostname) is None:
+        raise ValueError(f"{parts.hostname!r} is not a host; write one such as models.internal")
         raise ValueError(f"{value!r} has a query or fragment; write scheme, host, port and at most a path")
     if parts.username is not None or parts.password is not None:
         raise ValueError(
@@ -150,6 +155,22 @@ def _url(value: str) -> str:
     if port == 0:
         raise ValueError(f"{value!r} has port 0; write the port that the backend listens on")
     return value
+
+def _ascii_host(value: str) -> str | None:
+    """A host as DNS has it, which engines write into the files of their proxies; None for what is none."""
+    try:
+        host = value.encode("idna").decode()
+    except UnicodeError:  # an empty label, or one that is too long
+        return None
+    return host if _SERVER_NAME.fullmatch(host) else None
+
+
+def _server_name(value: str) -> str:
+    host = _ascii_host(value) if value else ""
+    if host is None:
+        raise ValueError(f"{value!r} is not a server name; write one such as models.internal, without a port")
+    return host
+
 
 
 def _as_tuple(value: object) -> object:
@@ -193,6 +214,8 @@ Method = Annotated[str, AfterValidator(_method), written("[A-Za-z][A-Za-z0-9-]{0
 """Upper case."""
 Path = Annotated[str, AfterValidator(_path), written(r"/[^?#\s]*", example="/v2/models/digits")]
 HostName = Annotated[str, AfterValidator(_host), written(r"[A-Za-z0-9\[][^\s/@]*", example="models.internal")]
+ServerName = Annotated[str, AfterValidator(_server_name)]
+"""What a certificate names: a host without a port."""
 """What a Host field may hold."""
 Version = Annotated[str, BeforeValidator(_version), written(_NAME, {"type": "integer"}, example="3")]
 """Of a model: a number, or a name."""

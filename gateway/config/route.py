@@ -23,7 +23,17 @@ from gateway.config.model import (
     Version,
 )
 from gateway.config.policy import PolicyConfig
-from gateway.config.units import Amount, Count, Duration, PositiveDuration, PositiveInt, Share, Size, Statuses
+from gateway.config.units import (
+    Amount,
+    Count,
+    Duration,
+    PositiveDuration,
+    PositiveInt,
+    Share,
+    Size,
+    SomeStatuses,
+    Statuses,
+)
 from policies.comparison.bodies import Form
 
 Protocol = Literal["v2", "tfserving", "openai", "anthropic", "gemini", "ollama", "torchserve", "sagemaker"]
@@ -171,7 +181,7 @@ class FallbackOnConfig(ConfigModel):
 class ClientErrorConfig(ConfigModel):
     """Responses with a server status that faulty requests of clients cause."""
 
-    status: Annotated[Statuses, Field(min_length=1)]
+    status: SomeStatuses
     body: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], OneOrMore] = ()
     """Any of these texts in the first 16 KiB of the response; if empty, every response with the status."""
 

@@ -312,3 +312,9 @@ Statuses = Annotated[
     WithJsonSchema({"anyOf": [_STATUS, {"type": "array", "items": _STATUS}]}),
 ]
 """HTTP statuses, for ``status in route.fallback_on.status``."""
+SomeStatuses = Annotated[
+    Statuses,
+    Field(min_length=1),
+    WithJsonSchema({"anyOf": [_STATUS, {"type": "array", "items": _STATUS, "minItems": 1}]}),
+]
+"""At least one."""
