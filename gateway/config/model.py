@@ -43,7 +43,6 @@ class ConfigModel(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
-        populate_by_name=True,
         allow_inf_nan=False,
         serialize_by_alias=True,
     )
@@ -145,9 +144,9 @@ def _url(value: str) -> str:
             f"{value!r} is not an http, https, h2c or h2 address; write one such as http://127.0.0.1:9101"
         )
     if parts.query or parts.fragment or "?" in value or "#" in value:
+        raise ValueError(f"{value!r} has a query or fragment; write scheme, host, port and at most a path")
     if _ascii_host(parts.hostname) is None:
         raise ValueError(f"{parts.hostname!r} is not a host; write one such as models.internal")
-        raise ValueError(f"{value!r} has a query or fragment; write scheme, host, port and at most a path")
     if parts.username is not None or parts.password is not None:
         raise ValueError(
             "credentials in an address end up in logs; write them under 'headers' of the backend"
@@ -155,6 +154,7 @@ def _url(value: str) -> str:
     if port == 0:
         raise ValueError(f"{value!r} has port 0; write the port that the backend listens on")
     return value
+
 
 def _ascii_host(value: str) -> str | None:
     """A host as DNS has it, which engines write into the files of their proxies; None for what is none."""
@@ -170,7 +170,6 @@ def _server_name(value: str) -> str:
     if host is None:
         raise ValueError(f"{value!r} is not a server name; write one such as models.internal, without a port")
     return host
-
 
 
 def _as_tuple(value: object) -> object:
@@ -214,9 +213,9 @@ Method = Annotated[str, AfterValidator(_method), written("[A-Za-z][A-Za-z0-9-]{0
 """Upper case."""
 Path = Annotated[str, AfterValidator(_path), written(r"/[^?#\s]*", example="/v2/models/digits")]
 HostName = Annotated[str, AfterValidator(_host), written(r"[A-Za-z0-9\[][^\s/@]*", example="models.internal")]
+"""What a Host field may hold."""
 ServerName = Annotated[str, AfterValidator(_server_name)]
 """What a certificate names: a host without a port."""
-"""What a Host field may hold."""
 Version = Annotated[str, BeforeValidator(_version), written(_NAME, {"type": "integer"}, example="3")]
 """Of a model: a number, or a name."""
 HostPort = Annotated[str, BeforeValidator(_address), written(r".*:\d{1,5}", example="127.0.0.1:8080")]

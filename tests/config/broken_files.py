@@ -76,6 +76,8 @@ def metric(text: str, path: str, message: str, hint: str = "") -> Row:
 
 
 TABLE = [
+    below("unit: {header: x-user, json_: a}", "unit.json_",
+          "there is no key 'json_'; known: cookie, header, json, principal, query", "did you mean 'json'?"),
     below("comparison: {ignore: ['*']}", "comparison",
           "'ignore: *' leaves nothing to compare; name the keys to ignore"),
     # gRPC
@@ -299,8 +301,6 @@ TABLE = [
             "'127.0.0.1:9101' is not an http, https, h2c or h2 address; write one such as http://127.0.0.1:9101"),
     backend('{url: "http://me:secret@x"}', "url",
             "credentials in an address end up in logs; write them under 'headers' of the backend"),
-    backend('{urls: ["http://x:1", "http://x:1/"]}', "", "the same address is listed twice; write each once"),
-    backend('{url: "http://x:1", healht: {}}', "healht",
     backend("{url: 'http://x\"y:1'}", "url",
             "'x\"y' is not a host; write one such as models.internal"),
     backend('{url: "http://x..y"}', "url",
@@ -310,6 +310,8 @@ TABLE = [
     backend('{url: "https://x", tls: {server_name: "x:443"}}', "tls.server_name",
             "'x:443' is not a server name; write one such as models.internal, without a port"),
     backend('{url: "http://x:1", health: {status: []}}', "health.status", "a list is too short; write at least 1"),
+    backend('{urls: ["http://x:1", "http://x:1/"]}', "", "the same address is listed twice; write each once"),
+    backend('{url: "http://x:1", healht: {}}', "healht",
             "there is no key 'healht'; known: alpn, balance, ejection, headers, health, host, limit, pool, slow_start, tls, url, urls", "did you mean 'health'?"),
     backend('{url: "https://x", tls: {cert: c}}', "tls",
             "a client certificate needs both 'cert' and 'key'; write the one that is missing"),
