@@ -83,9 +83,9 @@ def explain(error: ErrorDetails) -> Explanation:
         return f"nothing is written here; write {_WANTED[kind]}, or leave the key out", ""
     if kind in _WANTED:
         hint = _mapping_hint(error) if _WANTED[kind] == _MAPPING else _WANTED_HINTS.get(kind, _no_hint)(given)
-        return f"{_shown(given)} is not {_WANTED[kind]}", hint
+        return f"{shown(given)} is not {_WANTED[kind]}", hint
     if kind in _BOUNDS:
-        return f"{_shown(given)} is {_BOUNDS[kind].format(**context)}", ""
+        return f"{shown(given)} is {_BOUNDS[kind].format(**context)}", ""
     return f"{error['msg'][:1].lower()}{error['msg'][1:]}", ""
 
 
@@ -116,12 +116,11 @@ def _choice(kind: str, given: object, context: dict[str, Any]) -> Explanation:
     if choices == "True":
         choices = "true"
     several = "one of " if "," in choices else ""
-    return f"{_shown(value)} is unknown; expected {several}{choices}", nearest(
-        str(value), choices.split(", ")
-    )
+    return f"{shown(value)} is unknown; expected {several}{choices}", nearest(str(value), choices.split(", "))
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """``value`` as messages quote it, in at most 83 characters."""
     if isinstance(value, dict | list | tuple):
         return "a mapping" if isinstance(value, dict) else "a list"
     if isinstance(value, bool):

@@ -11,7 +11,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from gateway.config.document import Document
-from gateway.config.explain import KEY, explain, holds, locate, single_errors
+from gateway.config.explain import KEY, explain, holds, locate, shown, single_errors
 from gateway.config.faults import MAX_FAULTS, Fault, KeyPath, render_path
 from gateway.config.prune import Pruned
 from gateway.config.references import Finding, Names, faults_of, names_in
@@ -109,9 +109,9 @@ def _scrubbed(tree: Tree, message: str) -> str:
     for path, variable in tree.secrets.items():
         value = _value_at(tree.data, path)
         # A shorter value is not a secret, and may be part of other words.
-        if isinstance(value, str) and len(value) >= _MIN_SECRET_CHARACTERS and value in message:
-            name = f"the value of ${{{variable}}}"
-            message = message.replace(repr(value), name).replace(value, name)
+        if isinstance(value, str) and len(value) >= _MIN_SECRET_CHARACTERS:
+            for form in (repr(value), shown(value), value):
+                message = message.replace(form, f"the value of ${{{variable}}}")
     return message
 
 
