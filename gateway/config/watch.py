@@ -16,7 +16,7 @@ def signature(path: str | Path) -> Signature | None:
     """The signature of a file; None if absent. Follows links, so that it notices directories swapped by Kubernetes."""
     try:
         found = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # a path with a NUL
         return None
     # Not st_mtime: a file that could not be read is not written when its permissions are mended.
     return found.st_ino, found.st_size, found.st_ctime_ns

@@ -13,9 +13,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.config.document import Document
 from gateway.config.faults import render_path
-from gateway.config.files import missing_files, unusable_files
+from gateway.config.files import missing_files, named_files, unusable_files
 from gateway.config.load import examine, load
 from gateway.config.references import Finding
+from gateway.config.watch import signatures
 
 
 def test_the_example_is_loaded_without_a_warning() -> None:
@@ -81,6 +82,13 @@ def test_missing_files(pems: Path) -> None:
         ("tls.cert", "backends.a.tls.cert"),
         f"there is no file '{pems}/none.pem' here; the gateway needs it to start",
     )
+
+
+def test_a_path_that_no_file_can_have(pems: Path) -> None:
+    document = with_tls(pems, '{cert: "a\\0b", key: key.pem}')
+    assert unusable(document) == {}
+    assert set(missing(document)) == {"tls.cert", "backends.a.tls.cert"}
+    assert signatures(named_files(document))["a\0b"] is None
 
 
 @pytest.mark.parametrize("pair", ["{cert: cert.pem, key: other.pem}", "{cert: text.pem, key: key.pem}"])
