@@ -44,7 +44,8 @@ class Configuration:
         """Look at each once. ``now``: whether or not it has changed, and without waiting for it to settle."""
         try:
             text = await asyncio.to_thread(self._file.read if now else self._file.look)
-            self._edit = text or self._edit or (self._refused if now else None)
+            waiting = (text, self._edit, self._refused if now else None)
+            self._edit = next((one for one in waiting if one is not None), None)  # an emptied file's is ""
         except ConfigError as error:
             self._revisions.refuse(error)
         if not self._file.unreadable:

@@ -62,6 +62,13 @@ async def test_a_refused_file_stays_refused_when_its_certificate_is_renewed(foll
     assert followed.revisions.problem is None
 
 
+async def test_an_emptied_file_is_refused(followed: Followed) -> None:
+    followed.file.write_text("")
+    await followed.look()
+    assert followed.revisions.problem is not None
+    assert "the file is empty" in str(followed.revisions.problem.error)
+
+
 async def test_sighup_tries_a_refused_file_again(followed: Followed, tmp_path: Path) -> None:
     secret = tmp_path / "port"
     followed.file.write_text(f"listen: 127.0.0.1:${{file:{secret}}}\nroutes: {{}}\n")
