@@ -200,6 +200,9 @@ def _of_envoy(route: RouteConfig, backends: Mapping[str, BackendConfig]) -> Iter
             yield at, message
         if backend.health is not None and backend.health.method == "CONNECT":
             yield at, "Envoy does not probe with CONNECT; use a backend with another 'health.method'"
+    for at, value in _header_values(route, backends):
+        if not value.isascii():
+            yield at, "Envoy writes headers in UTF-8, and not in ISO 8859-1; write values in ASCII"
     for name, variant in route.variants.items():
         if variant.backend not in backends:
             continue
@@ -211,6 +214,17 @@ def _of_envoy(route: RouteConfig, backends: Mapping[str, BackendConfig]) -> Iter
                 )
                 yield ("variants", name), message
                 break
+
+
+def _header_values(
+    route: RouteConfig, backends: Mapping[str, BackendConfig]
+) -> Iterator[tuple[KeyPath, str]]:
+    """The values of headers that requests must or will have."""
+    yield from ((("match", "headers", field), value) for field, value in route.match.headers.items())
+    for name, variant in route.variants.items():
+        yield from ((("variants", name, "headers", field), value) for field, value in variant.headers.items())
+    for at, backend in _backends(route, backends):
+        yield from ((at, value) for value in backend.headers.values())
 
 
 def _alike(route: RouteConfig, name: str, other: str, backends: Mapping[str, BackendConfig]) -> bool:

@@ -52,8 +52,8 @@ routes:
     match: {path: /v2/models/digits}
     unit: {header: x-user-id}
     variants:
-      v1: {backend: one, rewrite: {path: /m/}, headers: {x-a: "50%"}}
-      v2: {backend: two, rewrite: {path: /m/}, headers: {x-a: "50%"}}
+      v1: {backend: one, rewrite: {path: /m/}, headers: {x-a: "50%", x-b: ""}}
+      v2: {backend: two, rewrite: {path: /m/}, headers: {x-a: "50%", x-b: ""}}
     policy: {type: split, weights: {v1: 9, v2: 1}}
     fallback: [v1]
     fallback_on: {status: [503]}
@@ -189,11 +189,11 @@ def test_what_the_backend_is_sent(setup: OneNode, client: httpx.Client) -> None:
         backend.seen.clear()
     client.post(
         f"{PATH}?a=1",
-        headers={"x-user-id": "anna", "x-variant": "v2", "x-a": "evil", "x-decision-id": "evil"},
+        headers={"x-user-id": "anna", "x-variant": "v2", "x-a": "evil", "x-b": "evil", "x-decision-id": "evil"},
     )  # fmt: skip
     ((path, fields),) = setup.backends[0].seen + setup.backends[1].seen
     assert path == "/m/infer?a=1"
-    assert fields["x-a"] == "50%"
+    assert (fields["x-a"], fields["x-b"]) == ("50%", "")
     own = {name for name in fields if name.startswith("x-turnout")}
     assert own == {"x-turnout-unit"}
     assert "x-variant" not in fields

@@ -169,6 +169,7 @@ REFUSED = [
     ("respond", "match: {path: /}, fallback: [{respond: {text: x}}]", "fallback[0]", "write the name of a variant"),
     ("body", "match: {path: /}, body_limit: 1MiB", "body_limit", "limit them at the node"),
     ("fallback", "match: {path: /}, fallback: [v2]", "variants.v1", "remove the fallback"),
+    ("header", "match: {path: /, headers: {x-a: \xe9}}", "match.headers.x-a", "write values in ASCII"),
     ("time", "match: {path: /}, timeouts: {total: 106752d}", "timeouts.total", "than 106751d; write"),
     ("count", "match: {path: /}, retry: {min: 4294967296}", "retry.min", "than 4294967295; write"),
 ]  # fmt: skip

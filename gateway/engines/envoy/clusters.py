@@ -19,7 +19,7 @@ METADATA: Final = "turnout"
 """Name of the metadata that addresses carry."""
 MIRROR: Final = "-"
 """Takes the place of a variant for addresses that get copies."""
-OVERWRITE: Final = "OVERWRITE_IF_EXISTS_OR_ADD"
+_OVERWRITE: Final = "OVERWRITE_IF_EXISTS_OR_ADD"
 _PATH_FILTER: Final = "turnout.path"
 _ENVOY: Final = "type.googleapis.com/envoy"
 _OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -134,13 +134,17 @@ def _protocol(backend: BackendConfig, filters: list[Json]) -> Json:
     return made
 
 
+def overwriting(name: str, value: str) -> Json:
+    """A field in place of those that a client sent under its name."""
+    # Else Envoy keeps the client's in place of an empty one.
+    kept = {"keep_empty_value": True} if not value else {}
+    return {"header": {"key": name, "value": value}, "append_action": _OVERWRITE, **kept}
+
+
 def _fields(fields: Mapping[str, str], others: set[str]) -> Json:
     """The filter that gives copies the fields of their own backend, and none that is for those of variants."""
     mutations: list[Json] = [{"remove": name} for name in sorted(others)]
-    mutations += [
-        {"append": {"header": {"key": key, "value": value.replace("%", "%%")}, "append_action": OVERWRITE}}
-        for key, value in fields.items()
-    ]
+    mutations += [{"append": overwriting(key, value.replace("%", "%%"))} for key, value in fields.items()]
     return {
         "name": "turnout.fields",
         "typed_config": {

@@ -14,9 +14,9 @@ from gateway.config.document import Document
 from gateway.config.route import MatchConfig, RouteConfig
 from gateway.engines.envoy.clusters import (
     METADATA,
-    OVERWRITE,
     cluster_name,
     mirror_name,
+    overwriting,
     seconds,
 )
 from gateway.engines.offers import Assigned, Json, ordered, salt_text
@@ -81,7 +81,7 @@ def _sticky(name: str, route: RouteConfig, header: str, match: Json, action: Jso
         "hash_policy": [{"header": {"header_name": header, "regex_rewrite": rewrite}}],
     }
     present = match | {"headers": [*match["headers"], empty | {"invert_match": True}]}
-    unit = {"request_headers_to_add": [_set(UNIT, f"%REQ({header})%")]}
+    unit = {"request_headers_to_add": [overwriting(UNIT, f"%REQ({header})%")]}
     return _entry(name, present, action | sticky, route) | unit
 
 
@@ -107,7 +107,7 @@ def _host(host: str) -> str:
 
 
 def _response_fields() -> list[Json]:
-    return [_set(DECISION, f"%REQ({DECISION})%.{_SERVED}"), _set("x-variant", _SERVED)]
+    return [overwriting(DECISION, f"%REQ({DECISION})%.{_SERVED}"), overwriting("x-variant", _SERVED)]
 
 
 def _action(name: str, route: RouteConfig, document: Document, assigned: Assigned) -> Json:
@@ -142,7 +142,7 @@ def _weighted(
     section = route.variants[variant]
     backend = document.backends[section.backend]
     fields = {**backend.headers, **section.headers}
-    identity = _set(DECISION, f"{assigned.stamps[variant]}.%START_TIME(%s%3f)%.%UNIQUE_ID%")
+    identity = overwriting(DECISION, f"{assigned.stamps[variant]}.%START_TIME(%s%3f)%.%UNIQUE_ID%")
     key = assigned.keys.get(variant)
     made: Json = {
         "name": cluster_name(name, variant),
@@ -150,7 +150,7 @@ def _weighted(
         "request_headers_to_add": [
             *([identity] if key is None else []),
             # A single % would begin a format of Envoy.
-            *(_set(field, value.replace("%", "%%")) for field, value in fields.items()),
+            *(overwriting(field, value.replace("%", "%%")) for field, value in fields.items()),
         ],
     }
     if key is not None:
@@ -209,13 +209,9 @@ def _back_off(base: float, most: float) -> Json:
     return {"base_interval": seconds(base), "max_interval": seconds(max(base, most))}
 
 
-def _set(name: str, value: str) -> Json:
-    return {"header": {"key": name, "value": value}, "append_action": OVERWRITE}
-
-
 def _unknown_route() -> Json:
     body = {"inline_string": render("unknown_route").decode()}
-    fields = [_set("content-type", "application/json")]
+    fields = [overwriting("content-type", "application/json")]
     return {
         "name": "none",
         "match": {"prefix": "/"},
