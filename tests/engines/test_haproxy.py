@@ -44,7 +44,7 @@ metrics:
   correct: {type: boolean, window: 1h}
 backends:
   one: {url: "URL1"}
-  two: {url: "URL2/base", headers: {x-a: "50% 'a'"}}
+  two: {url: "URL2/base", headers: {x-a: "50% 'a'", x-b: "", x-c: \xe9}}
 engines:
   edge: {type: haproxy, token: a-token-of-the-edge-engine, nodes: [h*], ids: sealed}
 routes:
@@ -64,6 +64,11 @@ routes:
   deep:
     engine: edge
     match: {path: /plain/deep}
+    variants: {only: {backend: one}}
+    policy: {type: single, variant: only}
+  fields:
+    engine: edge
+    match: {path: /fields, headers: {"x'y": \xe9, x-none: ""}}
     variants: {only: {backend: one}}
     policy: {type: single, variant: only}
   slash:
@@ -197,17 +202,28 @@ def test_forged_and_replayed_ids_are_refused(setup: HaproxySetup, client: httpx.
 
 
 def test_what_the_backend_is_sent(setup: HaproxySetup, client: httpx.Client) -> None:
-    sent = {"x-variant": "v2", "x-a": "evil", "x-decision-id": "evil"}
+    sent = {"x-variant": "v2", "x-a": "evil", "x-b": "evil", "x-decision-id": "evil"}
     for backend, variant, base in zip(setup.backends, ("v1", "v2"), ("", "/base"), strict=True):
         backend.seen.clear()
         while client.post(f"{PATH}?a=1", headers=sent).headers["x-variant"] != variant:
             pass
         path, fields = backend.seen[-1]
         assert path == f"{base}/m/infer?a=1"
-        assert fields["x-a"] == ("evil" if variant == "v1" else "50% 'a'")
+        own = [fields.get(name) for name in ("x-a", "x-b", "x-c")]
+        assert own == (["evil", "evil", None] if variant == "v1" else ["50% 'a'", "", "\xe9"])
         assert "x-variant" not in fields
         assert "evil" not in fields["x-decision-id"]
         assert fields["host"] == backend.url.removeprefix("http://")
+
+
+@pytest.mark.parametrize(
+    ("value", "none", "status"), [(b"\xe9", "", 200), ("\xe9".encode(), "", 404), (b"\xe9", None, 404)]
+)
+def test_headers_are_matched_as_the_gateway_does(
+    client: httpx.Client, value: bytes, none: str | None, status: int
+) -> None:
+    sent: dict[str, bytes | str] = {"x'y": value} | ({} if none is None else {"x-none": none})
+    assert client.get("/fields", headers=sent).status_code == status  # type: ignore[arg-type]
 
 
 HOSTILE = [

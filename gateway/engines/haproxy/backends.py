@@ -19,9 +19,9 @@ _SAFE: Final = frozenset((string.ascii_letters + string.digits + "/._:;,=@+*?!^&
 _BALANCE: Final = {"least_load": "leastconn", "round_robin": "roundrobin", "random": "random"}
 
 
-def word(text: str) -> str:
-    """``text`` as one word of a configuration."""
-    raw = text.encode()
+def word(text: str, encoding: str = "utf-8") -> str:
+    """``text`` as one word of a configuration. Values of headers are ISO 8859-1."""
+    raw = text.encode(encoding)
     return "".join(chr(byte) if byte in _SAFE else f"\\x{byte:02x}" for byte in raw) or "''"
 
 
@@ -104,14 +104,16 @@ def _path(prefix: str, other: str | None, base: str) -> Iterator[str]:
     yield f"{set_path} {_format(base + other)} unless {{ var(txn.rest) -m len gt 0 }}"
 
 
-def _format(text: str) -> str:
-    return word(text.replace("%", "%%"))
+def _format(text: str, encoding: str = "utf-8") -> str:
+    return word(text.replace("%", "%%"), encoding)
 
 
 def _fields(route: RouteConfig, variant: str, backend: BackendConfig) -> Iterator[str]:
     section = route.variants[variant]
     for field, value in {**backend.headers, **section.headers}.items():
-        yield f"  http-request set-header {word(field)} {_format(value)}"
+        # HAProxy takes an empty word for none; an unset variable is empty too.
+        text = _format(value, "latin-1") if value else "%[var(txn.none)]"
+        yield f"  http-request set-header {word(field)} {text}"
     if section.rewrite.host is not None:
         yield f"  http-request set-header host {_format(section.rewrite.host)}"
     elif backend.host == "backend" and len(backend.addresses) == 1:

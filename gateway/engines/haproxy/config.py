@@ -203,7 +203,7 @@ frontend turnout from turnout
     shared = len(headers) == 1 and all(map(_header, routes.values()))
     for place, header in enumerate(headers):
         condition = "" if shared else f" if {{ var(txn.found),field(2,|) -m str {place} }}"
-        yield f"  http-request set-var(txn.unit) req.fhdr({word(header)}){condition}"
+        yield f"  http-request set-var(txn.unit) req.fhdr({_argument(header)}){condition}"
     # Without the sign: HAProxy takes 64 bits for a signed number, whose remainder may be negative.
     hashed = f"concat(,txn.unit),xxh64,and({2**63 - 1}),mod({PARTS})"
     yield f"""\
@@ -263,4 +263,10 @@ def _acls(name: str, match: MatchConfig) -> Iterator[str]:
     for method in match.methods:
         yield f"  acl {name}:method method {word(method)}"
     for index, (field, value) in enumerate(match.headers.items()):
-        yield f"  acl {name}:header{index} req.fhdr({word(field)}) -m str -- {word(value)}"
+        how = f"str -- {word(value, 'latin-1')}" if value else "len 0"
+        yield f"  acl {name}:header{index} req.fhdr({_argument(field)}) -m {how}"
+
+
+def _argument(header: str) -> str:
+    """The name of a header as an argument, in which an apostrophe would begin quoted text."""
+    return word(f'"{header}"' if "'" in header else header)
