@@ -239,9 +239,13 @@ def _alike(route: RouteConfig, name: str, other: str, backends: Mapping[str, Bac
 
 HAPROXY_RETRIED: Final = frozenset((401, 403, 404, 408, 425, 500, 501, 502, 503, 504))
 """Statuses that HAProxy can retry."""
+HAPROXY_VARIANTS: Final = 36
+"""Whose ranges fit into a command (`gateway.engines.haproxy.config.MAX_RANGES_BYTES`), however long the names are."""
 
 
 def _of_haproxy(route: RouteConfig, backends: Mapping[str, BackendConfig]) -> Iterator[Refusal]:
+    if len(route.variants) > HAPROXY_VARIANTS:
+        yield ("variants",), f"HAProxy holds the ranges of at most {HAPROXY_VARIANTS} variants; write fewer"
     if route.mirror is not None:
         yield ("mirror",), "HAProxy does not copy requests; remove it"
     if route.fallback:

@@ -27,10 +27,21 @@ class Cells:
     @property
     def propensities(self) -> dict[str, float]:
         """The exact probability of each variant; it differs from the allocation's by at most 10^-9 a segment."""
+        return {variant: parts / PARTS for variant, parts in self._owned.items()}
+
+    @property
+    def merged(self) -> Cells:
+        """The same probabilities with one segment for each variant; units move."""
+        return Cells(
+            self.variants, tuple((variant, parts) for variant, parts in self._owned.items() if parts)
+        )
+
+    @property
+    def _owned(self) -> dict[str, int]:
         owned = dict.fromkeys(self.variants, 0)
         for variant, parts in self.segments:
             owned[variant] += parts
-        return {variant: parts / PARTS for variant, parts in owned.items()}
+        return owned
 
     def pick(self, part: int) -> str:
         """The variant that owns ``part`` of [0, PARTS).

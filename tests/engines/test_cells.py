@@ -33,6 +33,16 @@ def test_parts_sum_to_the_whole_and_are_near_the_shares_however_often_they_moved
             assert propensity == pytest.approx(held.probability(variant), abs=len(held.bounds) / PARTS)
 
 
+@given(st.lists(WEIGHTS, min_size=1, max_size=5))
+def test_merged_segments_have_the_same_propensities(history: list[list[float]]) -> None:
+    held: Allocation | None = None
+    for weights in history:
+        held = spread(weights, held)
+    found = cells(held or spread([1.0]))
+    assert found.merged.propensities == found.propensities
+    assert len({variant for variant, _ in found.merged.segments}) == len(found.merged.segments)
+
+
 @given(WEIGHTS, st.lists(st.integers(0, PARTS - 1), min_size=1, max_size=20))
 def test_a_part_falls_to_the_variant_that_owns_its_point(weights: list[float], parts: list[int]) -> None:
     held = spread(weights)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from gateway.compile.plans import salt
+from gateway.config.engine import HAPROXY_VARIANTS
 from gateway.config.load import ConfigError, load
+from gateway.engines.haproxy.agent import HaproxyFollower
 from gateway.engines.haproxy.bootstrap import Node, bootstrap
-from gateway.engines.haproxy.config import RANGES, config, ranges
+from gateway.engines.haproxy.config import MAX_RANGES_BYTES, RANGES, config, ranges
 from gateway.engines.haproxy.offers import HaproxyOffers
-from gateway.engines.offers import Assigned, InEffect
+from gateway.engines.offers import Assigned, InEffect, assigned
 from gateway.record.decision_id import Sealer
 from policies.allocation.bucketing import allocation
-from policies.allocation.cells import cells
+from policies.allocation.cells import PARTS, cells
 from policies.allocation.model import Allocation
 from tests.e2e.test_tls import Issuer
 from tests.engines.haproxy_node import HAPROXY, NEEDS_HAPROXY
@@ -96,10 +99,10 @@ def test_the_real_haproxy_takes_it(name: str, tmp_path: Path) -> None:
     made = config(document, "edge", 4)
     variants = document.routes["digits"].variants
     shares = cells(allocation(dict.fromkeys(variants, 1 / len(variants))))
-    assigned = Assigned(shares, dict.fromkeys(variants, "STAMP"), salt(document, "digits"))
+    given = Assigned(shares, dict.fromkeys(variants, "STAMP"), salt(document, "digits"))
     # Not tmp_path: its name has what neither HAProxy nor the limit of a socket's path allows.
     node = Node("edge", "h1", "t" * 16, "https://turnout.example", "/proc/self/cwd", None)
-    files = {**made.files, RANGES: f"digits {ranges('digits', assigned)}\n"}
+    files = {**made.files, RANGES: f"digits {ranges('digits', given)}\n"}
     files |= {"routes.cfg": made.text, "node.cfg": bootstrap(node, "127.0.0.1:8000")}
     for file, text in files.items():
         (tmp_path / file).write_text(text)
@@ -125,7 +128,37 @@ def test_ranges_that_come_apart_have_a_rule_each(tmp_path: Path) -> None:
     assert rules(*(0, 1) * 3) == 8
 
 
+@pytest.mark.parametrize("count", [2, HAPROXY_VARIANTS])
+def test_ranges_always_fit_into_a_command(count: int, tmp_path: Path) -> None:
+    """HAProxy drops the connection of a longer one, or never responds, so a rollback would not reach it."""
+    route, variants = "r" * 64, [f"{n:v<64}" for n in range(10, 10 + count)]
+    document = load(text_of(ROUTES["hosts"], tmp_path), source="test", env={})
+    owners = [n % count for n in range(4 * max(16, count))]
+    bounds = tuple((n + 1) / len(owners) for n in range(len(owners)))
+    found = Allocation(tuple(variants), (1 / count,) * count, bounds, tuple(owners))
+    made = assigned(
+        Sealer([b"k" * 16]), route, InEffect(2**40, found, 1e9), salt(document, "digits"), sealed=True
+    )
+    text = ranges(route, made)
+    assert len(text) <= MAX_RANGES_BYTES
+    ends, names = zip(*(part.split("|")[:2] for part in text.split("~")), strict=True)
+    assert [name.partition(":")[2] for name in names] == variants
+    assert int(ends[-1]) == PARTS
+
+
+def test_a_damaged_file_of_a_node_is_written_again(tmp_path: Path) -> None:
+    (tmp_path / "routes.cfg").write_bytes(b"\xff")
+    follower = HaproxyFollower(Mock(folder=tmp_path), Mock(), Mock())
+    follower._write({"routes.cfg": "global\n"})
+    assert (tmp_path / "routes.cfg").read_text() == "global\n"
+
+
 REFUSED = [
+    (
+        "variants: {" + ", ".join(f"v{n}: {{backend: a}}" for n in range(HAPROXY_VARIANTS + 1)) + "}",
+        "variants",
+        "at most 36 variants; write fewer",
+    ),
     ("fallback: [v2]", "fallback", "remove it"),
     ("retry: {budget: 10%}", "retry.budget", "remove it"),
     ("retry: {replayable: true, on: {status: [507]}}", "retry.on.status", "401, 403"),

@@ -159,6 +159,6 @@ class HaproxyFollower(Follower):
 
 def _text(path: Path) -> str | None:
     try:
-        return path.read_text()
-    except FileNotFoundError:
+        return path.read_text(encoding="utf-8")
+    except (FileNotFoundError, UnicodeDecodeError):  # a damaged file is written again, as an absent one
         return None

@@ -19,7 +19,7 @@ from gateway.engines.haproxy.backends import backend_lines, cas, milliseconds, r
 from gateway.engines.offers import Assigned, ordered, salt_text
 from gateway.engines.rows import ABSENT
 from gateway.errors import render
-from policies.allocation.cells import PARTS
+from policies.allocation.cells import PARTS, Cells
 
 FILES: Final = "TURNOUT_FILES"
 """Environment variable with the node's folder."""
@@ -62,6 +62,8 @@ TEXTS: Final = (
 """What clients wrote, after the fields."""
 TEXT: Final = "\r"
 """Before each of these: HAProxy refuses a header with this character, as it does one with a line end."""
+MAX_RANGES_BYTES: Final = 15_000
+"""Of a route: HAProxy may take no command of more than 15 KiB (tune.bufsize without tune.maxrewrite)."""
 MAX_ROW_BYTES: Final = 65_535
 RING_BYTES: Final = 16 * 1024 * 1024
 """Rows that wait in a node while its agent does not read."""
@@ -134,8 +136,14 @@ def _is_plain(match: MatchConfig) -> bool:
 
 def ranges(route: str, assigned: Assigned) -> str:
     """The ranges of one route, with the key of the seal if nodes seal requests."""
+    text = _ranges(route, assigned, assigned.cells)
+    # A rollback that HAProxy cannot take is worse than units that move once.
+    return text if len(text) <= MAX_RANGES_BYTES else _ranges(route, assigned, assigned.cells.merged)
+
+
+def _ranges(route: str, assigned: Assigned, parts_of: Cells) -> str:
     parts, end = [], 0
-    for variant, size in assigned.cells.segments:
+    for variant, size in parts_of.segments:
         end += size
         part = f"{end}|{route}:{variant}|{assigned.stamps[variant]}"
         key = assigned.keys.get(variant)
