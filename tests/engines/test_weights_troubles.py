@@ -240,12 +240,44 @@ async def test_in_a_pod_the_account_s_files_are_used_and_a_renewed_token_at_the_
         (tmp_path / "ca.crt").write_text((tmp_path / "other/ca.pem").read_text())
         with pytest.raises(ApiServerError, match=r"the API server does not respond: .*certificate"):
             await client.get(*PLACE)
+        for damaged in (b"", b"\xff notes, and no certificate"):
+            (tmp_path / "ca.crt").write_bytes(damaged)
+            with pytest.raises(ApiServerError, match=r"cannot be read: .*ca\.crt holds no certificates"):
+                await client.get(*PLACE)
+        (tmp_path / "ca.crt").write_bytes(b"# f\xfcr uns\n" + (tmp_path / "ca.pem").read_bytes())
+        assert (await client.get(*PLACE))["kind"] == "HTTPRoute"
+        (tmp_path / "token").write_bytes(b"\xff")
+        with pytest.raises(ApiServerError, match="credentials for the API server cannot be read"):
+            await client.get(*PLACE)
+        (tmp_path / "token").write_text("second")
         (tmp_path / "ca.crt").unlink()
         with pytest.raises(ApiServerError, match=r"credentials for the API server cannot be read: .*ca\.crt"):
             await client.get(*PLACE)
     finally:
         await client.close()
         server.stop()
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        '{"route": "digits", "epoch": Infinity, "time": 1, "weights": {}}',
+        '{"route": "digits", "epoch": 1, "time": NaN, "weights": {}}',
+        '{"route": "digits", "epoch": 1, "time": 1, "weights": {"0": {"v1": "x"}}}',
+        "[" * 200_000,
+    ],
+    ids=["infinite", "no time", "text", "deep"],
+)
+async def test_an_annotation_that_was_edited_by_hand_is_written_anew(note: str) -> None:
+    async with world() as it:
+        it.publish(HALF)
+        await it.accepted()
+        it.server.update(
+            *PLACE, lambda found: found["metadata"]["annotations"].update({APPLIED: note}), "kubectl"
+        )
+        it.publish({"v1": 0.0, "v2": 1.0})
+        await it.accepted(10)
+        assert it.weights == {"digits-v1": 0, "digits-v2": PARTS}
 
 
 async def test_an_export_that_waits_while_its_engine_is_edited_still_reads_the_weights() -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import httpx
 
+from gateway.config.files import certificates
 from gateway.config.kubernetes import KubernetesConfig
 from gateway.engines.kubernetes.http_route import MANAGER
 
@@ -35,7 +36,7 @@ class ApiServer:
         self._config = config
         self._account = account
         self._client: httpx.AsyncClient | None = None
-        self._trusted = b""
+        self._trusted: str | None = None
 
     @property
     def url(self) -> str:
@@ -81,14 +82,14 @@ class ApiServer:
             params = {"fieldManager": MANAGER, "fieldValidation": "Strict"}
         try:
             url, token, client = self.url, await asyncio.to_thread(self._token), await self._connected()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise ApiServerError(0, f"the credentials for the API server cannot be read: {error}") from None
         if token:
             headers["authorization"] = f"Bearer {token}"
         try:
             response = await client.request(method, url + path, headers=headers, params=params, json=body)
             found = response.json()
-        except (httpx.HTTPError, ValueError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise ApiServerError(
                 0, f"the API server does not respond: {error or type(error).__name__}"
             ) from None
@@ -109,7 +110,7 @@ class ApiServer:
         """The client, made again when the CA has changed. Raises OSError."""
         trusted = await asyncio.to_thread(self._ca)
         if self._client is None or trusted != self._trusted:
-            context = ssl.create_default_context(cadata=trusted.decode() or None)
+            context = ssl.create_default_context(cadata=trusted)
             last, made = self._client, httpx.AsyncClient(verify=context, timeout=TIMEOUT_S, trust_env=False)
             # Replaced before it is closed: another call must neither use the last one nor make a third.
             self._client, self._trusted = made, trusted
@@ -118,14 +119,17 @@ class ApiServer:
             return made
         return self._client
 
-    def _ca(self) -> bytes:
-        """The trusted CAs in PEM; empty for those of the system. Raises OSError."""
+    def _ca(self) -> str | None:
+        """The trusted CAs in PEM; None for those of the system. Raises OSError."""
         path = self._config.ca
         if path is None:
             if self._config.server is not None:
-                return b""
+                return None
             path = str(self._account / "ca.crt")
-        return Path(path).read_bytes()
+        found = certificates(path)
+        if not found:  # else the system's would be trusted
+            raise OSError(f"{path} holds no certificates")
+        return found
 
 
 def _explained(status: int, name: str, said: object) -> str:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from math import isfinite
 from typing import Any, Final
 
 Json = dict[str, Any]
@@ -165,9 +166,13 @@ def _variant(backend: Json) -> str:
 def _applied(text: str | None) -> Applied | None:
     try:
         found = json.loads(text or "")
-        rules = {int(rule): dict(weights) for rule, weights in found["weights"].items()}
-        return Applied(str(found["route"]), int(found["epoch"]), float(found["time"]), rules)
-    except (ValueError, TypeError, KeyError, AttributeError):
+        rules = {
+            int(rule): {name: int(weight) for name, weight in weights.items()}
+            for rule, weights in found["weights"].items()
+        }
+        time = float(found["time"])
+        return Applied(str(found["route"]), int(found["epoch"]), time, rules) if isfinite(time) else None
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None  # absent, or edited by hand: as if it had never been written
 
 
