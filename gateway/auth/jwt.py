@@ -116,12 +116,12 @@ class Tokens:
             LookupError,
             TypeError,
             AttributeError,
-            RecursionError,
+            RuntimeError,  # nested too deeply, or not implemented: a key with the algorithm "none"
             httpx.HTTPError,
             httpx.InvalidURL,
             jwt.PyJWTError,
         ) as error:
-            log.warning("the keys of auth.jwt could not be read: %s", error)
+            log.warning("the keys of auth.jwt could not be read: %s", str(error) or type(error).__name__)
             return False
         if document != self._document:
             # A key may have been withdrawn, and with it what it had signed.
