@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import yaml
 
 from gateway.archive.record import Chunks
 from gateway.clock import wall
@@ -23,9 +22,11 @@ from gateway.commands.export import Source, add_store_arguments, read_from
 from gateway.commands.output import add_json, complain, print_json, progress, say
 from gateway.compile.plans import plan
 from gateway.config.document import Document
+from gateway.config.faults import ConfigError
 from gateway.config.load import load, read_text
 from gateway.config.service import MetricConfig
 from gateway.config.units import share
+from gateway.config.yaml_text import as_written
 from gateway.ingest.ope_dataset import OffPolicyDataset
 from gateway.ingest.spilled_units import SpilledUnits
 from policies.allocate import allocate
@@ -93,10 +94,9 @@ def main(arguments: argparse.Namespace) -> int:
 def _target(arguments: argparse.Namespace) -> Target:
     """Raises ValueError and ConfigError."""
     text = read_text(arguments.policy)
-    try:
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{arguments.policy} is not YAML: {error}") from error
+    content, faults = as_written(text)
+    if faults:
+        raise ConfigError(str(arguments.policy), faults)
     if isinstance(content, dict) and "routes" in content:
         document = load(text, source=str(arguments.policy), env=os.environ)
         if arguments.route not in document.routes:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from gateway.config.yaml_text import read
+from gateway.config.yaml_text import as_written
 from gateway.loops.alarms import INVALID
 from gateway.state.history import MAX_STEPS, TRAIL
 
@@ -99,8 +99,7 @@ def _configuration(text: str | None, report: Json, steps: list[Json]) -> Json:
 
 def _section(text: str, route: str) -> Json | None:
     """What a configuration says of a route. Variables stay as they are written, and no secret is kept."""
-    tree, _ = read(text.replace("${", "$${"), {})
-    data = tree.data if tree is not None else {}
+    data = as_written(text)[0] or {"routes": {}}
     section = data["routes"].get(route)
     if section is None:
         return None

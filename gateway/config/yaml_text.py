@@ -115,6 +115,12 @@ def read(
     return builder.tree, builder.faults
 
 
+def as_written(text: str) -> tuple[Any, list[Fault]]:
+    """Return the data of ``text`` (None if it cannot be parsed), with variables as they are written, and its faults."""
+    tree, faults = read(text.replace("${", "$${"), {})
+    return (None if tree is None else tree.data), faults
+
+
 _TOO_DEEP: Final = f"this is nested more than {MAX_DEPTH} deep; write it flatter"
 _TOO_MANY: Final = f"the document has more than {MAX_VALUES} values, with what anchors repeat; write fewer"
 

@@ -27,10 +27,10 @@ def item_parts(item: object) -> tuple[str, str, object, str]:
         raise RejectedItem("invalid", "An item is a JSON object with decision_id, metric and value.")
     by_request = "request_id" in item
     fields = _FIELDS_BY_REQUEST if by_request else _FIELDS
-    unknown = item.keys() - fields
-    if unknown:
+    unknown = next((key for key in item if key not in fields), None)
+    if unknown is not None:
         raise RejectedItem(
-            "invalid", f"An item has no {min(unknown)!r}; its fields are {', '.join(sorted(fields))}."
+            "invalid", f"An item has no {unknown!r}; its fields are {', '.join(sorted(fields))}."
         )
     identity, name = item.get("request_id" if by_request else "decision_id"), item.get("metric")
     if not isinstance(identity, str) or not isinstance(name, str) or "value" not in item:

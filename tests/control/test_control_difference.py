@@ -72,3 +72,16 @@ async def test_it_does_not_hold_the_event_loop(client: Client, monkeypatch: pyte
     assert (await http.get("/-/config/difference", params={"from": 1, "to": 1})).status_code == 200
     assert len(threads) == 2
     assert threading.get_ident() not in threads
+
+
+def test_changes_are_told_as_the_gateway_reads_them() -> None:
+    """YAML 1.1 has other words: a variant 'on' was called True, 010 was 8, and 1:30 was 90."""
+    before = 'backends: {a: {url: "${URL}", on: 010, time: 1:30}}\n'
+    after = 'backends: {a: {url: "$${URL}", off: 020, time: 1:40}}\n'
+    assert changes.changes(before, after) == [
+        "backends.a.url: ${URL} → $${URL}",
+        "backends.a.on: removed (was 10)",
+        "backends.a.time: 1:30 → 1:40",
+        "backends.a.off: added, 20",
+        "needs a restart: nothing",
+    ]

@@ -9,7 +9,7 @@ from difflib import unified_diff
 from itertools import takewhile
 from typing import Any, Final
 
-import yaml
+from gateway.config.yaml_text import as_written
 
 MAX_CHANGES: Final = 40
 MIN_SHARE_CHANGE: Final = 0.0005
@@ -73,7 +73,7 @@ def changes(
 
     Both texts must have been checked. ``shares``: the `share_changes`.
     """
-    old, new = yaml.safe_load(before) or {}, yaml.safe_load(after) or {}
+    old, new = (as_written(text)[0] or {} for text in (before, after))
     said = list(_changed((), old, new))
     if not said:
         return ["Only comments or the layout change."]
