@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -39,6 +39,8 @@ RESTART_PAUSE_S: Final = 2.0
 POLL_S: Final = 0.1
 EXIT_MARGIN_S: Final = 5.0
 """Workers are killed this long after the grace period of their requests."""
+MAX_WAIT_S: Final = 86_400.0
+"""The operating system waits for 24 days at most, and Python raises OverflowError beyond."""
 PR_SET_PDEATHSIG: Final = 1
 CLEAN_EXIT_CODES: Final = (0, -signal.SIGTERM)
 """A running worker drains and exits with 0; one that does not handle signals yet has nothing to drain."""
@@ -177,7 +179,9 @@ class WorkerPool:
     def _send(self, number: int) -> None:
         for worker in self.workers:
             if worker.pid is not None and worker.is_alive():
-                os.kill(worker.pid, number)
+                # One that has just been waited for, and does not know it yet, still seems alive.
+                with suppress(ProcessLookupError):
+                    os.kill(worker.pid, number)
 
     def fill(self) -> None:
         """Start the workers that are missing, unless the last one ended so early that a pause is due."""
@@ -220,7 +224,8 @@ class WorkerPool:
             worker.terminate()
         deadline = time.monotonic() + grace + EXIT_MARGIN_S
         for worker in self.workers:
-            worker.join(max(0.0, deadline - time.monotonic()))
+            while worker.is_alive() and (left := deadline - time.monotonic()) > 0.0:
+                worker.join(min(left, MAX_WAIT_S))
             if worker.is_alive():
                 worker.kill()
                 worker.join()

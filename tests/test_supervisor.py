@@ -138,3 +138,18 @@ def test_a_worker_that_is_spawned_serves(tmp_path: Path, monkeypatch: pytest.Mon
     finally:
         code = pool.close(30.0)
     assert (code, [worker.exitcode for worker in pool.workers]) == (0, [0])
+
+
+def test_a_signal_while_a_worker_is_waited_for_ends_nothing() -> None:
+    pool = WorkerPool(sys.exit, (1,), 1)
+    pool.fill()
+    (worker,) = pool.workers
+    assert worker.pid is not None
+    os.waitpid(worker.pid, 0)  # as far as `reap` may have come
+    pool._reload(signal.SIGHUP, None)
+
+
+def test_a_grace_period_of_a_month_is_waited_for() -> None:
+    pool = WorkerPool(time.sleep, (0.2,), 1)
+    pool.fill()
+    assert pool.close(30 * 86_400.0) == 0
