@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import TextIO
+from io import FileIO
 
 from gateway.record.events import Outcome
 
@@ -21,7 +21,9 @@ class AccessLog:
     def __init__(self, path: Callable[[], str | None]) -> None:
         """``path`` returns the file of the configuration in force: `-` for standard output, None to write nothing."""
         self._path = path
-        self._file: TextIO | None = None
+        self._file: FileIO | None = None
+        self._torn = False
+        """Whether the last write may have ended within a line."""
         self._failed = ""
 
     def __call__(self, outcomes: Sequence[Outcome]) -> None:
@@ -29,31 +31,39 @@ class AccessLog:
         path = self._path()
         if path is None:
             return
+        lines = "".join(map(_line, outcomes))
         try:
-            file = sys.stdout if path == "-" else self._opened(path)
-            file.write("".join(map(_line, outcomes)))
-            file.flush()
+            if path == "-":
+                sys.stdout.write(lines)
+                sys.stdout.flush()
+            else:
+                self._append(path, lines.encode())
             self._failed = ""
         except OSError as error:
             if self._failed != path:
                 log.error("the access log %s can't be written: %s", path, error.strerror or error)
             self._failed = path
 
-    def _opened(self, path: str) -> TextIO:
+    def _append(self, path: str, lines: bytes) -> None:
+        """Write to the file at ``path``, without a buffer: on a full disk it would keep a part for later."""
+        file = self._opened(path)
+        rest, self._torn = (b"\n" + lines if self._torn else lines), True
+        while rest:
+            rest = rest[file.write(rest) :]
+        self._torn = False
+
+    def _opened(self, path: str) -> FileIO:
         """The open file at ``path``; another one if it was moved or deleted."""
         if self._file is not None:
             if self._file.name == path and _is_at(self._file, path):
                 return self._file
-            old, self._file = (
-                self._file,
-                None,
-            )  # first: on a full disk closing raises, and closes all the same
-            old.close()
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  # kept for the next batch
+            self._file.close()
+            self._file = None  # the next may not open
+        self._file, self._torn = open(path, "ab", buffering=0), False  # noqa: SIM115  # kept for the next batch
         return self._file
 
 
-def _is_at(file: TextIO, path: str) -> bool:
+def _is_at(file: FileIO, path: str) -> bool:
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     except FileNotFoundError:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import resource
+import signal
 from pathlib import Path
 
 from gateway.telemetry.access_log import AccessLog
@@ -16,6 +19,32 @@ def test_a_file_that_was_full_when_it_was_moved_is_followed_by_another(tmp_path:
     path.unlink()  # as logrotate does
     for number in (2, 3, 4):
         write([outcome(number, 1.8e9, "v1", 0.5)])
-    assert len(path.read_text().splitlines()) >= 2  # closing the old file may take the first batch with it
+    assert len(path.read_text().splitlines()) == 3
     assert write._file is not None
     write._file.close()
+
+
+def test_a_line_that_a_full_disk_has_cut_stands_alone(tmp_path: Path) -> None:
+    """Python's buffer wrote what fitted, and later the rest of it: the next line stood behind a part of another."""
+    path, limits = tmp_path / "access.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
+    write = AccessLog(lambda: str(path))
+    rows = [outcome(number, 1.8e9, "v1", 0.5) for number in range(200)]
+    write(rows)
+    room = path.stat().st_size + 50_000
+    handled = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))  # as a full disk: a part is written
+        for _ in range(3):
+            write(rows)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handled)
+    assert path.stat().st_size == room
+    write(rows)
+    assert write._file is not None
+    write._file.close()
+    lines = path.read_text().splitlines()
+    cut = [line for line in lines if not line.endswith("}")]
+    assert len(cut) == 1, "no other is torn"
+    whole = [json.loads(line)["decision"] for line in lines if line.endswith("}")]
+    assert whole[-200:] == [row.decision.hex() for row in rows]
