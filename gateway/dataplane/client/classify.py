@@ -80,7 +80,7 @@ def admit(client: ClientConnection, head: Head, route: RoutePlan) -> None:
         near = client.forwarding.near and not head.proxy_fields and not head.http10
         principal = authenticator.visitor(head.method, head.host, head.kept, near=near)
     else:
-        presented = credentials.presented if credentials is not None else None
+        presented = credentials.presented() if credentials is not None else None
         principal = authenticator.principal(presented, client.runtime.wall())
     head.principal = principal
     cookies = head.kept.get(b"cookie")

@@ -121,7 +121,7 @@ class Tunnel:
         silent = now - self._last > limits.idle_timeout
         old = limits.websocket_life and now - self._opened > limits.websocket_life
         credentials = request.head.credentials
-        presented = credentials.presented if credentials is not None else None
+        presented = credentials.presented() if credentials is not None else None
         # A key that is revoked must not keep what it has opened; the newest snapshot says so.
         allowed = snapshot.authenticator.allows(presented, request.route.name, runtime.wall())
         if silent or old or not allowed:

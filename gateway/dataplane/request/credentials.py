@@ -4,21 +4,28 @@ from __future__ import annotations
 
 
 class Credentials:
-    """At most one API key and one Authorization value; defaults live on the class, as most requests have one of them.
+    """At most one API key and one Authorization value.
 
     Those that name the principal are for the gateway, and go no further unless the route says so.
     """
 
-    authorization: bytes | None = None
-    key: bytes | None = None
-    key_field = b"x-api-key"
+    __slots__ = ("authorization", "key", "key_field", "listed", "passed")
+
+    authorization: bytes | None
+    key: bytes | None
+    key_field: bytes
     """Lower-cased name of the field that it came in."""
-    listed: tuple[bytes, ...] = ()
+    listed: tuple[bytes, ...]
     """The lower-cased names of fields that concern this connection alone."""
-    passed = False
+    passed: bool
     """Whether all of them are the backend's."""
 
-    @property
+    def __init__(self) -> None:
+        self.authorization = self.key = None
+        self.key_field = b""
+        self.listed = ()
+        self.passed = False
+
     def presented(self) -> bytes | None:
         """What names the principal: an API key, or an Authorization value."""
         return self.key if self.key is not None else self.authorization

@@ -52,40 +52,46 @@ KEPT_WITH_CONNECTION: Final = (b"close", b"keep-alive", b"upgrade")
 
 
 class Head:
-    """A request head. Defaults live on the class: most requests set few of these."""
+    """A request head."""
 
-    method = b""
-    target = b""
+    __slots__ = (
+        "chunked", "close", "codings", "connection", "credentials", "expect", "grpc", "grpc_timeout", "host", "hosts",
+        "http10", "kept", "length", "lines", "method", "path", "principal", "proxy_fields", "request_id", "started",
+        "target", "trace", "upgrade", "variant", "wants_upgrade",
+    )  # fmt: skip
+
+    method: bytes
+    target: bytes
     """In origin form, byte for byte as the client wrote it."""
-    path = b""
+    path: bytes
     """The target without its query."""
-    host = b""
-    hosts = 0
-    length = -1
+    host: bytes
+    hosts: int
+    length: int
     """Content-Length; -1 where there is none."""
-    chunked = False
-    http10 = False
+    chunked: bool
+    http10: bool
     """HTTP/1.0"""
-    close = False
+    close: bool
     """Whether the connection ends with this request's response."""
-    upgrade = b""
+    upgrade: bytes
     """The lower-cased protocol of an upgrade that we would tunnel; b"" for none."""
-    wants_upgrade: tuple[bytes, ...] = ()
-    expect = False
-    credentials: Credentials | None = None
-    variant: bytes | None = None
-    request_id = b""
-    kept: dict[bytes, bytes] = EMPTY
+    wants_upgrade: tuple[bytes, ...]
+    expect: bool
+    credentials: Credentials | None
+    variant: bytes | None
+    request_id: bytes
+    kept: dict[bytes, bytes]
     """Values, by lower-cased name, of the fields that some route looks at."""
-    codings: tuple[bytes, ...] = ()
-    connection: tuple[bytes, ...] = ()
-    grpc = False
+    codings: tuple[bytes, ...]
+    connection: tuple[bytes, ...]
+    grpc: bool
     """Whether it is a call of gRPC over HTTP/2."""
-    grpc_timeout = 0.0
+    grpc_timeout: float
     """Seconds that the client waits, from the beginning; 0.0: no limit."""
-    proxy_fields: tuple[tuple[int, bytes], ...] = ()
+    proxy_fields: tuple[tuple[int, bytes], ...]
     """The fields that tell of a proxy between the client and us: what each is to us, and its value."""
-    trace: tuple[Tracing, Trace] | None = None
+    trace: tuple[Tracing, Trace] | None
     """Of a request that is traced."""
     principal: Principal
 
@@ -94,6 +100,15 @@ class Head:
         """`perf_counter` when its first byte was read."""
         self.lines: list[bytes] = []
         """Whole field lines as they go onward; hop-by-hop, identity and forwarding fields are not among them."""
+        self.method = self.target = self.path = self.host = self.upgrade = self.request_id = b""
+        self.chunked = self.http10 = self.close = self.expect = self.grpc = False
+        self.hosts = 0
+        self.length = -1
+        self.grpc_timeout = 0.0
+        self.kept = EMPTY
+        self.codings = self.connection = self.wants_upgrade = ()
+        self.proxy_fields = ()
+        self.credentials = self.variant = self.trace = None
 
     @property
     def expects_continue(self) -> bool:
