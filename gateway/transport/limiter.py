@@ -13,7 +13,7 @@ SMOOTHING: Final = 16
 class Waiter(Protocol):
     """A request in the queue of a backend."""
 
-    def on_slot(self) -> None:
+    def on_turn(self) -> None:
         """A slot is free; the waiter has left the queue."""
         ...
 
@@ -73,4 +73,4 @@ class ConcurrencyLimiter:
             self.slot_interval += (interval - self.slot_interval) / SMOOTHING
         # More than one: a waiter may leave without taking the slot, if no address may be used.
         while self.waiting and not self.full:
-            self.waiting.popleft().on_slot()
+            self.waiting.popleft().on_turn()

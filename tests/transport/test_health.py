@@ -263,7 +263,7 @@ class Waiting:
         self.limiter = limiter
         self.served = False
 
-    def on_slot(self) -> None:
+    def on_turn(self) -> None:
         self.served = True
         self.limiter.in_flight += 1
 

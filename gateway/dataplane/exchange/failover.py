@@ -69,11 +69,9 @@ class Failover(ExchangeBase):
         )
         if not idle_close or attempt.repeated:  # not a race, if it came twice
             attempt.observe_failure(code)
-        if self._hedge is not None:
-            if self._hedge.under_way:
-                self._promote(code)
-                return
-            self._end_hedge("hedge_lost")
+        if self._hedge is not None and self._hedge.under_way:
+            self._promote(code)
+            return
         self._next(attempt, code, detail, sent=sent)
 
     def on_expired(self, attempt: Attempt, code: str) -> None:

@@ -75,13 +75,7 @@ class SlotHolder(ResponseHandler):
         self.since = perf_counter()
         self.retrying = True
         self.plan.backend.limiter.retrying += 1
-        self.task = loop.call_later(seconds, self._start_late)
-
-    def _start_late(self) -> None:
-        if self.state != ENDED:
-            self.task = None
-            self._count_wait()
-            self.start()
+        self.task = loop.call_later(seconds, self.on_turn)
 
     def _queue(self) -> None:
         limiter = self.plan.backend.limiter
@@ -94,22 +88,14 @@ class SlotHolder(ResponseHandler):
         self.since = perf_counter()
         self.deadline = min(self.since + limiter.limit.wait, self.total_deadline)
 
-    def on_slot(self) -> None:
-        """A slot is free, and the attempt has left the queue."""
-        if self.state == QUEUED:
-            self._count_wait()
-            backend = self.plan.backend
-            address = backend.single
-            if address is None or backend.health.degraded:
-                address = self.pick()
-                if address is None:
-                    return
-            self.reserve(address)
-
-    def _count_wait(self) -> None:
-        now = perf_counter()
-        self.waited += now - self.since
-        self.since = now
+    def on_turn(self) -> None:
+        """The back-off is over, or a slot is free and the attempt has left the queue."""
+        if self.state != ENDED:
+            self.task = None
+            now = perf_counter()
+            self.waited += now - self.since
+            self.since = now
+            self.start()
 
     def reserve(self, address: Address) -> None:
         """Takes a slot of the backend and goes to ``address``."""
