@@ -78,9 +78,9 @@ class Belief:
     """The scale; (d,)."""
     df: float
 
-    def intervals(self, level: float = 0.95) -> list[tuple[float, float]]:
-        """Equal-tailed credible intervals, one for each column."""
-        half = float(special.stdtrit(self.df, (1.0 + level) / 2)) * self.deviation
+    def intervals(self) -> list[tuple[float, float]]:
+        """Equal-tailed 95 % credible intervals, one for each column."""
+        half = float(special.stdtrit(self.df, 0.975)) * self.deviation
         return list(zip((self.mean - half).tolist(), (self.mean + half).tolist(), strict=True))
 
 
@@ -126,10 +126,10 @@ def fit(sums: Sequence[LinearSums], strength: float = 1.0) -> list[Coefficients]
     mean = sum(s.xr[0] for s in sums) / n if n else 0.0
     variance = max(sum(s.rr for s in sums) / n - mean * mean, 0.0) if n else 1.0
     b = 0.5 * max(variance, (1e-9 * mean) ** 2, 1e-200)
-    return [_posterior(s, mean, strength, a=1.5, b=b) for s in sums]
+    return [_posterior(s, mean, strength, b) for s in sums]
 
 
-def _posterior(sums: LinearSums, mean: float, strength: float, *, a: float, b: float) -> Coefficients:
+def _posterior(sums: LinearSums, mean: float, strength: float, b: float) -> Coefficients:
     d = len(sums.xr)
     prior = np.zeros(d)
     prior[0] = mean
@@ -139,7 +139,7 @@ def _posterior(sums: LinearSums, mean: float, strength: float, *, a: float, b: f
     away = np.linalg.solve(precision, shifted)
     residual = sums.rr - 2 * sums.xr @ prior + prior @ sums.xx @ prior
     return Coefficients(
-        prior + away, precision, a + sums.count / 2, max(b, b + 0.5 * float(residual - away @ shifted))
+        prior + away, precision, 1.5 + sums.count / 2, max(b, b + 0.5 * float(residual - away @ shifted))
     )
 
 

@@ -34,8 +34,6 @@ def for_rates(
     share: float,
     alpha: float,
     verdict: Literal["fail", "pass"],
-    *,
-    seed: int = 0,
 ) -> Needed:
     """Of outcomes of yes and no with true ``rates`` (baseline's, candidate's), by `RUNS` runs of the bets themselves.
 
@@ -47,7 +45,7 @@ def for_rates(
     variance = limit.factor**2 * rates[0] * (1 - rates[0]) / (1 - share) + rates[1] * (1 - rates[1]) / share
     one_look = (ndtri(alpha) + ndtri(0.2)) ** 2 * max(variance, gap / share) / gap**2
     per = max(1, math.ceil(MAX_RUN * one_look / LOOKS))
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     found = sorted(_run(rng, rates, limit, share, alpha, verdict, per) for _ in range(RUNS))
     return Needed(found[RUNS // 2], found[RUNS * 4 // 5])
 

@@ -212,7 +212,7 @@ def _variant(
         "share": assigned / total if total else None,
         "allocated": sum(c.expected for c in counts) / expected if expected else None,
         "latency_ms": latencies(_merged(counts, "latency"), LATENCIES),
-        "latency_interval_ms": latency_intervals(_merged(counts, "latency"), LATENCIES),
+        "latency_interval_ms": latency_intervals(_merged(counts, "latency")),
         "gateway_ms": latencies(_merged(counts, "gateway"), GATEWAY),
         "rewards": _estimates({name: _summed(buckets, name) for name in declared}, declared, shares),
     }

@@ -27,7 +27,7 @@ def served(counts: Counts | None) -> Json:
         "errors": counts.errors,
         "error_rate": error_rate(counts),
         "latency_ms": latencies(counts.latency, LATENCIES),
-        "latency_interval_ms": latency_intervals(counts.latency, LATENCIES),
+        "latency_interval_ms": latency_intervals(counts.latency),
     }
 
 
@@ -58,10 +58,10 @@ def latencies(histogram: Mapping[int, int], wanted: Mapping[str, float]) -> dict
     return known or None
 
 
-def latency_intervals(histogram: Mapping[int, int], wanted: Mapping[str, float]) -> Json | None:
-    """Return 95 % intervals of the quantiles; the upper end is None with too few responses."""
+def latency_intervals(histogram: Mapping[int, int]) -> Json | None:
+    """Return 95 % intervals of the quantiles that `LATENCIES` names; the upper end is None with too few responses."""
     found = {}
-    for name, q in wanted.items():
+    for name, q in LATENCIES.items():
         ends = quantile_interval(histogram, q, LEVEL)
         if ends is not None:
             found[name] = [None if end is None else _digits(end) for end in ends]
