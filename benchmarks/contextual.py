@@ -17,7 +17,6 @@ from gateway.dataplane.request.features import FeatureExtractor
 from gateway.dataplane.request.json_body import read
 from gateway.dataplane.tables import Choice, Table
 from policies.allocate import allocate
-from policies.allocation.model import decide
 from policies.contextual.bandit import Contextual
 from policies.contextual.features import Categorical, Feature, Numeric, encode
 from policies.contextual.regression import LinearSums
@@ -37,7 +36,7 @@ def choose(table: Table, request: Request) -> Choice:
     """One decision, as the gateway makes it."""
     assert table.extractor is not None
     shares = table.shares(table.extractor.extract(request.headers, request.fields, -1))
-    return shares.choices[decide(shares.allocation, 0.7).position]
+    return shares.choices[shares.allocation.pick(0.7)]
 
 
 def _plan(features: tuple[Feature, ...], variants: int) -> Contextual:

@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks import contextual
 from policies.allocation.bandit import Bandit, Objective, refresh
 from policies.allocation.bucketing import point, unit_hash
-from policies.allocation.model import Learned, decide
+from policies.allocation.model import Learned
 from policies.contextual.bandit import Contextual, ensemble
 from policies.contextual.features import Categorical, Numeric
 from policies.contextual.regression import LinearSums
@@ -83,10 +83,10 @@ def one_decision(rng: np.random.Generator) -> dict[str, float]:
     rows = iter(rng.uniform(-1, 1, (100_000, 5)).tolist())
     return {
         "unit_hash": microseconds(lambda: unit_hash(salt, unit)),
-        "unit_hash, point and decide": microseconds(lambda: decide(allocation, point(unit_hash(salt, unit)))),
-        "decide": microseconds(lambda: decide(allocation, 0.7)),
+        "unit_hash, point and pick": microseconds(lambda: allocation.pick(point(unit_hash(salt, unit)))),
+        "pick": microseconds(lambda: allocation.pick(0.7)),
         "contextual, a new row (256 draws)": microseconds(
-            lambda: decide(drawn.allocation(next(rows)), 0.7), 500
+            lambda: drawn.allocation(next(rows)).pick(0.7), 500
         ),
     }
 

@@ -54,7 +54,7 @@ class CachedShares:
         """Canonical JSON, for the record; "" if none are read."""
         shares = zip(allocation.variants, allocation.probabilities, strict=True)
         self.choices = tuple(Choice(table.variants[name], p, table, context) for name, p in shares)
-        """By `Decision.position`."""
+        """By the index of the variant in ``allocation``."""
 
 
 class Table:

@@ -9,21 +9,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from policies.sequential.design_based import Periods
 from policies.types import Discounted, RewardSums
-
-
-class Decision(NamedTuple):
-    """What one request gets. There is one prebuilt for each variant: deciding makes no object."""
-
-    variant: str
-    position: int
-    """Into ``Allocation.variants``; -1 for a forced variant that the allocation does not know."""
-    propensity: float
-    """The exact probability with which the variant is drawn; 1.0 where it was forced."""
-    forced: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +29,17 @@ class Allocation:
     bounds: tuple[float, ...]
     owners: tuple[int, ...]
     shadows: tuple[tuple[str, float], ...] = ()
-    decisions: tuple[Decision, ...] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        rows = zip(self.variants, self.probabilities, strict=True)
-        made = tuple(Decision(name, k, p, forced=False) for k, (name, p) in enumerate(rows))
-        object.__setattr__(self, "decisions", made)
 
     def pick(self, u: float) -> int:
-        """The index of the variant that owns the point ``u`` of [0, 1)."""
-        return self.owners[bisect_right(self.bounds, u)]
+        """Return the index of the variant that owns the point ``u`` of [0, 1); so each request is decided.
+
+        Raises:
+            ValueError: ``u`` is 1 or more.
+        """
+        try:
+            return self.owners[bisect_right(self.bounds, u)]
+        except IndexError:
+            raise ValueError(f"a point lies in [0, 1), not at {u!r}") from None
 
     def probability(self, variant: str) -> float:
         """The exact probability with which ``variant`` is assigned; 0.0 for an unknown one."""
@@ -92,18 +81,3 @@ def normalised(weights: Sequence[float]) -> tuple[float, ...]:
     if not weights or any(not 0 <= w < float("inf") for w in weights) or not 0 < total < float("inf"):
         raise ValueError("weights must be finite, not negative, and not all zero")
     return tuple(w / total for w in weights)
-
-
-def decide(allocation: Allocation, u: float, override: str | None = None) -> Decision:
-    """What the request at point ``u`` of [0, 1) gets; ``override`` forces a variant.
-
-    Whether the caller may force, and whether the route has that variant, is checked before. Raises ValueError
-    when ``u`` is not in [0, 1).
-    """
-    if override is None:
-        try:
-            return allocation.decisions[allocation.owners[bisect_right(allocation.bounds, u)]]
-        except IndexError:
-            raise ValueError(f"a point lies in [0, 1), not at {u!r}") from None
-    known = override in allocation.variants
-    return Decision(override, allocation.variants.index(override) if known else -1, 1.0, forced=True)

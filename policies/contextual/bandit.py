@@ -30,9 +30,9 @@ from math import frexp
 import numpy as np
 
 from policies.allocation.bucketing import allocation
-from policies.allocation.model import Allocation, Decision, Learned, decide
+from policies.allocation.model import Allocation, Learned
 from policies.allocation.shares import capped, floored
-from policies.contextual.features import MOST_COEFFICIENTS, MOST_COLUMNS, Feature, Raw, columns, encode
+from policies.contextual.features import MOST_COEFFICIENTS, MOST_COLUMNS, Feature, columns
 from policies.contextual.regression import Array, Belief, Coefficients, LinearSums, fit
 from policies.types import Goal
 
@@ -136,10 +136,6 @@ class Ensemble:
         bounds = list(accumulate(shares[k] for k in owners))
         bounds[-1] = 1.0  # the sum of the shares but for rounding
         return Allocation(self.plan.variants, shares, tuple(bounds), owners)
-
-    def decide(self, raw: Raw, u: float) -> Decision:
-        """What the request with these features, whose unit is at point ``u``, gets."""
-        return decide(self.allocation(encode(self.plan.features, raw)), u)
 
 
 def ensemble(

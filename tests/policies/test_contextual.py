@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from policies.allocate import allocate
-from policies.allocation.model import Learned, decide
+from policies.allocation.model import Learned
 from policies.bayes.posterior import Student, compare
 from policies.contextual.bandit import Contextual, discounted, ensemble, moved, restored
 from policies.contextual.features import GRID, Categorical, Numeric, columns, encode, fingerprint, recorded
@@ -114,16 +114,16 @@ def test_the_recorded_propensity_is_the_length_of_the_range(k: int, seed: int, f
     sums = {n: LinearSums.of(rng.normal(size=(20, 5)), rng.normal(size=20)) for n in names}
     made = ensemble(plan(*names, floor=floor, draws=64), sums, rng)
     row = tuple(rng.uniform(-1, 1, 5).tolist())
-    shares = made.shares(row)
+    shares, allocation = made.shares(row), made.allocation(row)
     assert math.isclose(sum(shares), 1.0, abs_tol=1e-12)
     cuts = np.concatenate([[0.0], np.cumsum(shares)])
     for i, share in enumerate(shares):
         if share > 0:
-            inside = decide(made.allocation(row), float(cuts[i] + 0.5 * share))
-            assert inside.variant == names[i]
-            assert math.isclose(inside.propensity, share, rel_tol=1e-12)
+            inside = allocation.pick(float(cuts[i] + 0.5 * share))
+            assert inside == i
+            assert math.isclose(allocation.probabilities[inside], share, rel_tol=1e-12)
     assert all(share >= floor for share in shares)
-    assert decide(made.allocation(row), 1 - 2**-53).propensity > 0
+    assert allocation.probabilities[allocation.pick(1 - 2**-53)] > 0
 
 
 def test_shares_tend_to_the_probability_of_being_best() -> None:
@@ -145,8 +145,8 @@ def test_shares_tend_to_the_probability_of_being_best() -> None:
 def test_every_replica_with_the_seed_decides_alike() -> None:
     sums = {"a": LinearSums.of([[1, 0, 1, 0.5, 0]] * 5, [1, 0, 1, 1, 0])}
     one, two = (ensemble(plan(), sums, np.random.default_rng([7, 3])) for _ in range(2))
-    for u in np.linspace(0, 1 - 1e-9, 50):
-        assert one.decide({"tier": "paid"}, float(u)) == two.decide({"tier": "paid"}, float(u))
+    row = encode(one.plan.features, {"tier": "paid"})
+    assert one.allocation(row) == two.allocation(row)
 
 
 @pytest.mark.long
@@ -229,8 +229,6 @@ def test_plans_that_make_no_sense_are_refused() -> None:
             plan(**kwargs)
     with pytest.raises(ValueError, match="rows of 5 columns: constant, tier=free"):
         ensemble(plan(), {"a": LinearSums.empty(3)}, np.random.default_rng(1))
-    with pytest.raises(ValueError, match="lies in"):
-        ensemble(plan(), {}, np.random.default_rng(1)).decide({}, 1.0)
 
 
 def test_before_the_first_ensemble_shares_are_even() -> None:
@@ -250,12 +248,14 @@ def test_it_learns_who_is_best_for_whom_and_the_record_can_be_trusted() -> None:
         now = ensemble(made_plan, sums, rng)
         for _ in range(50):
             tier = ("free", "paid")[rng.integers(2)]
-            decision = now.decide({"tier": tier}, rng.random())
-            reward = float(rng.random() < chance[decision.variant, tier])
             row = encode(made_plan.features, {"tier": tier})
-            sums[decision.variant] += LinearSums.of([row], [reward])
-            weights.append((decision.variant == "a") / decision.propensity)
-            best += step >= 20 and decision.variant == {"free": "a", "paid": "b"}[tier]
+            allocation = now.allocation(row)
+            place = allocation.pick(rng.random())
+            variant = allocation.variants[place]
+            reward = float(rng.random() < chance[variant, tier])
+            sums[variant] += LinearSums.of([row], [reward])
+            weights.append((variant == "a") / allocation.probabilities[place])
+            best += step >= 20 and variant == {"free": "a", "paid": "b"}[tier]
     assert best / 1000 > 0.8
     error = np.std(weights) / math.sqrt(len(weights))
     assert abs(np.mean(weights) - 1.0) < stats.norm.isf(1e-5) * error

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from policies.allocate import allocate
 from policies.allocation.fixed_plans import Canary, Shadow, Single, Split, shadow_due
-from policies.allocation.model import Learned, decide
+from policies.allocation.model import Learned
 
 
 def test_single_takes_everything() -> None:
@@ -59,9 +59,8 @@ def test_shadow_shares_are_exact(per_myriad: int, n: int) -> None:
     assert due == n * per_myriad // 10_000
 
 
-def test_forced_decisions_are_marked_and_certain() -> None:
+def test_a_point_belongs_to_the_variant_whose_range_it_is_in() -> None:
     made = allocate(Split.of({"a": 1, "b": 3}))
-    assert decide(made, 0.1) is made.decisions[0]
-    assert decide(made, 0.9) == ("b", 1, 0.75, False)
-    assert decide(made, 0.1, override="b") == ("b", 1, 1.0, True)
-    assert decide(made, 0.1, override="elsewhere") == ("elsewhere", -1, 1.0, True)
+    assert [made.pick(u) for u in (0.0, 0.1, 0.25, 0.9, 1 - 2**-53)] == [0, 0, 1, 1, 1]
+    with pytest.raises(ValueError, match="lies in"):
+        made.pick(1.0)

@@ -13,7 +13,6 @@ from gateway.dataplane.snapshot import RoutePlan, UnitSource
 from gateway.dataplane.tables import CachedShares, Choice
 from gateway.errors import TurnoutError
 from policies.allocation.bucketing import placed, unit_hash
-from policies.allocation.model import decide
 
 
 class Assignment:
@@ -111,7 +110,7 @@ def assign_by(
         unit = int.from_bytes(decision[8:], "big")
     if forced is not None:
         return Assignment(_forced(route, principal, forced), unit, shares.features, sticky, True)
-    choice = shares.choices[decide(shares.allocation, u).position]
+    choice = shares.choices[shares.allocation.pick(u)]
     return Assignment(choice, unit, shares.features, sticky, False)
 
 
@@ -136,9 +135,9 @@ def _forced(route: RoutePlan, principal: Principal, wanted: bytes) -> Choice:
             "forbidden", "The key may not force a variant; use one with the scope 'force-variant'."
         )
     name = wanted.decode("latin-1")
-    decision = decide(route.table.allocation, 0.0, override=name)
-    if decision.position >= 0:
-        return route.table.common.choices[decision.position]
+    known = route.table.allocation.variants
+    if name in known:
+        return route.table.common.choices[known.index(name)]
     variant = route.variants.get(name)
     if variant is None:
         names = ", ".join(route.variants)
