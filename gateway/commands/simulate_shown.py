@@ -13,6 +13,11 @@ from policies.simulation.summary import Estimated
 
 
 def chosen(names: Sequence[str], wanted: Sequence[str] | None) -> list[str]:
+    """Return the worlds of ``names`` that are ``wanted``; all of them if none is named.
+
+    Raises:
+        ValueError: There is no such world.
+    """
     unknown = [name for name in wanted or () if name not in names]
     if unknown:
         raise ValueError(f"there is no world {unknown[0]!r}; known: {', '.join(names)}")

@@ -223,7 +223,11 @@ def _decimal(number: float) -> str:
 
 
 def split_address(text: str) -> tuple[str, int]:
-    """Host and port of ``host:port`` or ``[ipv6]:port``. ValueError when it is neither."""
+    """Return host and port of ``host:port`` or ``[ipv6]:port``.
+
+    Raises:
+        ValueError: ``text`` is neither.
+    """
     found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})", text, re.ASCII)
     if not found or int(found[3]) > 65535:
         example = "host:port such as 127.0.0.1:8080 or [::1]:8080, or :8080"

@@ -217,6 +217,11 @@ def flatten(data: Json) -> list[Json]:
 def compare(
     primary: dict[str, Tensor], shadow: dict[str, Tensor], how: Comparison, findings: Findings
 ) -> None:
+    """Compare the tensors of two responses by their names.
+
+    Raises:
+        Malformed: A path of ``how`` names no output of either.
+    """
     for name in dict.fromkeys([*primary, *shadow]):
         if not how.wanted(name):
             continue

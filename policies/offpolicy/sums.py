@@ -96,7 +96,11 @@ class Sums:
         self.units = units(self.loose.width - 1)
 
     def add(self, rows: Sequence[Logged], wanted: Array, x: Array) -> None:
-        """Add rows with the target's probabilities (n, K) and encoded features (n, d)."""
+        """Add rows with the target's probabilities (n, K) and encoded features (n, d).
+
+        Raises:
+            ValueError: A recorded propensity lies outside (0, 1].
+        """
         n, k, d = len(rows), len(self.variants), self.d
         index = {name: place for place, name in enumerate(self.variants)}
         chosen = np.array([index.get(row.variant, k) for row in rows])

@@ -33,7 +33,11 @@ class Moved(Exception):
 
 
 async def steadily(link: Link, routes: Sequence[str], read: Callable[[], Awaitable[T]]) -> T:
-    """What ``read`` returns from pages of the routes that stay where they are; merging them is rare."""
+    """Return what ``read`` returns from pages of the routes that stay where they are; merging them is rare.
+
+    Raises:
+        StoreUnavailable: Pages were merged during each of several tries.
+    """
     moved = [("GET", f"{link.of_route(route)}:moved") for route in routes]
     for _ in range(_MAX_TRIES):
         before = await link.commands(moved)
