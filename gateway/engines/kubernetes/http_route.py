@@ -70,7 +70,6 @@ class HttpRoute:
 
     name: str
     version: str
-    generation: int
     rules: tuple[Rule, ...]
     applied: Applied | None
     annotated: bool
@@ -105,7 +104,6 @@ def read(found: Json, name: str, variants: tuple[str, ...]) -> HttpRoute:
     return HttpRoute(
         name=name,
         version=metadata["resourceVersion"],
-        generation=metadata["generation"],
         rules=tuple(_rules(found, name, variants)),
         applied=_applied(annotations.get(APPLIED)),
         annotated=bool(annotations),
