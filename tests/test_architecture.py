@@ -53,7 +53,7 @@ ORDER: Mapping[str, str] = {
     "gateway.http2": "",
     "gateway.config": "gateway.runtime gateway.http policies",
     "gateway.auth": "gateway.errors gateway.http gateway.config",
-    "gateway.record": "policies",
+    "gateway.record": "gateway.errors policies",
     "gateway.transport": "gateway.internal_errors gateway.http gateway.http2 policies",
     "gateway.telemetry": "gateway.clock gateway.build gateway.config gateway.record gateway.transport",
     "gateway.dataplane": (

@@ -8,7 +8,9 @@ from typing import Any, Final, NamedTuple, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
-BLAMELESS: Final = frozenset(("", "client_left", "draining", "internal"))
+from gateway.errors import CODES
+
+BLAMELESS: Final = frozenset(("", *(code.name for code in CODES.values() if code.blame != "backend")))
 """Values of an outcome's ``error`` that do not count against the variant."""
 UNSEEN: Final = 0
 """Status of a decision whose response the gateway does not see."""
