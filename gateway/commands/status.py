@@ -39,11 +39,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     if arguments.since is not None and not arguments.route:
         return complain("--since is for one route; write 'status ROUTE --since 1h'", MISUSED)
+    watching = False
     while True:
         try:
             found = _asked(arguments)
         except RemoteError as error:
-            return complain(error)
+            code = complain(error)
+            if not watching:
+                return code
+            time.sleep(WATCH_S)  # a gateway that restarts, for example
+            continue
         if arguments.watch and sys.stdout.isatty():
             sys.stdout.write("\x1b[H\x1b[2J")
         if arguments.json:
@@ -53,7 +58,8 @@ def main(arguments: argparse.Namespace) -> int:
             fleets = "".join(map(_fleet, found.get("engines", ())))
             alarms = "" if arguments.route else _alarms(found)
             say((_banner(found.get("config")) + alarms + "".join(map(_shown, routes)) + fleets).rstrip())
-        if not arguments.watch:
+        watching = arguments.watch
+        if not watching:
             return 0
         time.sleep(WATCH_S)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -18,7 +19,7 @@ import httpx
 import pytest
 
 from benchmarks.children import free_port
-from gateway.commands import remote
+from gateway.commands import remote, status
 from tests.e2e.common import wait_for
 from tests.e2e.test_tls import Issuer
 from tests.support.command import turnout
@@ -413,3 +414,27 @@ def test_a_file_with_a_fault_leads_to_its_gateway(
     monkeypatch.delenv("TURNOUT_URL", raising=False)
     Path("turnout.yaml").write_text(text)
     assert remote.gateway_url() == asked
+
+
+def test_a_watch_goes_on_after_a_call_that_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As while the gateway restarts."""
+    shown: dict[str, object] = {"routes": [], "alarms": [{"message": "seen"}]}
+    replies: list[object] = [shown, remote.RemoteError("away"), shown, KeyboardInterrupt()]
+
+    def asked(_: argparse.Namespace) -> object:
+        reply = replies.pop(0)
+        if isinstance(reply, BaseException):
+            raise reply
+        return reply
+
+    monkeypatch.setattr(status, "_asked", asked)
+    monkeypatch.setattr(status, "WATCH_S", 0.0)
+    arguments = argparse.Namespace(since=None, route=None, watch=True, json=False)
+    with pytest.raises(KeyboardInterrupt):
+        status.main(arguments)
+    told = capsys.readouterr()
+    assert (told.out.count("alarm: seen"), told.err.count("away")) == (2, 1)
+    replies.append(remote.RemoteError("away"))
+    assert status.main(arguments) == 1, "nothing was ever shown"
