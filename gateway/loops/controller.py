@@ -140,6 +140,7 @@ class Controller:
             return  # a new document came meanwhile
         section = route.policy
         stored(name)
+        await self._tell_late(name)
         await self._tell_lost(name)
         if isinstance(section, CanaryConfig):
             await self._configure(name, section)
@@ -214,10 +215,7 @@ class Controller:
             names = ", ".join(effect.variant for effect in effects)
             await self._allocations.reconsider(name, f"guardrail: {names}")
         for effect in effects:
-            reason = effect.verdict.breach()
-            log.warning("%s: variant %s gets no more traffic: %s", name, effect.variant, reason)
-            told = {"variant": effect.variant, "reason": reason, "evidence": effect.verdict.as_dict()}
-            await self._emit("guardrail", name, told)
+            await self._tell(name, effect)
         if bound.candidate is None:  # a canary's are with its rollout
             if doubt:
                 judgements = {variant: found.doubted(doubt) for variant, found in judgements.items()}
@@ -276,7 +274,20 @@ class Controller:
             for audit in (effect for effect in effects if isinstance(effect, Audit)):
                 await self._tell(name, audit)
 
-    async def _tell(self, name: str, effect: Audit) -> None:
+    async def _tell_late(self, name: str) -> None:
+        """Tells of steps and ejections that a store took just before it went away."""
+        effects = self._routes.late_effects(name)
+        for effect in effects if isinstance(effects, tuple) else ():
+            if isinstance(effect, Audit | Ejected):
+                await self._tell(name, effect)
+
+    async def _tell(self, name: str, effect: Audit | Ejected) -> None:
+        if isinstance(effect, Ejected):
+            reason = effect.verdict.breach()
+            log.warning("%s: variant %s gets no more traffic: %s", name, effect.variant, reason)
+            told = {"variant": effect.variant, "reason": reason, "evidence": effect.verdict.as_dict()}
+            await self._emit("guardrail", name, told)
+            return
         # A rollout that gives up by itself needs a person.
         level = logging.WARNING if effect.target in _GIVEN_UP and not effect.actor else logging.INFO
         step_taken = effect.as_dict()

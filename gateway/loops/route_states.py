@@ -6,6 +6,7 @@ at the same time (which a lease can't rule out) can't both move it.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +44,8 @@ class RouteStates:
         self._versions: dict[str, int] = {}
         self._source: StartStore | None = None
         """What `start` read, if not the store."""
+        self._unsure: dict[str, tuple[int, str, object]] = {}
+        """By route: version, text and effects of a save that the store may have made without saying so."""
         self._recalled: set[str] = set()
         """Routes whose state the store has lost, and did not get back yet."""
         self.states: dict[str, RouteState] = {}
@@ -146,6 +149,12 @@ class RouteStates:
             self._versions[name] = 1
         return stored
 
+    def late_effects(self, name: str) -> object:
+        """The effects of an `update` that failed, if what was read since shows that its state is stored; else None."""
+        version, text, effects = self._unsure.pop(name, (-1, "", None))
+        made = self._versions.get(name) == version and json.dumps(self[name].as_dict()) == text
+        return effects if made else None
+
     def _take(self, name: str, before: int, found: tuple[int, str] | None) -> RouteState:
         # An update since `before` may have come further; a store that lost documents is behind both.
         if found is not None and not before <= found[0] < self._versions.get(name, 0):
@@ -167,7 +176,13 @@ class RouteStates:
             if after == before:
                 self._put(name, version, after)
                 return after, effects
-            if await self._store.save(KIND, name, json.dumps(after.as_dict()), expected=version):
+            text = json.dumps(after.as_dict())
+            try:
+                saved = await self._store.save(KIND, name, text, expected=version)
+            except (StoreUnavailable, asyncio.CancelledError):
+                self._unsure[name] = version + 1, text, effects
+                raise
+            if saved:
                 self._put(name, version + 1, after)
                 return after, effects
             await self.read(name)
