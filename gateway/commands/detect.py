@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from time import monotonic
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ from gateway.commands.remote import connect_failure, reason_of
 from gateway.telemetry.log import printable
 
 TIMEOUT_S: Final = 3.0
+MAX_BODY_BYTES: Final = 1 << 20
 OTHER: Final = "an HTTP server"
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """How an HTTP/2 client begins, with an empty SETTINGS frame."""
@@ -74,7 +76,8 @@ def _detect(url: str) -> Server:
     if url.startswith(("h2c://", "h2://")):
         return _http2(url)
     try:
-        with httpx.Client(base_url=url, timeout=TIMEOUT_S) as client:
+        hooks = {"response": [_cut]}
+        with httpx.Client(base_url=url, timeout=TIMEOUT_S, event_hooks=hooks) as client:
             return _probed(url, client)
     except (httpx.HTTPError, OSError) as error:
         if isinstance(error, httpx.RemoteProtocolError) and url.startswith("http://"):
@@ -86,6 +89,31 @@ def _detect(url: str) -> Server:
         return replace(_unreachable(url, reason), needs="tls: {ca: ca.pem}" if untrusted else None)
     except httpx.InvalidURL as error:
         return _unreachable(url, str(error))
+
+
+class _Start(httpx.SyncByteStream):
+    """The start of a body: some servers stream without end, whatever the path."""
+
+    def __init__(self, body: httpx.SyncByteStream) -> None:
+        self._body = body
+
+    def __iter__(self) -> Iterator[bytes]:
+        left, deadline = MAX_BODY_BYTES, monotonic() + TIMEOUT_S
+        for part in self._body:
+            yield part[:left]  # not a byte more: two of such responses are to be the same
+            left -= len(part)
+            if left <= 0:
+                return
+            if monotonic() > deadline:
+                raise httpx.ReadTimeout(f"its response takes longer than {TIMEOUT_S:g} s")
+
+    def close(self) -> None:
+        self._body.close()
+
+
+def _cut(response: httpx.Response) -> None:
+    assert isinstance(response.stream, httpx.SyncByteStream)
+    response.stream = _Start(response.stream)
 
 
 def _unreachable(url: str, reason: str) -> Server:

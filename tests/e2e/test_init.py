@@ -28,6 +28,7 @@ import yaml
 
 from backends.reference import digits
 from benchmarks.children import free_port
+from gateway.commands.detect import detect
 from gateway.config.load import load_file
 from tests.e2e.common import request_body
 from tests.e2e.test_tls import Issuer
@@ -174,6 +175,28 @@ def test_the_url_of_a_call_to_an_unknown_server_is_its_address_and_the_path(
         assert str(document.backends["current"].url) == f"{url}{base}"
         (route,) = document.routes.values()
         assert route.match.path == path
+
+
+class Endless(Handler):
+    """Sends 256 MB, whatever the path."""
+
+    sent = 0
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            for _ in range(4096):
+                self.wfile.write(b"0" * 65_536)
+                Endless.sent += 65_536
+
+
+def test_of_a_server_that_streams_without_end_only_the_start_is_read() -> None:
+    with HttpServer(Endless) as server:
+        found = detect(server.url, endpoint=False)
+    assert (found.kind, found.reachable) == ("an HTTP server", True)
+    assert Endless.sent < 256 << 20, "of all requests together"
 
 
 def test_a_redirect_to_tls_is_named(tmp_path: Path) -> None:
