@@ -112,6 +112,11 @@ class Setup:
         """Requests of the route in the record."""
         return sum(variant["assigned"] for variant in self.report()["variants"].values())
 
+    def outcome(self, response: httpx.Response) -> dict[str, Any]:
+        """The row of a response, once it is in the record."""
+        url = f"{self.gateway.url}/-/decisions/{response.headers['x-decision-id']}"
+        return dict(wait_for(lambda: httpx.get(url).json().get("outcome"), "the row arrives"))
+
     def reward(self, identity: str, value: bool = True) -> dict[str, Any]:
         item = {"decision_id": identity, "metric": "correct", "value": value}
         return dict(httpx.post(f"{self.gateway.url}/-/feedback", json=item, timeout=60).json())

@@ -90,11 +90,6 @@ class OneNode(Setup):
         self.text = re.sub("policy: .*", f"policy: {{{policy}}}", self.text, count=1)
         self.gateway.write(self.text)
 
-    def outcome(self, response: httpx.Response) -> dict[str, Any]:
-        """The row of a response, once it is in the record."""
-        url = f"{self.gateway.url}/-/decisions/{response.headers['x-decision-id']}"
-        return dict(wait_for(lambda: httpx.get(url).json()["outcome"], "the row arrives"))
-
     async def reward_sums(self) -> dict[tuple[str, str], RewardSums]:
         store = SqliteStore(self.gateway.folder / "turnout.db")
         await store.open()

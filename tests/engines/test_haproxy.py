@@ -98,11 +98,6 @@ class HaproxySetup(Setup):
     def shown(self) -> dict[str, Any]:
         return next(iter(self.nodes_shown()), {"state": "", "epochs": {}, "lost": 0, "delivered": 0})
 
-    def outcome(self, response: httpx.Response) -> dict[str, Any]:
-        """The row of a response, once it is in the record."""
-        url = f"{self.gateway.url}/-/decisions/{response.headers['x-decision-id']}"
-        return dict(wait_for(lambda: httpx.get(url).json().get("outcome"), "the row arrives"))
-
     def accepted(self) -> bool:
         """Whether the node has what the gateway publishes now."""
         node = self.shown()

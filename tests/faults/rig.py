@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,20 @@ class FaultRig(GatewayThread):
         self.outcomes: list[Outcome] = []
         """What was recorded since the last `fresh`."""
         self.shadowed: list[Shadowed] = []
+
+    @contextmanager
+    def full_listener(self) -> Iterator[None]:
+        """Listens for the backend ``full`` with a full queue: connecting to it neither succeeds nor fails."""
+        port = self.gateway.api.document().backends["full"].addresses[0].port
+        with socket.socket() as listener, ExitStack() as stack:
+            listener.bind(("127.0.0.1", port))
+            listener.listen(0)
+            for _ in range(4):
+                filler = stack.enter_context(socket.socket())
+                filler.setblocking(False)
+                filler.connect_ex(("127.0.0.1", port))
+            time.sleep(0.05)
+            yield
 
     async def _start(self) -> None:
         for backend in self.raw:

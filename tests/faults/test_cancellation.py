@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -66,15 +64,7 @@ def queued(rig: FaultRig, client: Client) -> Iterator[None]:
 
 @contextlib.contextmanager
 def connecting(rig: FaultRig, client: Client) -> Iterator[None]:
-    port = rig.gateway.api.document().backends["full"].addresses[0].port
-    with socket.socket() as listener, contextlib.ExitStack() as stack:
-        listener.bind(("127.0.0.1", port))
-        listener.listen(0)
-        for _ in range(4):
-            filler = stack.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(("127.0.0.1", port))
-        time.sleep(0.05)
+    with rig.full_listener():
         client.send(request("/full"))
         yield
 

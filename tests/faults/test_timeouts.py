@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import time
 from collections.abc import Iterator
 
@@ -60,16 +59,7 @@ routes:
 
 @pytest.fixture
 def full(rig: FaultRig) -> Iterator[None]:
-    """A listener whose queue is full: connecting to it neither succeeds nor fails."""
-    port = rig.gateway.api.document().backends["full"].addresses[0].port
-    with socket.socket() as listener, contextlib.ExitStack() as stack:
-        listener.bind(("127.0.0.1", port))
-        listener.listen(0)
-        for _ in range(4):
-            filler = stack.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(("127.0.0.1", port))
-        time.sleep(0.05)
+    with rig.full_listener():
         yield
 
 
