@@ -118,7 +118,7 @@ def _choice(choice: dict[str, Json]) -> dict[str, Json]:
     return kept | without({"message": said | without({"tool_calls": calls, "audio": audio}) | old})
 
 
-_MESSAGE: Final = ("content", "parts", "refusal", "reasoning_content", "reasoning")
+_MESSAGE: Final = ("content", "parts", "images", "refusal", "reasoning_content", "reasoning")
 
 
 def _call(call: dict[str, Json]) -> dict[str, Json]:

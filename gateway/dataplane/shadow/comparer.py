@@ -91,10 +91,14 @@ class Comparer:
             done(_statuses(status, other_status))
         elif pair.primary == pair.shadow and not pair.primary.is_event_stream:
             done(Agreement("agrees", "bytes", difference=0.0))
-        elif len(pair.primary.body) + len(pair.shadow.body) > MAX_THREAD_BYTES:
-            self._large.submit(_compared, (pair,), done, lambda reason: done(_failed(reason)))
         elif self._closed:
             done(uncompared("shutdown"))
+        elif len(pair.primary.body) + len(pair.shadow.body) > MAX_THREAD_BYTES:
+            running = self._large.submit(_compared, (pair,), done, lambda reason: done(_failed(reason)))
+            if running is not None:
+                running.add_done_callback(
+                    lambda ended: done(uncompared("shutdown")) if ended.cancelled() else None
+                )
         elif len(self._waiting) >= MAX_WAITING:
             done(uncompared("queue_full"))
         else:

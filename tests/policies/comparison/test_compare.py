@@ -245,6 +245,11 @@ def call(name: str, arguments: str, ident: str = "c1") -> dict[str, Json]:
         ),
         (chat(None, calls=[call("f", "{}")]), chat("no"), "choices.0.message.tool_calls"),
         ({"choices": [{"text": "a"}]}, {"choices": [{"text": "b"}]}, "choices.0.text"),
+        (
+            {"choices": [{"message": {"images": [{"image_url": {"url": "data:a"}}]}}]},
+            {"choices": [{"message": {"images": [{"image_url": {"url": "data:b"}}]}}]},
+            "choices.0.message.images.0.image_url.url",
+        ),
         (chat(), {"choices": []}, "body"),
         (chat(), {"error": {"message": "no"}}, "body"),
     ],
