@@ -1,6 +1,6 @@
 // The dashboard: where we are, the one stream of the page, and what is shown while it is not to be had.
 
-import { authorise, get, HOME, loginAddress, Refused, send, Unreachable } from "./core/api.js";
+import { authorise, gatewayTime, get, HOME, loginAddress, Refused, send, Unreachable } from "./core/api.js";
 import { keepFocus, rememberFocus } from "./core/focus.js";
 import { clockTime, moment, zoneName } from "./core/format.js";
 import { later } from "./core/later.js";
@@ -41,7 +41,7 @@ class App extends Component {
       outage: null,
       refused: null,
       broken: null,
-      now: Date.now() / 1000
+      now: gatewayTime() / 1000
     };
   }
 
@@ -51,7 +51,7 @@ class App extends Component {
     addEventListener("keydown", toTerms);
     document.addEventListener("visibilitychange", () => (document.hidden ? this.stop() : this.go()));
     addEventListener("pagehide", () => this.stop());
-    setInterval(() => document.hidden || this.setState({ now: Date.now() / 1000 }), 1000);
+    setInterval(() => document.hidden || this.setState({ now: gatewayTime() / 1000 }), 1000);
     setInterval(() => document.hidden || this.look(), LOOK_MS);
     setInterval(() => document.hidden || (this.state.outage && this.lookAtStore()), OUTAGE_LOOK_MS);
     this.look();
@@ -90,7 +90,7 @@ class App extends Component {
     const page = here();
     const before = this.state.page;
     if (page.path !== before.path) scrollTo(0, 0);
-    this.setState({ page, broken: null, now: Date.now() / 1000 });
+    this.setState({ page, broken: null, now: gatewayTime() / 1000 });
     const watch = page.route && page.name !== "decision" ? `route:${page.route}` : "routes";
     document.title = titleOf(page, watch === this.watched ? this.state.view : {});
     const about = page.route ? `&route=${encodeURIComponent(page.route)}` : "";
@@ -107,7 +107,13 @@ class App extends Component {
       alive: () => {
         if (this.state.lost) this.look(); // another login has another token
         if (this.state.refused) recent();
-        this.setState(({ alive, outage }) => ({ alive: outage ? alive : Date.now(), heard: Date.now(), lost: null, refused: null }));
+        this.setState(({ alive, outage }) => ({
+          alive: outage ? alive : gatewayTime(),
+          heard: gatewayTime(),
+          now: gatewayTime() / 1000,
+          lost: null,
+          refused: null
+        }));
       },
       ended: () => this.lookAtStore(),
       lost: (error) => this.setState(error instanceof Refused && error.status < 500 && error.status !== 401 ? { refused: error } : { lost: error })

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Error, Request, Route
+from playwright.sync_api import Error, Request, Route, expect
 
 from tests.browser.conftest import Tabs
 from tests.browser.serving import DIGITS, Served
@@ -63,6 +65,21 @@ def test_an_event_is_shown_within_a_second_or_two(served: Served, tabs: Tabs) ->
     tab.page.locator("#events", has_text="stage 2 began").wait_for()
     served.do(lambda h: h.emit("note", "shop", {"text": "keep \u202eit", "author": "ann"}))
     tab.page.locator("#events", has_text="keep it · by ann").wait_for()  # and not turned: "nna yb"
+
+
+FAST = "{ const now = Date.now; Date.now = () => now() + 3_600_000; }"
+
+
+def test_how_long_ago_something_was_counts_by_the_gateways_clock(served: Served, tabs: Tabs) -> None:
+    """The reader's own is an hour fast."""
+    tab = tabs.new(served.address, "/-/dashboard/terms")
+    tab.page.add_init_script(FAST)
+    tab.page.goto(f"{served.address}/-/dashboard/events")
+    tab.page.locator(".live.on").wait_for()
+    served.clock.at = time.time()
+    served.do(lambda h: h.emit("note", "shop", {"text": "it began"}))
+    noted = tab.page.locator("#events li", has_text="it began").locator("time")
+    expect(noted).to_have_text(re.compile(r"just now|\d s ago"))
 
 
 def test_an_update_keeps_focus_and_what_was_opened(served: Served, tabs: Tabs) -> None:
@@ -140,11 +157,13 @@ def test_what_got_no_response_is_asked_for_again(served: Served, tabs: Tabs) -> 
 
 def test_a_page_that_cannot_be_drawn_says_so(served: Served, tabs: Tabs) -> None:
     """Its frame said "Live" above nothing, or above the figures of before."""
-    tab = tabs.new(served.address, "/-/dashboard/outcomes?since=1e20")
+    tab = tabs.new(served.address, "/-/dashboard/terms")
+    tab.page.route("**/-/outcomes?*", lambda route: route.fulfill(json={"outcomes": None}))
+    tab.page.get_by_role("link", name="Outcomes").click()
     tab.page.get_by_role("heading", name="This page can't be drawn").wait_for()
     tab.page.get_by_role("link", name="All routes").click()
     tab.page.locator("[data-route=digits]").wait_for()
-    assert any("Invalid time value" in c for c in tab.complaints)
+    assert any("TypeError" in c for c in tab.complaints)
     tab.complaints.clear()
 
 

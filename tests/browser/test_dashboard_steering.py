@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.conftest import Tabs
 from tests.browser.serving import Served
@@ -280,6 +280,16 @@ def test_a_bandit_that_an_alarm_holds_is_resumed(keyed: Served, tabs: Tabs) -> N
     page.get_by_role("button", name="Resume digits").click()
     asked = page.get_by_role("dialog", name="Resume the bandit?")
     assert "sample_ratio_mismatch: again" in asked.inner_text()
+
+    def answered_late(route: Route) -> None:
+        response = route.fetch()
+        page.locator("[aria-label='Resume digits']").wait_for(state="detached")
+        route.fulfill(response=response)
+
+    page.route("**/rollout", answered_late)
+    asked.get_by_role("button", name="Resume").press("Enter")
+    asked.wait_for(state="detached")
+    expect(page.locator("[data-route=digits] .route-name a")).to_be_focused()
 
 
 def test_a_note_is_written_into_the_history(keyed: Served, tabs: Tabs) -> None:

@@ -19,6 +19,13 @@ export class Refused extends Error {
 
 export class Unreachable extends Error {}
 
+const SAME_CLOCK_MS = 30_000; // of two clocks that differ by less: the response took some of it
+
+let ahead = 0; // ms that this computer's clock is ahead of the gateway's
+
+// The gateway's time, in ms: all times on a page are its, and how long ago they were counts by its clock.
+export const gatewayTime = () => Date.now() - ahead;
+
 let token = "";
 let ended = false; // another login has another token
 
@@ -68,6 +75,8 @@ async function call(path, { signal, timeout = TIMEOUT_MS, ...options }) {
     if (signal?.aborted) throw error;
     throw new Unreachable("The gateway does not respond.");
   }
+  const difference = Date.now() - Date.parse(response.headers.get("date"));
+  ahead = Math.abs(difference) > SAME_CLOCK_MS ? difference : 0; // also without a date
   if (response.ok) return response;
   ended ||= response.status === 401;
   if (response.status === 401 && typing())

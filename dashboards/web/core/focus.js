@@ -11,9 +11,9 @@ export function rememberFocus() {
   addEventListener("focusout", ({ target }) => setTimeout(() => left(target)));
 }
 
-// What was left is not what is gone.
+// What was left is not what is gone; a question that closes takes its buttons with it.
 function left(element) {
-  if (element === focused && element.isConnected && document.activeElement === document.body) focused = null;
+  if (element === focused && element.isConnected && !element.closest("dialog") && document.activeElement === document.body) focused = null;
 }
 
 export function keepFocus() {

@@ -30,17 +30,20 @@ export function counted(n, noun) {
 
 export function short(n) {
   if (n < 10_000) return whole.format(n);
-  return new Intl.NumberFormat(undefined, { notation: "compact", maximumSignificantDigits: 3 }).format(n);
+  return formatter("compact", { notation: "compact", maximumSignificantDigits: 3 }).format(n);
+}
+
+// To make a formatter takes far longer than to use it, and a pointer that moves over charts uses dozens.
+const formatters = new Map();
+
+function formatter(key, options) {
+  if (!formatters.has(key)) formatters.set(key, new Intl.NumberFormat(undefined, options));
+  return formatters.get(key);
 }
 
 function fixed(number, digits) {
   const x = Math.abs(number) < 0.5 * 10 ** -digits ? 0 : number; // no "-0"
-  return new Intl.NumberFormat(undefined, {
-    minimumFractionDigits: digits,
-    maximumFractionDigits: digits
-  })
-    .format(x)
-    .replace("-", "−");
+  return formatter(`fixed ${digits}`, { minimumFractionDigits: digits, maximumFractionDigits: digits }).format(x).replace("-", "−");
 }
 
 // How many decimals an interval of this half-width leaves room for: its own first digit, no more.
@@ -145,7 +148,7 @@ export function difference(absolute, interval, what) {
 
 export function significant(x, digits) {
   if (x === 0) return "0";
-  return new Intl.NumberFormat(undefined, { maximumSignificantDigits: digits }).format(x).replace("-", "−");
+  return formatter(`significant ${digits}`, { maximumSignificantDigits: digits }).format(x).replace("-", "−");
 }
 
 // An expected loss in the metric's own unit (percentage points for shares), with no more digits than the metric's

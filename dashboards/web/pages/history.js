@@ -49,6 +49,7 @@ function NoteForm({ may, route, onDone }) {
   const [busy, setBusy] = useState(false);
   async function add(submitted) {
     submitted.preventDefault();
+    if (busy) return;
     setBusy(true);
     try {
       await post(`routes/${encodeURIComponent(route)}/notes`, { text });
@@ -62,7 +63,7 @@ function NoteForm({ may, route, onDone }) {
   }
   if (!may && !text) return null;
   return html`<form class="note-form" onSubmit=${add}>
-    <label for="note">Note</label><input id="note" value=${text ?? ""} maxlength="500" required onInput=${(e) => setText(e.target.value || null)} /><button class="quiet" type="submit" disabled=${busy}>Add note</button>
+    <label for="note">Note</label><input id="note" value=${text ?? ""} maxlength="500" required onInput=${(e) => setText(e.target.value || null)} /><button class="quiet" type="submit">Add note</button>
     ${error && html`<p class="notice bad" role="alert">${error.message}</p>`}
   </form>`;
 }

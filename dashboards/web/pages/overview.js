@@ -90,7 +90,7 @@ export function groupOf(route) {
 }
 
 // What waits for a person, in sentences; the worst first.
-export function problems(route, now = Date.now() / 1000) {
+export function problems(route, now) {
   const found = route.alarms.map((alarm) => alarmed(alarm, now));
   for (const [variant, addresses] of Object.entries(route.health)) {
     const down = addresses.filter((one) => one.state === "failing" || one.state === "unhealthy");
@@ -134,7 +134,7 @@ function idle(title, routes) {
 function row(route, now, steering) {
   const name = route.route;
   const colour = palette(Object.keys(route.health));
-  const told = problems(route);
+  const told = problems(route, now);
   const field = (rest) => `${name}.recent.${rest}`;
   const { recent } = route;
   const rate = estimate(recent.error_rate, "boolean");

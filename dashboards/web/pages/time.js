@@ -7,7 +7,7 @@ import { choose, here } from "../core/router.js";
 import { event, gateOf, metricsOf } from "../core/words.js";
 import { choices, clockOf, figure, waiting } from "../parts/basics.js";
 import { TimeChart } from "../parts/chart.js";
-import { html, useEffect, useState } from "../vendor/preact.js";
+import { html, useEffect, useMemo, useState } from "../vendor/preact.js";
 import { newestStep } from "./history.js";
 
 export const RANGES = [
@@ -40,15 +40,24 @@ export function TimeTab({ report, colour, events }) {
     }
     ${choices("Period", RANGES, absolute ? "" : (query.range ?? "900"), (range) => choose({ range, since: null, until: null }))}
   </div>`;
+  // Made of hundreds of points, and not again for each move of the pointer.
+  const made = useMemo(
+    () => series && drawn(series, report, colour, query, known(events ?? [], history.data?.steps ?? [])),
+    [series, report, events, history.data, location.search]
+  );
   if (!series) return [controls, html`<div class="card chart">${waiting(error)}</div>`];
-  const happened = known(events ?? [], history.data?.steps ?? []);
-  const page = { ...pageOf(report, series, colour, query), marks: happened.map((one) => one.time) };
-  const charts = [rewards(page), shares(page), agreement(page), errors(page), latencies(page), requests(page)].filter(Boolean);
+  const { page, happened, charts } = made;
   return [
     controls,
     marks(happened, page),
     html`<div class="charts" key="charts">${charts.map((chart) => html`<${TimeChart} key=${chart.id} chart=${chart} at=${at} onPoint=${setAt} onZoom=${zoom} />`)}</div>`
   ];
+}
+
+function drawn(series, report, colour, query, happened) {
+  const page = { ...pageOf(report, series, colour, query), marks: happened.map((one) => one.time) };
+  const charts = [rewards(page), shares(page), agreement(page), errors(page), latencies(page), requests(page)].filter(Boolean);
+  return { page, happened, charts };
 }
 
 // What happened, oldest first: the page's events, and before them the steps of the route, which are kept for longer.

@@ -16,6 +16,7 @@ export function Ask({ ask, moved = false, error, onError, onClose }) {
   }, []);
   async function confirm(event) {
     event.preventDefault();
+    if (busy) return; // a disabled button would lose focus
     setBusy(true);
     onError(null);
     try {
@@ -37,7 +38,7 @@ export function Ask({ ask, moved = false, error, onError, onClose }) {
       ${moved && !busy && !error && html`<p class="notice warn" role="alert">The rollout's state has changed since you opened this. Close it and look again.</p>`}
       <div class="buttons">
         <button type="button" class="quiet" ref=${cancel} onClick=${() => dialog.current.close()}>Cancel</button>
-        <button type="submit" class=${`primary ${ask.tone ?? ""}`} disabled=${busy || (ask.typed && typed !== ask.typed)}>${ask.action}</button>
+        <button type="submit" class=${`primary ${ask.tone ?? ""}`} aria-disabled=${busy ? "true" : null} disabled=${ask.typed && typed !== ask.typed}>${ask.action}</button>
       </div>
     </form>
   </dialog>`;

@@ -16,6 +16,7 @@ const LETTER_PX = 10;
 export function TimeChart({ chart, at, onPoint, onZoom }) {
   const [asTable, setTable] = useState(false);
   const shown = at === null || at >= chart.x.length ? chart.full : at;
+  const said = chart.lines.map((line) => [line, chart.row(shown, line.name)]);
   return html`<figure class="chart card" aria-labelledby=${`${chart.id}-title`} data-chart=${chart.id}>
     <figcaption class="chart-head">
       <div><h3 id=${`${chart.id}-title`}>${chart.title}</h3><p class="note">${chart.note}</p></div>
@@ -32,10 +33,10 @@ export function TimeChart({ chart, at, onPoint, onZoom }) {
     ${
       !chart.empty &&
       !asTable &&
-      html`${readout(chart, shown, at !== null)}
+      html`${readout(chart.x[shown], said, at !== null)}
       <${Plot} chart=${chart} onPoint=${onPoint} onZoom=${onZoom} />
       <label class="moment"><span class="hidden">Moment of ${chart.title}</span>
-        <input type="range" min="0" max=${chart.x.length - 1} value=${shown} aria-valuetext=${summary(chart, shown)}
+        <input type="range" min="0" max=${chart.x.length - 1} value=${shown} aria-valuetext=${summary(chart.x[shown], said)}
           onInput=${(e) => onPoint(Number(e.target.value))} onBlur=${() => onPoint(null)}
           onKeyDown=${(e) => e.key === "Escape" && onPoint(null)} />
       </label>`
@@ -43,17 +44,17 @@ export function TimeChart({ chart, at, onPoint, onZoom }) {
   </figure>`;
 }
 
-function readout(chart, at, pointed) {
+function readout(at, said, pointed) {
   return html`<div class="readout" role=${pointed ? "status" : null}>
-    <span class="note">${time(chart.x[at])}</span>
+    <span class="note">${time(at)}</span>
     <ul class="legend">
-      ${chart.lines.map((line) => html`<li key=${line.name}>${swatch(line.look)}${line.name} <span class="said">${chart.row(at, line.name)}</span></li>`)}
+      ${said.map(([line, text]) => html`<li key=${line.name}>${swatch(line.look)}${line.name} <span class="said">${text}</span></li>`)}
     </ul>
   </div>`;
 }
 
-function summary(chart, at) {
-  return `${time(chart.x[at])}: ${chart.lines.map((line) => `${line.name} ${chart.row(at, line.name)}`).join(", ")}`;
+function summary(at, said) {
+  return `${time(at)}: ${said.map(([line, text]) => `${line.name} ${text}`).join(", ")}`;
 }
 
 // The points as drawn, unrounded, with the ends of their intervals.
