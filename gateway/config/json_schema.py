@@ -22,6 +22,10 @@ _PLAIN: Final = frozenset(
 """Keywords whose value holds no schema, or schemas by name."""
 _BOUNDS: Final = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 """pydantic's words, which it leaves where a validator stands before the bound."""
+_BOOLEANS: Final = "|".join(
+    "".join(f"[{letter}{letter.upper()}]" for letter in word)
+    for word in ("true", "t", "yes", "y", "on", "1", "false", "f", "no", "n", "off", "0")
+)
 TEXT: Final[dict[str, Any]] = {
     "Variable": {
         "type": "string",
@@ -34,7 +38,7 @@ TEXT: Final[dict[str, Any]] = {
         "description": "A number in quotes, or from the environment",
     },
     "Boolean": {
-        "enum": ["true", "false", "True", "False", "yes", "no", "on", "off", 0, 1, "0", "1"],
+        "anyOf": [{"enum": [0, 1]}, {"type": "string", "pattern": f"^(?:{_BOOLEANS})$"}],
         "description": "A boolean in other words",
     },
 }

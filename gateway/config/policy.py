@@ -9,7 +9,16 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from gateway.config.features import FeatureConfig
 from gateway.config.model import ConfigModel, Name
-from gateway.config.units import Amount, Count, Duration, FiniteFloat, PositiveDuration, Share, milliseconds
+from gateway.config.units import (
+    Amount,
+    AmountOrTime,
+    Count,
+    Duration,
+    FiniteFloat,
+    PositiveDuration,
+    Share,
+    milliseconds,
+)
 
 Weight = Annotated[Amount, Field(gt=0)]
 """A finite number above 0."""
@@ -43,9 +52,9 @@ class GuardrailConfig(ConfigModel):
 
     metric: Name
     """A declared metric, or one that the gateway measures: error_rate, latency_p50, latency_p99, ..."""
-    max_increase: Amount | None = None
+    max_increase: AmountOrTime | None = None
     """Maximum difference above the baseline (latencies: in milliseconds)."""
-    max_decrease: Amount | None = None
+    max_decrease: AmountOrTime | None = None
     """Maximum difference below the baseline."""
     max_ratio: Weight | None = None
     """Maximum ratio to the baseline, for example 1.2."""

@@ -281,6 +281,13 @@ Amount = Annotated[
     written(_PLAIN_OR_PERCENT, {"type": "number", "minimum": 0}, example="0.5%"),
 ]
 """Finite, not negative."""
+AmountOrTime = Annotated[
+    Amount,
+    written(
+        rf"{_PLAIN_OR_PERCENT}|(?:{_DURATION.pattern})", {"type": "number", "minimum": 0}, example="0.5%"
+    ),
+]
+"""An amount that a section may read from a time."""
 Rate = Annotated[
     float,
     _with_unit(rate),

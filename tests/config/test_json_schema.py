@@ -20,7 +20,7 @@ from gateway.config.load import examine
 from gateway.config.shape import every_section, yaml_keys
 from gateway.config.yaml_text import read
 from tests.config.broken_files import GOOD, TABLE
-from tests.config.test_config_properties import VALUES
+from tests.config.test_config_properties import VALUES, WHOLE
 from tests.support.command import turnout
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ def test_it_knows_every_key() -> None:
 
 
 def test_the_example_and_the_documentation_agree_with_it() -> None:
-    texts = [EXAMPLE, GOOD]
+    texts = [EXAMPLE, GOOD, WHOLE]
     for page in (ROOT / "docs").rglob("*.md"):
         texts += re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
     accepted = [text for text in texts if examine(text, env={}).document is not None]
@@ -112,16 +112,14 @@ def places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path, *(found for key, child in children for found in places(child, (*path, key)))]
 
 
-DATA = tree(EXAMPLE)
-PLACES = places(DATA)[1:]
+DATA = tree(EXAMPLE), tree(WHOLE)
+PLACES = [(data, place) for data in DATA for place in places(data)[1:]]
 
 
 @settings(max_examples=300)
-@given(
-    place=st.sampled_from(PLACES), value=VALUES | st.sampled_from(["5%", "10s", "1MiB", "1/s", "0.5", "7"])
-)
-def test_it_accepts_whatever_the_gateway_accepts(place: tuple[Any, ...], value: Any) -> None:
-    data = copy.deepcopy(DATA)
+@given(at=st.sampled_from(PLACES), value=VALUES | st.sampled_from(["5%", "10s", "1MiB", "1/s", "0.5", "7"]))
+def test_it_accepts_whatever_the_gateway_accepts(at: tuple[Any, tuple[Any, ...]], value: Any) -> None:
+    data, place = copy.deepcopy(at)
     target = data
     for part in place[:-1]:
         target = target[part]
