@@ -16,6 +16,8 @@ from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo, Wi
 
 _NUMBER: Final = r"(\d+(?:\.\d+)?)"
 _SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_LONGEST_S: Final = 1_000_000 * 86_400.0
+"""A time so far ahead is still a date, and fits into 64 bits as microseconds."""
 _BYTES: Final = {
     "B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3,
 }  # fmt: skip
@@ -50,7 +52,10 @@ def duration(value: object) -> float:
         ValueError: The text is malformed, or has no unit.
     """
     if isinstance(value, str) and (found := _DURATION.fullmatch(value.strip())):
-        return _finite(float(found[1]) * _SECONDS[found[2]], value, "a duration")
+        seconds = float(found[1]) * _SECONDS[found[2]]
+        if seconds > _LONGEST_S:
+            raise ValueError(f"{value!r} is too long; write at most {_LONGEST_S / 86400:.0f}d")
+        return seconds
     if (number := _number(value)) == 0:
         return number
     hint = f"; write {value}s if seconds are meant" if number is not None else ""

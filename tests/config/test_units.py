@@ -34,8 +34,12 @@ def test_what_is_no_duration(value: object, hint: str) -> None:
 
 
 def test_numbers_beyond_floats_are_refused() -> None:
-    for parse, text in ((units.duration, "9" * 400 + "d"), (units.share, "9" * 400 + "%")):
-        with pytest.raises(ValueError, match=r"too large|more than the whole"):
+    for parse, text in (
+        (units.duration, "1000001d"),
+        (units.duration, "9" * 400 + "d"),
+        (units.share, "9" * 400 + "%"),
+    ):
+        with pytest.raises(ValueError, match=r"write at most 1000000d|too large|more than the whole"):
             parse(text)
     with pytest.raises(ValueError, match="too large"):
         units.amount(10**400)
@@ -122,7 +126,7 @@ def test_what_is_no_address(text: str) -> None:
         units.split_address(text)
 
 
-@given(st.floats(min_value=0, max_value=1e12))
+@given(st.floats(min_value=0, max_value=8e10))
 def test_a_duration_reads_back_as_it_was(seconds: float) -> None:
     assert units.duration(units.render_duration(seconds)) == seconds
 
