@@ -347,7 +347,9 @@ def test_an_edit_is_checked_while_typing_applied_and_restored(keyed: Served, tab
     assert keyed.harness.revision().document == before
 
 
-def test_disagreements_lead_to_the_story_of_a_decision(lived: Served, tabs: Tabs) -> None:
+def test_disagreements_lead_to_the_story_of_a_decision(
+    lived: Served, tabs: Tabs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tab = tabs.new(lived.address, "/-/dashboard/routes/digits")
     beside = httpx.get(f"{lived.address}/-/routes/digits/shadow?shadow=v3").json()
     row = tab.page.locator('[data-latency="v3"]')
@@ -367,6 +369,13 @@ def test_disagreements_lead_to_the_story_of_a_decision(lived: Served, tabs: Tabs
     ]
     assert dict(found["kinds"]) == {"outputs.label[*]": found["seen"]}
     assert first.locator("tbody td").all_inner_texts() == ["8", "3"]
+    tab.page.get_by_role("button", name=f"All {found['seen']}").wait_for()
+    monkeypatch.setattr("gateway.control.handlers.history.MAX_RESPONSES", 3)
+    tab.page.goto(f"{tab.page.url}?order=newest")
+    tab.page.get_by_text("The newest 3 are listed and counted by kind").wait_for()
+    monkeypatch.undo()
+    tab.page.go_back()
+    tab.page.get_by_role("button", name=f"All {found['seen']}").wait_for()
     tab.page.set_viewport_size({"width": 320, "height": 900})
     wide = "cells => cells.filter(cell => cell.scrollWidth > cell.clientWidth).map(cell => cell.innerText)"
     assert first.locator("th").evaluate_all(wide) == [], "each heading fits its column"

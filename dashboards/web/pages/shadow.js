@@ -18,9 +18,10 @@ export function ShadowPage({ page, now }) {
   const found = useGet(`routes/${encodeURIComponent(page.route)}/disagreements?${path}`, { every: query.cursor ? 0 : 15 });
   const head = html`<div class="page-head" key="head"><h1>Disagreements of ${page.shadow}</h1><span class="note">on <a href=${href("routes", page.route)}>${page.route}</a></span></div>`;
   if (!found.data) return [head, waiting(found.error)];
-  const { kinds, disagreements, next, seen } = found.data;
+  const { kinds, disagreements, next, seen, whole } = found.data;
   return [
     head,
+    !whole && html`<p class="note" key="cut">The newest ${count(seen)} are listed and counted by kind; older ones are not.</p>`,
     html`<div class="filters" key="filters">
       ${choices(
         "Order",
@@ -32,7 +33,7 @@ export function ShadowPage({ page, now }) {
         (order) => choose({ order, cursor: null })
       )}
       <ul class="kinds" aria-label="By kind">
-        <li><button type="button" class="quiet" aria-pressed=${String(!query.kind)} onClick=${() => choose({ kind: null, cursor: null })}>All ${count(seen)}</button></li>
+        <li><button type="button" class="quiet" aria-pressed=${String(!query.kind)} onClick=${() => choose({ kind: null, cursor: null })}>${whole ? "All" : "Newest"} ${count(seen)}</button></li>
         ${kinds.map(([kind, n]) => html`<li key=${kind}><button type="button" class="quiet" aria-pressed=${String(query.kind === kind)} onClick=${() => choose({ kind, cursor: null })}>${kind} ${figure(`kinds.${kind}`, n, count(n))}</button></li>`)}
       </ul>
     </div>`,

@@ -149,6 +149,7 @@ def _page(found: list[Shadowed], query: DisagreementQuery) -> Json:
     more = begin + query.limit < len(shown)
     return {
         "seen": len(rows),
+        "whole": len(rows) < MAX_RESPONSES,
         "kinds": [list(kind) for kind in kinds.most_common()],
         "disagreements": page,
         "next": page[-1]["decision"] if more else None,

@@ -77,6 +77,9 @@ class Disagreement(ApiModel):
 
 class DisagreementsResponse(ApiModel):
     seen: Annotated[Count, Field(description="At most 2000.")]
+    whole: Annotated[
+        bool, Field(description="Whether these are all since `since`; older ones are not listed.")
+    ]
     kinds: Annotated[list[tuple[str, Count]], Field(description="The most frequent first.")]
     disagreements: list[Disagreement]
     next: Annotated[str | None, Field(description="The cursor of the next page; null on the last.")]
