@@ -386,7 +386,7 @@ def _ends(found: MetricComparison, alpha: float) -> list[float | None] | None:
 
 
 def _less_one(ratio: float | None) -> float | None:
-    return None if ratio is None or ratio > MAX_RATIO else ratio - 1.0
+    return None if ratio is None or abs(ratio) > MAX_RATIO else ratio - 1.0
 
 
 def _better(interval: list[float | None] | None, goal: Goal) -> bool | None:
