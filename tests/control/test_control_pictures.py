@@ -90,6 +90,20 @@ async def test_a_bandits_shares_are_weighed_and_a_baseline_may_be_named(
     assert list(pictures["differences"]["correct"]["variants"]) == ["v1"]
 
 
+async def test_the_units_of_a_bandit_are_its_observations_in_pictures_too(
+    harness: Harness, client: Client
+) -> None:
+    """The interval of a boolean metric was that of requests, narrower than the report's."""
+    text = harness.revision().document.replace("  digits:\n", "  digits:\n    unit: {header: x-user-id}\n")
+    changed = await client("ops").put("/-/config", content=text, headers={"if-match": "*"})
+    assert changed.status_code == 200, changed.text
+    await live_through(harness, World("digits", {"v1": 0.6, "v2": 0.8}, units=60), steps=1, per_step=200)
+    lift = (await read(client, "routes/digits"))["variants"]["v2"]["lift"]["correct"]
+    assert (lift["method"], lift["unit"]) == ("pooled", "units")
+    last = (await read(client, "routes/digits/lift?metric=correct"))["variants"]["v2"][-1]
+    assert last["interval"] == pytest.approx(lift["interval"])
+
+
 def test_each_point_of_sticky_units_is_of_the_newest_epoch_by_then() -> None:
     """In the first epoch one variant gets everything; the third begins within a bucket of the second."""
     rng, declared, buckets = np.random.default_rng(6), {"m": MetricConfig(type="real")}, []

@@ -48,7 +48,7 @@ def lift_over_time(
     if by_request or metric.startswith("latency_"):
         points = min(points, MAX_COSTLY_POINTS)
     for time, observed in _moments(buckets, metric, points, now, adjusted, by_epoch=sticky and by_epoch):
-        observed = replace(observed, by_request=by_request, sticky=sticky and (by_request or by_epoch))
+        observed = replace(observed, by_request=by_request, sticky=sticky)
         compared = Comparisons(variants, chosen, observed, adjusted=adjusted)
         for variant in variants:
             one = compared.difference(metric, variant, baseline)
