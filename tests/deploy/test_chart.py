@@ -211,6 +211,7 @@ def test_alert_rules_are_those_that_promtool_tests() -> None:
             "the volume is at /var/lib/turnout",
         ),
         ({"config": {**SERVED, "shutdown": {"grace": "2m"}}}, r"\(45\) must be above shutdown.grace \(2m\)"),
+        ({"config": {**SERVED, "shutdown": {"grace": "1d"}}}, r"\(45\) must be above shutdown.grace \(1d\)"),
         ({**DEFAULTS, "terminationGracePeriodSeconds": 30}, r"\(30\) must be above shutdown.grace \(30s\)"),
         ({**DEFAULTS, "terminationGracePeriodSeconds": 33}, r"\(33\) must be above .* and the 3 s before it"),
         ({"replicass": 1}, "replicass"),

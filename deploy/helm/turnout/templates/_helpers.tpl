@@ -51,7 +51,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 {{- $grace := dig "shutdown" "grace" "30s" .Values.config | toString }}
 {{- $unit := regexFind "[a-z]+$" $grace }}
-{{- $seconds := mulf (regexFind "^[0-9.]+" $grace | float64) (get (dict "ms" 0.001 "s" 1.0 "m" 60.0 "h" 3600.0) $unit | default 1.0) }}
+{{- $seconds := mulf (regexFind "^[0-9.]+" $grace | float64) (get (dict "us" 0.000001 "ms" 0.001 "s" 1.0 "m" 60.0 "h" 3600.0 "d" 86400.0) $unit | default 1.0) }}
 {{- /* Kubernetes counts the sleep of preStop, 3 s, as part of the pod's time. */}}
 {{- if le (float64 .Values.terminationGracePeriodSeconds) (addf $seconds 3) }}
 {{- fail (printf "terminationGracePeriodSeconds (%d) must be above shutdown.grace (%s) and the 3 s before it" (int .Values.terminationGracePeriodSeconds) $grace) }}
