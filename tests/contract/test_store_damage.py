@@ -400,3 +400,22 @@ async def test_events_behind_a_damaged_one_are_read(store: Store) -> None:
     first, second = await store.events()
     assert (first.id, first.fields) == (whole[0].id, {})
     assert (second.id, second.data) == (whole[1].id, "{}")
+
+
+async def test_a_file_that_was_moved_acknowledges_nothing_until_it_is_back(sqlite_url: str) -> None:
+    """Rewards were acknowledged, and gone with the process."""
+    store = open_store(sqlite_url)
+    await store.open()
+    assert isinstance(store, SqliteStore)
+    first, second = (reward(1.0, of=outcome(T0 + n)) for n in range(2))
+    await store.reward([first])
+    elsewhere = store.path.with_name("elsewhere.db")
+    store.path.rename(elsewhere)
+    for replacement in (None, b""):
+        if replacement is not None:
+            store.path.write_bytes(replacement)
+        with pytest.raises(StoreUnavailable, match="was moved or deleted while it was in use"):
+            await store.reward([second])
+    elsewhere.rename(store.path)
+    assert await store.reward([first, second]) == ["duplicate", "accepted"]
+    await store.close()

@@ -48,6 +48,10 @@ class Damaged(Exception):
     """What is wrong with the file, in SQLite's words."""
 
 
+class Moved(Exception):
+    """The file is not at its path any more."""
+
+
 def check(connection: sqlite3.Connection, path: Path) -> None:
     """Looks for damage in as much of the file as `CHECK_TIMEOUT_S` allow. Raises `Damaged`."""
     stop = Timer(CHECK_TIMEOUT_S, connection.interrupt)
@@ -111,6 +115,10 @@ def advice(error: Exception, path: Path) -> str:
         return (
             f"The store {path} was written by a later release of Turnout: {error}. "
             "Run that release, or name another file under 'store'."
+        )
+    if isinstance(error, Moved):
+        return (
+            f"The store {path} was moved or deleted while it was in use. Put it back, or restart the gateway."
         )
     if isinstance(error, BadPage | Damaged):
         return f"The store {path} is damaged: {error}. {_RESTORE}"

@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 from gateway.record.page import BadPage
 from gateway.runtime.threads import lower_thread_priority
 from gateway.state.base import StoreUnavailable
-from gateway.state.sqlite.connect import connect, unavailable
+from gateway.state.sqlite.connect import Moved, connect, unavailable
 from gateway.state.sqlite.schema import TooNew, check_version
 
 T = TypeVar("T")
@@ -47,6 +47,8 @@ class Writer:
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._connection: sqlite3.Connection | None = None
         self._synchronous = ""
+        self._place = (0, 0)
+        """Device and inode of the file that the connection has open."""
         self._closed = False
         self._thread = Thread(target=self._loop, name="store-writer", daemon=True)
         self.commits = 0
@@ -98,6 +100,10 @@ class Writer:
     def _commit(self, jobs: list[_Job]) -> None:
         # One that must be on disk takes the others with it.
         durable = any(job.durable for job in jobs)
+        if self._connection is not None and self._place != _place(self._path):
+            # What is written now is gone with this process. Not closed: SQLite would remove the other file's -wal.
+            _fail(jobs, unavailable(Moved(), self._path))
+            return
         try:
             connection = self._connected(durable)
             # The lock now: a transaction that begins by reading fails if another process writes before it does.
@@ -128,7 +134,7 @@ class Writer:
     def _connected(self, durable: bool) -> sqlite3.Connection:
         if self._connection is None:
             self._connection = connect(self._path)
-            self._synchronous = ""
+            self._synchronous, self._place = "", _place(self._path)
         wanted = "FULL" if durable else "NORMAL"
         if wanted != self._synchronous:
             self._connection.execute(f"PRAGMA synchronous = {wanted}")
@@ -142,6 +148,14 @@ class Writer:
             with suppress(sqlite3.Error):
                 connection.rollback()  # closing leaves the lock to cursors that an error's traceback holds
             connection.close()
+
+
+def _place(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
 
 
 def _attempt(connection: sqlite3.Connection, job: _Job, *, alone: bool) -> tuple[Any, BaseException | None]:
