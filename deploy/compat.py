@@ -96,7 +96,7 @@ def _run(*words: str) -> None:
         raise CannotInstall(f"not done after {LIMIT_S} s") from None
     if done.returncode:
         last_lines = done.stderr.strip().splitlines()[-3:]
-        raise CannotInstall(" | ".join(last_lines) or f"exit status {done.returncode}")
+        raise CannotInstall(" | ".join(line[:200] for line in last_lines) or f"exit status {done.returncode}")
 
 
 def main() -> int:
