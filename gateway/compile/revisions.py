@@ -227,13 +227,17 @@ class Revisions(Generic[B]):
         async with self._editing:
             return await self._built(text, author)
 
-    async def propose(self, text: str, author: str, if_match: str | None, origin: str = "PUT") -> Revision:
-        """Makes ``text`` the configuration in force.
+    async def propose(
+        self, text: str, author: str, if_match: str | None, origin: str = "PUT", *, reason: str = ""
+    ) -> Revision:
+        """Makes ``text`` the configuration in force; its origin ends with the ``reason``.
 
         Raises `TurnoutError` with ``precondition_required`` (no If-Match) or ``precondition_failed``
         (it names another revision than the one in force), and `ConfigError` with every fault; then
         nothing has changed. For the text that is in force already, returns its own revision.
         """
+        if reason := reason.strip():
+            origin = f"{origin}: {reason}"
         if if_match is None:
             raise TurnoutError("precondition_required")
         if not self._agrees(if_match, await self._newest()):
@@ -263,7 +267,9 @@ class Revisions(Generic[B]):
         broken = self.problem is not None and self.problem.etag == newest.etag
         return matches(if_match, newest.etag) or (broken and matches(if_match, self.current.etag))
 
-    async def restore(self, revision: int, author: str, if_match: str | None) -> Revision:
+    async def restore(
+        self, revision: int, author: str, if_match: str | None, *, reason: str = ""
+    ) -> Revision:
         """Proposes the text of an earlier revision; it becomes a new one.
 
         Raises:
@@ -273,7 +279,8 @@ class Revisions(Generic[B]):
         for found in await self._store.revisions(limit=1, until=revision):
             if found.revision == revision:
                 text = whole(found).document
-                return await self.propose(text, author, if_match, f"restore of revision {revision}")
+                origin = f"restore of revision {revision}"
+                return await self.propose(text, author, if_match, origin, reason=reason)
         raise TurnoutError("not_found", no_revision(revision))
 
     async def adopt_file(self, text: str) -> Revision | None:

@@ -328,10 +328,10 @@ def test_an_edit_is_checked_while_typing_applied_and_restored(keyed: Served, tab
     text.fill(before.replace("floor: 1%", "floor: 5%"))
     page.locator(".says", has_text="routes.digits.policy.floor: 1% → 5%").wait_for()
     page.get_by_role("button", name="Apply…").click()
-    page.get_by_role("dialog").wait_for()
-    assert page.get_by_label("Reason").count() == 0, "a revision keeps none"
+    page.get_by_role("dialog").get_by_label("Reason").fill("v3 starved: größerer Anteil")
     page.get_by_role("dialog").get_by_role("button", name="Apply").click()
     page.locator(".page-head", has_text="revision 2 is in force").wait_for()
+    page.locator("[data-revision='2']", has_text="by ops v3 starved: größerer Anteil").wait_for()
     assert "floor: 5%" in keyed.harness.revision().document
     page.locator("[data-revision='2']").get_by_role("button", name="Difference").click()
     page.locator("#difference .diff .added", has_text="floor: 5%").wait_for()
@@ -340,10 +340,12 @@ def test_an_edit_is_checked_while_typing_applied_and_restored(keyed: Served, tab
     page.locator("#difference", has_text="What was changed since.").wait_for()
     page.locator("#difference .diff .added", has_text="floor: 5%").wait_for()
     page.get_by_role("button", name="Restore revision 1…").click()
-    page.get_by_role("dialog").wait_for()
-    assert page.get_by_label("Reason").count() == 0, "a revision keeps none"
+    page.get_by_role("dialog").get_by_label("Reason").fill("no better")
     page.get_by_role("dialog").get_by_role("button", name="Restore").click()
     page.locator(".page-head", has_text="revision 3 is in force").wait_for()
+    page.locator("[data-revision='3']", has_text="restore of revision 1: no better").wait_for()
+    page.goto(f"{keyed.address}/-/dashboard/routes/shop/history")
+    page.locator("[data-step=config]", has_text="by ops · restore of revision 1: no better").wait_for()
     assert keyed.harness.revision().document == before
 
 

@@ -278,7 +278,7 @@ export function event(one) {
     case "winner":
       return ["Winner", winner(data)];
     case "config":
-      return ["Configuration", `revision ${data.revision} by ${data.author}`];
+      return ["Configuration", [`revision ${data.revision} by ${data.author}`, because(data.origin)].filter(Boolean).join(" · ")];
     case "config_refused":
       return ["Configuration refused", String(data.error ?? "")];
     case "alarm":
@@ -294,6 +294,9 @@ export function event(one) {
       return [sentence(one.kind), data.message ?? plain(data)];
   }
 }
+
+// Why a person made a revision: its origin ends with that.
+export const because = (origin = "") => (origin.startsWith("restore of revision ") ? origin : origin.startsWith("PUT: ") ? origin.slice(5) : "");
 
 function winner({ before, state, winner: name, by, command, ...data }) {
   const from = ["", ...trail(data)].join(" · ");

@@ -5,6 +5,7 @@ import { getText, post, send, Unreachable } from "../core/api.js";
 import { useGet } from "../core/data.js";
 import { useDraft } from "../core/drafts.js";
 import { choose, here } from "../core/router.js";
+import { because } from "../core/words.js";
 import { Ask } from "../parts/ask.js";
 import { badge, choices, notice, section, waiting, when } from "../parts/basics.js";
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
@@ -140,10 +141,9 @@ function applying(checked, text, current, done, refresh) {
     title: "Apply this configuration?",
     says: checked.changes,
     action: "Apply",
-    reason: false,
-    run: async () => {
+    run: async (reason) => {
       try {
-        await send("PUT", "config", text, { "content-type": "application/yaml", "if-match": current.etag });
+        await send("PUT", `config?${new URLSearchParams({ reason })}`, text, { "content-type": "application/yaml", "if-match": current.etag });
       } catch (refused) {
         if (refused.code === "precondition_failed") refused.message = "Nothing was changed: another revision was applied first. Your text is kept.";
         refresh();
@@ -159,9 +159,8 @@ function restoring(revision, current, done) {
     title: `Restore revision ${revision}?`,
     says: [`Its text becomes a new revision and is in force immediately, in place of revision ${current.revision}.`],
     action: "Restore",
-    reason: false,
-    run: async () => {
-      await post("config/restore", { revision }, { "if-match": current.etag });
+    run: async (reason) => {
+      await post("config/restore", { revision, reason }, { "if-match": current.etag });
       choose({ revision: null });
       done();
     }
@@ -210,7 +209,7 @@ function Difference({ revision, current, may, onRestore }) {
 function revisions(found, now, shown) {
   return html`<ol class="log whole" role="list">${found.map(
     (one) => html`<li key=${one.revision} data-revision=${one.revision}>
-    ${when(one.time, now)}<div><b>Revision ${one.revision}</b> by ${one.author} ${one.current && badge("in force", "good")} <button type="button" class="quiet" aria-pressed=${String(shown === one.revision)} onClick=${() => choose({ revision: one.revision, since: null })}>Difference</button></div>
+    ${when(one.time, now)}<div><b>Revision ${one.revision}</b> by ${one.author}${because(one.origin) && html` <span class="note">${because(one.origin)}</span>`} ${one.current && badge("in force", "good")} <button type="button" class="quiet" aria-pressed=${String(shown === one.revision)} onClick=${() => choose({ revision: one.revision, since: null })}>Difference</button></div>
   </li>`
   )}</ol>`;
 }

@@ -2,7 +2,7 @@
 
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 
-// ask: {title, says: [sentences], action, tone, typed: a name that must be typed, reason: false where none is kept,
+// ask: {title, says: [sentences], action, tone, typed: a name that must be typed,
 // children, run(reason) -> Promise}. The error belongs to the page: it stays there when the question is closed.
 export function Ask({ ask, moved = false, error, onError, onClose }) {
   const dialog = useRef(null);
@@ -33,7 +33,7 @@ export function Ask({ ask, moved = false, error, onError, onClose }) {
       ${ask.children}
       <ul class="says">${ask.says.filter(Boolean).map((text) => html`<li key=${text}>${text}</li>`)}</ul>
       ${ask.typed && html`<label>Type <b>${ask.typed}</b> to go on<input value=${typed} autocomplete="off" onInput=${(e) => setTyped(e.target.value)} /></label>`}
-      ${ask.reason !== false && html`<label>Reason (kept in the history)<input name="reason" maxlength="200" value=${reason} autocomplete="off" onInput=${(e) => setReason(e.target.value)} /></label>`}
+      <label>Reason (kept in the history)<input name="reason" maxlength="200" value=${reason} autocomplete="off" onInput=${(e) => setReason(e.target.value)} /></label>
       ${error && html`<p class="notice bad" role="alert">${error.message}</p>`}
       ${moved && !busy && !error && html`<p class="notice warn" role="alert">The rollout's state has changed since you opened this. Close it and look again.</p>`}
       <div class="buttons">

@@ -19,6 +19,7 @@ from gateway.control.schemas.config import (
     ConfigQuery,
     DifferenceQuery,
     DifferenceResponse,
+    EditQuery,
     HistoryQuery,
     RestoreRequest,
     RevisionResponse,
@@ -60,6 +61,7 @@ def _must_be_writable(request: ApiRequest) -> None:
     "/-/config",
     "config",
     RevisionResponse,
+    query=EditQuery,
     body=YAML,
     request_headers=("if-match",),
     response_headers=("etag", "x-revision"),
@@ -78,13 +80,16 @@ async def write_config(request: ApiRequest) -> Response:
     It is validated first: a text with a fault is refused with every fault, and changes nothing.
     """
     _must_be_writable(request)
+    reason = request.query(EditQuery).reason
     try:
         text = (await request.bytes()).decode("utf-8")
     except UnicodeDecodeError:
         raise TurnoutError(
             "bad_request", "The body is not valid UTF-8; send the YAML text in UTF-8."
         ) from None
-    revision = await request.gateway.revisions.propose(text, request.author, _if_match(request))
+    revision = await request.gateway.revisions.propose(
+        text, request.author, _if_match(request), reason=reason
+    )
     return json_response(_revision_json(revision), headers=_headers(revision))
 
 
@@ -115,8 +120,10 @@ async def read_history(request: ApiRequest) -> Response:
 async def restore(request: ApiRequest) -> Response:
     """Put an earlier configuration in force again."""
     _must_be_writable(request)
-    number = (await request.body(RestoreRequest)).revision
-    revision = await request.gateway.revisions.restore(number, request.author, _if_match(request))
+    asked = await request.body(RestoreRequest)
+    revision = await request.gateway.revisions.restore(
+        asked.revision, request.author, _if_match(request), reason=asked.reason
+    )
     return json_response(_revision_json(revision), headers=_headers(revision))
 
 

@@ -58,7 +58,7 @@ async def read_history(request: ApiRequest) -> Response:
             "id": r.revision,
             "time": r.time,
             "kind": "config",
-            "data": {"revision": r.revision, "author": r.author},
+            "data": {"revision": r.revision, "author": r.author, "origin": r.origin},
         }
         for r in revisions
     ]

@@ -8,6 +8,20 @@ from pydantic import Field
 
 from gateway.control.schemas.base import ApiBody, ApiModel, Count, Ordinal, Probability
 from gateway.control.schemas.errors import FaultModel
+from gateway.control.schemas.rollout import ONE_LINE
+
+Reason = Annotated[
+    str,
+    Field(
+        max_length=200,
+        pattern=ONE_LINE,
+        description="One line; kept at the end of the revision's `origin`, after a colon.",
+    ),
+]
+
+
+class EditQuery(ApiModel):
+    reason: Reason = ""
 
 
 class ConfigQuery(ApiModel):
@@ -25,6 +39,7 @@ class DifferenceQuery(ApiModel):
 
 class RestoreRequest(ApiBody):
     revision: Annotated[int, Field(ge=0, lt=1 << 63)]
+    reason: Reason = ""
 
 
 class ConfigCheckRequest(ApiBody):
