@@ -22,9 +22,6 @@ MAX_FILE_LINES = 400
 MAX_TEST_FILE_LINES = 500
 MAX_PUBLIC_METHODS = 20
 MAX_ATTRIBUTES = 25
-LARGER: Mapping[str, int] = {"gateway.dataplane.client.protocol.ClientProtocol": 27}
-"""A connection in layers, one class and one file each, of which none adds more than 17 attributes. All layers read what
-they share (whose turn it is, whether it ends), so that parts would only make the names longer."""
 
 # Package → what it may import of the packages above it, so that no cycle of packages is possible.
 # "policies" stands for all of its packages. The composition root and what starts it may import everything above.
@@ -258,7 +255,7 @@ def test_no_class_of_the_hot_path_is_big() -> None:
         bases = getattr(importlib.import_module(module), short).__mro__
         found = (own.get(f"{base.__module__}.{base.__qualname__}") for base in bases)
         sizes[name] = len({attribute for node in found if node is not None for attribute in attributes(node)})
-    assert {name: count for name, count in sizes.items() if count > MAX_ATTRIBUTES} == LARGER
+    assert not {name: count for name, count in sizes.items() if count > MAX_ATTRIBUTES}
 
 
 def public_methods(node: ast.ClassDef) -> int:

@@ -45,8 +45,8 @@ class ClientProtocol(RequestQueue):
     """An HTTP/1.1 connection."""
 
     __slots__ = (
-        "_lingered", "_pumping", "_registered", "_resting", "_successor", "backlog", "closing", "deadline", "deaf",
-        "pauses", "queue", "reader", "tunnel", "upgrading",
+        "_pumping", "_registered", "_resting", "backlog", "closing", "deadline", "deaf", "pauses", "queue", "reader",
+        "tunnel", "upgrading",
     )  # fmt: skip
 
     def __init__(self, runtime: Runtime, registered: set[Any] | None = None, role: Role = "all") -> None:
@@ -72,9 +72,6 @@ class ClientProtocol(RequestQueue):
         self._pumping = False
         self._resting = False
         """It is the turn of other connections; the backlog waits."""
-        self._successor: Http2Protocol | None = None
-        """What the transport belongs to now."""
-        self._lingered = 0
 
     # asyncio's side ---------------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -91,7 +88,7 @@ class ClientProtocol(RequestQueue):
 
     def _hand_over(self) -> Http2Protocol:
         """Lets HTTP/2 have the transport."""
-        self._successor = successor = Http2Protocol(self.runtime, self._registered, self.role)
+        successor = Http2Protocol(self.runtime, self._registered, self.role)
         self.lost = self.deaf = True
         self.transport.set_protocol(successor)
         return successor
@@ -156,8 +153,10 @@ class ClientProtocol(RequestQueue):
             if upgraded is not None:
                 self.upgrading = True
                 self._hold(upgraded)
-        if self._successor is not None and start < size:
-            self._successor.data_received(data[start:])
+        if start < size:
+            successor = self.transport.get_protocol()
+            if isinstance(successor, Http2Protocol):  # what was parsed was the preface
+                successor.data_received(data[start:])
 
     def _turn_is_over(self, began: float) -> bool:
         if perf_counter() - began > MAX_TURN_S:
@@ -176,8 +175,8 @@ class ClientProtocol(RequestQueue):
             self._pause(READ_HELD)
 
     def _linger(self, data: bytes) -> None:
-        self._lingered += len(data)
-        if self._lingered > MAX_LINGER_BYTES:
+        self.reader.unclaimed += len(data)
+        if self.reader.unclaimed > MAX_LINGER_BYTES:
             self.transport.abort()
 
     # The parser's side ------------------------------------------------------------------------------
@@ -270,6 +269,7 @@ class ClientProtocol(RequestQueue):
         """Ends the connection after its last response; unread bytes are read for a moment first."""
         reader = self.reader
         settled = request.complete and reader.incoming is None and not (reader.unclaimed or self.pauses)
+        reader.unclaimed = 0  # from here on, what is read and dropped
         self.closing = self.deaf = True
         self.queue.clear()
         self.backlog = b""
