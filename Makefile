@@ -10,6 +10,8 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar o
 # Files of tests in parallel, each whole in one process; the long ones begin first (tests/conftest.py).
 # Four processes more than cores: half of the time tests wait for limits to pass (those of `make quick` wait less).
 PYTEST := $(BIN)/python -m pytest -n $(shell expr $$(nproc) + 4) --dist loadfile --no-loadscope-reorder
+# Only the files with such tests are collected: to import all would take as long as these take.
+ALONE = -m alone $(shell grep -rl --include='*.py' pytest.mark.alone tests)
 # Tests that failed beside others run once more alone; those that then pass are named.
 RERUN := $(BIN)/python tests/rerun.py
 
@@ -63,7 +65,7 @@ test: setup tools ## every test
 	@rm -f .pytest_cache/v/cache/lastfailed  # tests/rerun.py repeats what failed in this run alone
 	@trap 'exit 130' INT; failed=0; \
 	$(PYTEST) -m 'not alone' --durations=15 || $(RERUN) $$? -m 'not alone' || failed=$$?; \
-	$(BIN)/python -m pytest -m alone --durations=5 || $(RERUN) $$? -m alone || failed=$$?; \
+	$(BIN)/python -m pytest $(ALONE) --durations=5 || $(RERUN) $$? $(ALONE) || failed=$$?; \
 	exit $$failed
 
 # What one process does before the tests and each of many would do again, or the others would wait for. Whatever is
