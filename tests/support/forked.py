@@ -1,13 +1,14 @@
 """Programs as processes of their own that need not import everything again.
 
 ``python -m gateway.cli`` computes for a second until everything is imported, ``backends.cli`` for two, and the tests
-start hundreds. A nursery imports what a program needs once per process of pytest, then forks for each start. What runs
+start hundreds. A nursery imports what a program needs once per run of pytest, then forks for each start. What runs
 is the program's own ``__main__``, with its arguments, environment, directory, output, signals and exit code.
 """
 
 from __future__ import annotations
 
 import atexit
+import fcntl
 import json
 import os
 import runpy
@@ -16,11 +17,14 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from select import select
 from typing import IO, Any
 
 ROOT = Path(__file__).parent.parent.parent
@@ -82,20 +86,21 @@ class Forked:
 
 
 class Nursery:
-    """Ends with the process that started it."""
+    """One for all processes of a run of pytest; ends with the last of them. What it has forked goes on."""
 
     def __init__(self, module: str) -> None:
-        self._requests, served = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with served:
-            words = [sys.executable, "-m", "tests.support.forked", module, str(served.fileno())]
-            self._process = subprocess.Popen(words, cwd=ROOT, pass_fds=[served.fileno()])
-        atexit.register(self._close)
-
-    def _close(self) -> None:
-        """What it has forked goes on."""
-        self._process.terminate()
-        self._process.wait()
-        self._requests.close()
+        run = os.environ.get("PYTEST_XDIST_TESTRUNUID", os.getpid())
+        place = Path(tempfile.gettempdir()) / f"turnout-{run}-{module}"
+        self._requests = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with _locked(place):
+            if not place.exists():
+                with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as served:
+                    served.bind(str(place))
+                    served.listen()
+                    words = ["-m", "tests.support.forked", module, str(place), str(served.fileno())]
+                    subprocess.run([sys.executable, *words], cwd=ROOT, pass_fds=[served.fileno()], check=True)
+            self._requests.connect(str(place))
+        atexit.register(self._requests.close)
 
     def start(self, wanted: Mapping[str, Any], files: Sequence[int]) -> None:
         socket.send_fds(self._requests, [json.dumps(wanted).encode()], files)
@@ -106,18 +111,35 @@ def nursery(module: str) -> Nursery:
     return Nursery(module)
 
 
-def serve(requests: socket.socket) -> None:
-    """Forks for each of ``requests``; returns in the new process, which is all but the program that was asked for."""
+@contextmanager
+def _locked(place: Path) -> Iterator[Path]:
+    with (file := place.with_suffix(".lock")).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield file
+
+
+def serve(place: Path, served: socket.socket) -> None:
+    """Forks for each request; returns in the new process, which is all but the program that was asked for."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # guardians are not waited for
-    while True:
-        message, files, _, _ = socket.recv_fds(requests, MAX_MESSAGE_BYTES, 3)
+    clients: list[socket.socket] = []
+    message = b""
+    while not message:
+        ready = select([served, *clients], [], [])[0][0]
+        if ready is served:
+            clients.append(served.accept()[0])
+            continue
+        message, files, _, _ = socket.recv_fds(ready, MAX_MESSAGE_BYTES, 3)
         if not message:
-            os._exit(0)
-        if os.fork() == 0:
-            break
-        for file in files:
-            os.close(file)
-    requests.close()
+            clients.remove(ready)
+            ready.close()
+            if not clients:
+                _end(place, served)
+        elif os.fork():
+            message = b""
+            for file in files:
+                os.close(file)
+    for each in (served, *clients):
+        each.close()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     teller, *streams = files
     if pid := os.fork():  # the guardian of the process says how it ended
@@ -136,9 +158,20 @@ def serve(requests: socket.socket) -> None:
     sys.argv[1:] = wanted["options"]
 
 
+def _end(place: Path, served: socket.socket) -> None:
+    """Unless another process comes at this moment."""
+    with _locked(place) as lock:
+        if not select([served], [], [], 0)[0]:
+            place.unlink()
+            lock.unlink()
+            os._exit(0)
+
+
 if __name__ == "__main__":
+    if os.fork():
+        os._exit(0)  # it belongs to none of the processes that it serves
     program = sys.argv[1]
     for name in NEEDS.get(program, ()):
         import_module(name)
-    serve(socket.socket(fileno=int(sys.argv[2])))
+    serve(Path(sys.argv[2]), socket.socket(fileno=int(sys.argv[3])))
     runpy.run_module(program, run_name="__main__", alter_sys=True)
