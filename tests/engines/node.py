@@ -108,6 +108,13 @@ class Setup:
     def report(self, route: str = "digits") -> dict[str, Any]:
         return dict(httpx.get(f"{self.gateway.url}/-/routes/{route}").json())
 
+    def accepted(self, route: str = "digits") -> bool:
+        """Whether all nodes have what the gateway publishes now for ``route``."""
+        epoch, nodes = self.report(route)["epoch"], self.nodes_shown()
+        return len(nodes) >= len(self.nodes) and all(
+            node["state"] == "accepted" and node["epochs"].get(route) == epoch for node in nodes
+        )
+
     def recorded(self) -> int:
         """Requests of the route in the record."""
         return sum(variant["assigned"] for variant in self.report()["variants"].values())

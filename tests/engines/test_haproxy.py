@@ -98,11 +98,6 @@ class HaproxySetup(Setup):
     def shown(self) -> dict[str, Any]:
         return next(iter(self.nodes_shown()), {"state": "", "epochs": {}, "lost": 0, "delivered": 0})
 
-    def accepted(self) -> bool:
-        """Whether the node has what the gateway publishes now."""
-        node = self.shown()
-        return bool(node["state"] == "accepted" and node["epochs"]["digits"] == self.report()["epoch"])
-
 
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HaproxySetup]:

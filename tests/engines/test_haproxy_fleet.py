@@ -52,7 +52,7 @@ def config(routes: int) -> str:
 
 @dataclass
 class Client(threading.Thread):
-    """Sends requests to one node until told to stop, a new user each time."""
+    """Sends up to a hundred requests a second to one node until told to stop, a new user each time."""
 
     node: EnvoyNode
     stopped: threading.Event
@@ -68,7 +68,7 @@ class Client(threading.Thread):
 
     def run(self) -> None:
         with httpx.Client(base_url=self.node.url, timeout=60) as http:
-            while not self.stopped.is_set():
+            while not self.stopped.wait(0.01):
                 try:
                     self._send(http)
                 except (httpx.HTTPError, KeyError) as error:
@@ -98,12 +98,6 @@ def set_share(setup: Setup, route: str, weight: float) -> None:
     assert response.status_code == 200, response.text
 
 
-def accepted(setup: Setup, route: str = "digits") -> bool:
-    """Whether all nodes serve the newest epoch of ``route``."""
-    epoch = setup.report(route)["epoch"]
-    return all(node["epochs"].get(route) == epoch for node in setup.nodes_shown())
-
-
 @pytest.mark.parametrize("setup", [(1, ("h1", "h2", "h3"))], indirect=True)
 def test_a_hundred_changes_fail_no_request_and_a_rollback_reaches_the_whole_fleet(setup: Setup) -> None:
     stopped = threading.Event()
@@ -115,10 +109,10 @@ def test_a_hundred_changes_fail_no_request_and_a_rollback_reaches_the_whole_flee
             client.start()
         for n in range(CHANGES):
             set_share(setup, "digits", 0.1 + n % 40 / 100)
-        wait_for(lambda: accepted(setup), "all nodes have the last share")
+        wait_for(setup.accepted, "all nodes have the last share")
         setup.backends[1].status = 500
         wait_for(lambda: setup.report()["rollout"]["state"] == "rolled_back", "it is rolled back", 60)
-        wait_for(lambda: accepted(setup), "all nodes have taken the rollback")
+        wait_for(setup.accepted, "all nodes have taken the rollback")
         everywhere = time.time()
         counts = [len(client.ids) for client in clients]
         wait_for(
@@ -147,7 +141,7 @@ def test_one_node_serves_300_routes(setup: Setup) -> None:
         node.wait_serving(f"/{route}")
         worker = node.worker()
         set_share(setup, route, 1.0)
-        wait_for(lambda route=route: accepted(setup, route), "the node has the share")
+        wait_for(lambda route=route: setup.accepted(route), "the node has the share")
         answered = [httpx.post(f"{node.url}/{route}/infer").headers for _ in range(5)]
         assert {fields["x-variant"] for fields in answered} == {"v2"}
         assert node.worker() == worker, "a change of shares needs no reload"
