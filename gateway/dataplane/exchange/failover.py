@@ -112,7 +112,9 @@ class Failover(ExchangeBase):
         """A retry, the next variant of the fallback list, or an error. ``status``: of a response, else 0."""
         recovery, assignment, now = self._recover(), self.assignment, perf_counter()
         assert assignment is not None
-        plan = attempt.plan
+        plan, late = attempt.plan, now >= self.request.total_deadline
+        # Before its own slot is given back, like what let it leave a stalled address or an error of the backend.
+        again = not late and recovery.may_retry(plan, code, status, sent=sent)
         self._end_hedge("hedge_lost")
         self._note(attempt, status or code, now)
         recovery.waited += attempt.waited
@@ -123,8 +125,7 @@ class Failover(ExchangeBase):
             self.runtime.failure_log.tell(plan.backend_name, code, detail, self.request.request_id)
         if plan is assignment.variant:  # what fails behind it is not its failure
             self._error = code
-        late = now >= self.request.total_deadline
-        if not late and recovery.may_retry(plan, code, status, sent=sent):
+        if again:
             self._retry(recovery, attempt)
             return
         following = recovery.fallback(plan, code, status, sent=sent)
