@@ -31,8 +31,8 @@ NOT_QUICK = frozenset((*WITH_PROCESSES, "backends", "benchmarks", "browser", "so
 NOT_QUICK_MARKS = frozenset(("slow", "long", "alone", "soak", "browser"))
 LONGEST = "test_compiled.py"
 """It runs a suite of its own."""
-QUICK_EXAMPLES = 15
-"""Examples of a property test with `--quick`."""
+FEW_EXAMPLES = 15
+"""Examples of a property test with `--few-examples` or `--quick`."""
 
 
 @pytest.fixture
@@ -50,6 +50,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="leave out what takes longer than a moment, and try a few examples of each property",
     )
+    parser.addoption("--few-examples", action="store_true", help="try a few examples of each property")
 
 
 def pytest_configure() -> None:
@@ -85,6 +86,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.slow)
     if config.getoption("quick"):
         _leave_quick_ones(config, items)
+    if config.getoption("quick") or config.getoption("few_examples"):
+        _try_few_examples(items)
     soaks, long = ({item.path for item in items if item.get_closest_marker(m)} for m in ("soak", "slow"))
     items.sort(key=lambda item: (item.path.name != LONGEST, item.path not in soaks, item.path not in long))
 
@@ -94,8 +97,11 @@ def _leave_quick_ones(config: pytest.Config, items: list[pytest.Item]) -> None:
     config.hook.pytest_deselected(items=left_out)
     gone = set(left_out)
     items[:] = [item for item in items if item not in gone]
+
+
+def _try_few_examples(items: list[pytest.Item]) -> None:
     for test in {getattr(item, "obj", None) for item in items}:
         given = getattr(test, "_hypothesis_internal_use_settings", None)
         if given is not None and test is not None:
-            few = min(given.max_examples, QUICK_EXAMPLES)
+            few = min(given.max_examples, FEW_EXAMPLES)
             test._hypothesis_internal_use_settings = settings(given, max_examples=few)

@@ -22,9 +22,7 @@ T = TypeVar("T")
 
 
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of all processes of this run, and of a run that it starts with this folder in TURNOUT_SHARED."""
-    if named := os.environ.get("TURNOUT_SHARED"):
-        return Path(named)
+    """Of all processes of this run."""
     own = tmp_path_factory.getbasetemp()
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
