@@ -267,9 +267,7 @@ class Revisions(Generic[B]):
         broken = self.problem is not None and self.problem.etag == newest.etag
         return matches(if_match, newest.etag) or (broken and matches(if_match, self.current.etag))
 
-    async def restore(
-        self, revision: int, author: str, if_match: str | None, *, reason: str = ""
-    ) -> Revision:
+    async def restore(self, revision: int, author: str, if_match: str | None, reason: str = "") -> Revision:
         """Proposes the text of an earlier revision; it becomes a new one.
 
         Raises:
@@ -278,9 +276,8 @@ class Revisions(Generic[B]):
         """
         for found in await self._store.revisions(limit=1, until=revision):
             if found.revision == revision:
-                text = whole(found).document
                 origin = f"restore of revision {revision}"
-                return await self.propose(text, author, if_match, origin, reason=reason)
+                return await self.propose(whole(found).document, author, if_match, origin, reason=reason)
         raise TurnoutError("not_found", no_revision(revision))
 
     async def adopt_file(self, text: str) -> Revision | None:
