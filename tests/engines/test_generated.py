@@ -58,6 +58,10 @@ ROUTES = {
         "{match: {path: '/a\"b\\\\', host: ['*.example.com', 'a.b'], methods: [GET, POST], headers: {x-y: 'a b'}},"
         " variants: {v: {backend: a}}, policy: {type: single, variant: v}}"
     ),
+    "long conditions": (
+        f"{{match: {{path: /{'p' * 2000}, host: [{', '.join(f'h{n}.models.example' for n in range(100))}]}},"
+        " variants: {v: {backend: a}}, policy: {type: single, variant: v}}"
+    ),
     "rewrites": (
         "{match: {path: /v2/models/m}, unit: {header: x-user}, variants: {one: {backend: a, rewrite: {path: /x/}}, "
         "two: {backend: b, rewrite: {host: h.example}, headers: {x-a: '%REQ(x)%'}}}, "

@@ -42,6 +42,8 @@ ROW: Final = (
 """Envoy's names of the fields of a row, in the order in which `gateway.engines.rows` reads them."""
 FILES: Final[dict[Kind, str]] = {"clusters": "clusters.json", "routes": "routes.json"}
 """By kind, the file that an agent keeps."""
+_REGEXES: Final = {"name": "turnout", "static_layer": {"re2.max_program_size.error_level": 2**31 - 1}}
+"""Else Envoy refuses a whole table for a path of 88 characters, or a few host names."""
 _TYPE: Final = "type.googleapis.com/envoy"
 
 
@@ -68,6 +70,7 @@ def bootstrap(node: Node) -> Json:
         "node": {"id": node.name, "cluster": node.engine, "metadata": {SEALS: True}},
         "dynamic_resources": {"cds_config": _fetched(node, "clusters")},
         "static_resources": {"clusters": [_control(node)], "listeners": [_listener(node)]},
+        "layered_runtime": {"layers": [_REGEXES, {"name": "admin", "admin_layer": {}}]},
         "stats_config": {"stats_tags": []},
         "stats_flush_interval": "5s",
         "stats_sinks": [_counters()],
