@@ -129,7 +129,9 @@ async def _usual(document: Document, name: str, url: str, rate: float | None) ->
         if before.x.count:
             rewards[metric] = without_predicted(rewards[metric], before)
             adjusted_by[metric] = "covariate" if adjusted[metric] else "past"
-    days = min(DAYS, max(now - min(hour.start for hour in hours), _HOUR) / _DAY)  # the route may be new
+    # The route may be new, and a clock that was set back leaves all of it in the future.
+    first = min((hour.start for hour in hours), default=now)
+    days = min(DAYS, max(now - first, _HOUR) / _DAY)
     per_day = assigned / days if rate is None else rate * _DAY
     # Of decisions without a proxied request no response is seen.
     errors = sum(c.errors for c in counts.values()) / seen if seen else 0.01

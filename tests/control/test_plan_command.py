@@ -124,3 +124,15 @@ def test_the_error_rate_is_that_of_responses_that_were_seen(
     assert found["ok"]["fail"] is None  # type: ignore[index]
     assert main(["plan", "--config", str(tmp_path / "turnout.yaml")]) == 0
     assert "10.00% errors" in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_a_clock_that_was_set_back_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def record() -> None:
+        store = SqliteStore(tmp_path / "store.db")
+        await store.open()
+        await store.append([outcome(route="r", time=time.time() + 9 * 3600, assigned="v1", sticky=False)])
+        await store.close()
+
+    asyncio.run(record())
+    assert planned(tmp_path, capsys)["requests_per_day"] == 24
