@@ -26,10 +26,10 @@ RESTART_PAUSE_S: Final = 1.0
 EXIT_MARGIN_S: Final = 2.0
 """They are killed this long after the limit of their requests."""
 HANG_LIMIT_S: Final = 30.0
-"""One that does not respond for this long is ended; at its start, for `STARTING` times as long."""
+"""One that does not respond for this long is ended; at its start, for `START_FACTOR` times as long."""
 PINGS: Final = 5
 """In that time."""
-STARTING: Final = 10
+START_FACTOR: Final = 10
 
 
 class ApiServers:
@@ -138,7 +138,7 @@ class ApiServers:
 
         Pings are counted, not seconds: while this process or the machine is paused, no ping is sent.
         """
-        missed = -(STARTING - 1) * PINGS
+        missed = -(START_FACTOR - 1) * PINGS
         while missed < PINGS:
             channel.heard = False
             channel.send(FromMain.PING, 0)

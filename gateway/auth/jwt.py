@@ -18,7 +18,7 @@ from typing import Any, Final
 import httpx
 import jwt
 
-from gateway.auth.principal import CACHED, SCOPES, Principal
+from gateway.auth.principal import MAX_CACHED_CREDENTIALS, SCOPES, Principal
 from gateway.config.auth import JwtConfig
 from gateway.errors import TurnoutError
 
@@ -54,7 +54,7 @@ class Tokens:
         if known is not None and known[1] > now:
             return known[0]
         principal, expiry = self._decode(token)
-        if len(self._proved) >= CACHED:
+        if len(self._proved) >= MAX_CACHED_CREDENTIALS:
             self._proved.clear()
         self._proved[digest] = principal, expiry
         return principal

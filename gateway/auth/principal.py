@@ -16,7 +16,7 @@ from gateway.errors import TurnoutError
 from gateway.http.browsers import Browsers
 
 SCOPES: Final = ("infer", "feedback", "read", "metrics", "force-variant", "steer", "config", "admin")
-CACHED: Final = 10_000
+MAX_CACHED_CREDENTIALS: Final = 10_000
 """Most credentials remembered; beyond it the cache is emptied (a fleet of short-lived tokens)."""
 
 
@@ -147,7 +147,7 @@ class Authenticator:
         principal = self._keys.get(hashlib.sha256(secret).digest())
         if principal is None:
             return self._by_token(secret, now)
-        if len(self.cache) >= CACHED:
+        if len(self.cache) >= MAX_CACHED_CREDENTIALS:
             self.cache.clear()
         self.cache[credential] = principal
         return principal

@@ -25,7 +25,7 @@ from gateway.config.policy import (
 from gateway.config.route import RouteConfig
 from gateway.config.service import PAST
 from gateway.config.units import split_address
-from policies.contextual.features import MOST_COEFFICIENTS, MOST_COLUMNS
+from policies.contextual.features import MAX_COEFFICIENTS, MAX_COLUMNS
 from policies.types import MetricType
 
 _OF_DECISIONS = {"variants", "policy", "unit", "segments", "covariates", "feedback"}
@@ -299,7 +299,7 @@ class _RouteCheck:
     def _features(self, policy: BanditConfig) -> Iterator[Finding]:
         shadows = self.route.all_shadows
         variants = sum(name not in shadows for name in self.variants)
-        most = min(MOST_COLUMNS, MOST_COEFFICIENTS // max(1, variants))
+        most = min(MAX_COLUMNS, MAX_COEFFICIENTS // max(1, variants))
         if policy.columns > most:
             message = (
                 f"these features make {policy.columns} columns (a constant, two for each number, one for each "

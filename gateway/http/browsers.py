@@ -28,7 +28,7 @@ _STRANGERS: Final = 0
 _RESERVED: Final = (b".local", b".internal", b".test", b".home.arpa", b".svc")
 """Suffixes that public DNS does not delegate (RFC 6761, 6762, 8375; ".svc": Kubernetes), so that no stranger owns a
 name below them."""
-_REMEMBERED_HOSTS: Final = 256
+_MAX_REMEMBERED_HOSTS: Final = 256
 
 
 def is_loopback(address: str) -> bool:
@@ -106,7 +106,7 @@ class Browsers:
         """Connections name the same few hosts, so each is judged once."""
         known = self._hosts.get(host)
         if known is None:
-            if len(self._hosts) >= _REMEMBERED_HOSTS:
+            if len(self._hosts) >= _MAX_REMEMBERED_HOSTS:
                 self._hosts.clear()
             known = self._hosts[host] = self._judge(_name(host))
         return known

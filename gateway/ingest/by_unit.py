@@ -18,7 +18,7 @@ from gateway.record.exposures import Exposure
 from gateway.state.store import RecordStore
 from policies.sequential.unit_outcomes import UnitOutcomes
 
-LATE_S: Final = 120.0
+MAX_LATENESS_S: Final = 120.0
 """An outcome is read if it is in the record this long after its decision: requests may take long."""
 STEP_S: Final = 60.0
 """Seconds of the record that are read together."""
@@ -78,7 +78,7 @@ class OutcomesByUnit:
             for other in [o for o, w in self._windows.items() if now - w.looked > MAX_REST_S]:
                 del self._windows[other]  # the route is gone, or no one looks at it now
             begin = max(since, now - BACK_S)
-            tail = max(begin, now - LATE_S)
+            tail = max(begin, now - MAX_LATENESS_S)
             window = self._windows[name] = _Window(
                 since, epoch, begin, tail, recent=tail, outcomes=UnitOutcomes(since=begin)
             )
@@ -117,5 +117,5 @@ class OutcomesByUnit:
             window.pages.update(some)
         # Older ones are not listed again, so their numbers need not be kept.
         window.pages.intersection_update(recent)
-        window.recent, window.looked = max(window.tail, now - LATE_S), now
+        window.recent, window.looked = max(window.tail, now - MAX_LATENESS_S), now
         return True

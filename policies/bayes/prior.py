@@ -20,7 +20,7 @@ COMMON_DISPERSION: Final = 30.0
 """Counts of a variant at which its own dispersion weighs as much as that of all variants together."""
 MIN_TELLING: Final = 4.0
 """Effective number of counts that carry the sum, below which their burstiness is unknown."""
-ENOUGH_COUNTS: Final = 100.0
+MIN_COUNTS_WITH_BURSTS: Final = 100.0
 """Counts of a variant from which on bursts as rare as one in twenty would have been seen."""
 
 
@@ -133,7 +133,7 @@ def _gamma(sums: Sums, prior: GammaPrior, common: float, least: float) -> Gamma:
     discount = (sums.count * dispersion([sums]) + COMMON_DISPERSION * common) / (
         sums.count + COMMON_DISPERSION
     )
-    if sums.count < ENOUGH_COUNTS and carried_by_few(sums):
+    if sums.count < MIN_COUNTS_WITH_BURSTS and carried_by_few(sums):
         discount = max(discount, sums.count / least)
     return Gamma(prior.shape + max(0.0, sums.total) / discount, prior.rate + sums.count / discount)
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from policies.comparison.bodies import Json
 
-_KEPT: Final = 3
+_MAX_KEPT_DIFFERENCES: Final = 3
 _SHOWN_CHARS: Final = 120
 _CONTEXT_CHARS: Final = 30
 """Shown before the first difference of two long texts."""
@@ -28,7 +28,7 @@ class Findings:
 
     def differ(self, where: str, primary: object, shadow: object) -> None:
         self.count += 1
-        if len(self.kept) < _KEPT:
+        if len(self.kept) < _MAX_KEPT_DIFFERENCES:
             skipped = _common(primary, shadow)
             self.kept.append(
                 {"where": _short(where), "primary": _show(primary, skipped), "shadow": _show(shadow, skipped)}

@@ -32,7 +32,7 @@ import numpy as np
 from policies.allocation.bucketing import allocation
 from policies.allocation.model import Allocation, Learned
 from policies.allocation.shares import capped, floored
-from policies.contextual.features import MOST_COEFFICIENTS, MOST_COLUMNS, Feature, columns
+from policies.contextual.features import MAX_COEFFICIENTS, MAX_COLUMNS, Feature, columns
 from policies.contextual.regression import Array, Belief, Coefficients, LinearSums, fit
 from policies.types import Goal
 
@@ -71,10 +71,10 @@ class Contextual:
         if self.half_life is not None and not self.half_life > 0:
             raise ValueError(f"the half-life is {self.half_life!r}; write a time above zero")
         wide = columns(self.features)
-        if len(wide) > MOST_COLUMNS or len(wide) * len(self.variants) > MOST_COEFFICIENTS:
+        if len(wide) > MAX_COLUMNS or len(wide) * len(self.variants) > MAX_COEFFICIENTS:
             raise ValueError(
                 f"the features make {len(wide)} columns ({', '.join(wide[:6])}, ...), for each of "
-                f"{len(self.variants)} variants; at most {MOST_COLUMNS} columns and {MOST_COEFFICIENTS} "
+                f"{len(self.variants)} variants; at most {MAX_COLUMNS} columns and {MAX_COEFFICIENTS} "
                 "coefficients can be learned: declare fewer values or features"
             )
 

@@ -22,9 +22,9 @@ Raw = Mapping[str, Scalar]
 
 GRID = 4096
 """Steps of a row's entries from 0 to 1."""
-MOST_COLUMNS = 32
+MAX_COLUMNS = 32
 """What a row may have at most: the sums behind a posterior hold d (d + 3) / 2 numbers and more."""
-MOST_COEFFICIENTS = 256
+MAX_COEFFICIENTS = 256
 """Columns times variants at most: what a request multiplies with and what is published grow with it."""
 MAX_SEGMENTS = 24
 """Of a route: the sums of each metric are kept for each of them."""

@@ -31,7 +31,7 @@ from policies.sequential.two_sample import (
 from policies.types import MetricType, PairSums, RewardSums
 
 Interval = tuple[float, float]
-KEPT: Final = 8_192
+MAX_CACHED_INTERVALS: Final = 8_192
 """Intervals that are remembered, about 4 MB."""
 IntervalAt = Callable[[float, float], Interval | None]
 """(alpha, scale) to the interval that ``scale`` times as much of the same data would give; None for none."""
@@ -196,7 +196,7 @@ def _of_errors(baseline: Evidence, candidate: Evidence, *, ratio: bool) -> Metri
     return MetricComparison(first.mean, second.mean, first.count, second.count, at, side=side)
 
 
-@lru_cache(KEPT)
+@lru_cache(MAX_CACHED_INTERVALS)
 def _joint(ratio: bool, baseline: MeanMartingale, candidate: MeanMartingale, alpha: float) -> Interval:
     """The interval of two martingales: a search that takes milliseconds, and is asked for again and again."""
     return (ratio_interval if ratio else difference_interval)(baseline, candidate, alpha)

@@ -16,10 +16,10 @@ from gateway.record.context import (
     unpack,
     whole,
 )
-from policies.contextual.features import GRID, MOST_COLUMNS
+from policies.contextual.features import GRID, MAX_COLUMNS
 
 
-@given(st.binary(min_size=8, max_size=8), st.lists(st.integers(-GRID, GRID), max_size=MOST_COLUMNS - 1))
+@given(st.binary(min_size=8, max_size=8), st.lists(st.integers(-GRID, GRID), max_size=MAX_COLUMNS - 1))
 def test_a_row_comes_back(fingerprint: bytes, steps: list[int]) -> None:
     row = [1.0, *(step / GRID for step in steps)]
     data = pack(fingerprint, row)
@@ -63,7 +63,7 @@ def test_whatever_is_parted_is_put_together(context: bytes) -> None:
     assert whole(*parted(context)) == context
 
 
-@given(ids.map(lambda tail: b"CCCC" + tail), st.lists(st.integers(-GRID, GRID), max_size=MOST_COLUMNS - 1))
+@given(ids.map(lambda tail: b"CCCC" + tail), st.lists(st.integers(-GRID, GRID), max_size=MAX_COLUMNS - 1))
 def test_a_row_has_no_covariates(fingerprint: bytes, steps: list[int]) -> None:
     row = pack(fingerprint, [1.0, *(step / GRID for step in steps)])
     assert has_row(row.hex())
