@@ -218,7 +218,8 @@ class Connection(ConnectionBase):
             raise ConnectionFault(PROTOCOL_ERROR, "CONTINUATION without HEADERS")
         pieces = block.pieces
         pieces.append(payload)
-        if len(pieces) > 1 + MAX_CONTINUATIONS or sum(map(len, pieces)) > self.limits.max_list_bytes:
+        # Their number alone: if a large block ended the connection, one call would fail all others on it.
+        if len(pieces) > 1 + MAX_CONTINUATIONS:
             raise ConnectionFault(ENHANCE_YOUR_CALM, "a header block is too large")
         partial.awaits_head = not flags & END_HEADERS
         if not partial.awaits_head:

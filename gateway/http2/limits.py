@@ -39,7 +39,7 @@ class Limits:
     connection_window: int = 1_048_576
     """The same for all streams together."""
     max_list_bytes: int = 65_536
-    """Of a header list, as SETTINGS_MAX_HEADER_LIST_SIZE counts it, and of its encoding."""
+    """Of a header list, as SETTINGS_MAX_HEADER_LIST_SIZE counts it."""
     max_fields: int = 128
     turn_frames: int = 2**31
     """Frames that are handled in one call."""

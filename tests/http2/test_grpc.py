@@ -42,7 +42,10 @@ class Servicer(grpc.GenericRpcHandler):  # type: ignore[misc]
     def note(self, context: Any) -> dict[str, Any]:
         found = {"metadata": dict(context.invocation_metadata()), "left": context.time_remaining()}
         self.seen.append(found)
-        context.set_trailing_metadata((("x-served-by", self.name.decode()), ("data-bin", b"\0\1\2")))
+        much = "v" * int(found["metadata"].get("x-much", 0))
+        context.set_trailing_metadata(
+            (("x-served-by", self.name.decode()), ("data-bin", b"\0\1\2"), ("x-much", much))
+        )
         code = found["metadata"].get("x-fail")
         if code and found["metadata"].get("x-fail-at", self.name.decode()) == self.name.decode():
             context.abort(grpc.StatusCode[code], f"told to: {code} é")
@@ -275,6 +278,30 @@ def test_cancelling_reaches_the_backend(channel: grpc.Channel) -> None:
         time.sleep(0.01)
     future.cancel()
     assert ONE.cancelled.wait(60)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "code"),
+    [(("x-a", "v" * 90_000), "RESOURCE_EXHAUSTED"), (("x-much", "90000"), "UNAVAILABLE")],
+    ids=["of the request", "of the response"],
+)
+def test_metadata_over_the_limit_fails_its_call_alone(
+    channel: grpc.Channel, metadata: tuple[str, str], code: str
+) -> None:
+    """Other calls share the connection."""
+    chat = channel.stream_stream("/test.Echo/Chat")
+    go_on = threading.Event()
+
+    def requests() -> Iterator[bytes]:
+        yield b"ab"
+        assert go_on.wait(60)
+        yield b"cd"
+
+    answers = chat(requests(), timeout=60)
+    assert next(answers) == b"ba"
+    assert failure(lambda: call(channel, "/test.Echo/Unary", metadata=(metadata,))).code().name == code
+    go_on.set()
+    assert list(answers) == [b"dc"]
 
 
 def test_stickiness_by_metadata(channel: grpc.Channel) -> None:
