@@ -10,6 +10,7 @@ from gateway.http2.errors import NO_ERROR, ConnectionFault
 from gateway.http2.limits import Limits
 from gateway.http2.settings import PeerSettings
 from gateway.http2.stream import Stream, StreamOwner
+from gateway.http2.window import ReceiveWindow
 
 
 class ConnectionBase(StreamOwner):
@@ -18,7 +19,6 @@ class ConnectionBase(StreamOwner):
     __slots__ = (
         "_flushing",
         "_out",
-        "_unacknowledged",
         "_waiting",
         "behind",
         "client",
@@ -39,7 +39,7 @@ class ConnectionBase(StreamOwner):
         """The number of the last stream that the client opened."""
         self.peer = PeerSettings()
         self.send_window = frames.DEFAULT_WINDOW
-        self.receive_window = limits.connection_window
+        self.receive_window = ReceiveWindow(limits)
         self.write_paused = False
         self.closing = False
         """A GOAWAY was sent or received: no further streams."""
@@ -47,7 +47,6 @@ class ConnectionBase(StreamOwner):
         """Nothing is parsed or sent any more."""
         self.behind = False
         """Whether `receive` stopped at `Limits.turn_frames`: call it again, with no data, in a later turn."""
-        self._unacknowledged = 0
         self._out: list[bytes] = []
         self._flushing = False
         """Whether a flush is due."""
@@ -183,12 +182,15 @@ class ConnectionBase(StreamOwner):
         self.pump()
 
     def acknowledge(self, size: int) -> None:
-        self._unacknowledged += size
-        # One update for many streams; the sixteenth is far less than what a peer may still send.
-        if self._unacknowledged >= self.limits.connection_window // 16:
-            self.send(frames.window_update(0, self._unacknowledged))
-            self.receive_window += self._unacknowledged
-            self._unacknowledged = 0
+        update = self.receive_window.acknowledge(size)
+        if update:
+            self.send(update)
+
+    def widened(self, window: int) -> int:
+        window, update = self.receive_window.widened(window)
+        if update:
+            self.send(update)
+        return window
 
     # Streams ----------------------------------------------------------------------------------------
     def forget(self, stream: Stream) -> None:

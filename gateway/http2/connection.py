@@ -171,9 +171,7 @@ class Connection(ConnectionBase):
     def _on_data(self, flags: int, stream_id: int, payload: bytes) -> None:
         counted = len(payload)
         data = frames.unpad(payload) if flags & PADDED else payload  # only windows count padding
-        self.receive_window -= counted
-        if self.receive_window < 0:
-            raise ConnectionFault(FLOW_CONTROL_ERROR, "more data than the connection's window permits")
+        self.receive_window.take(counted)
         end = flags & END_STREAM
         stream = self.streams.get(stream_id)
         if stream is None:

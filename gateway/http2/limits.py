@@ -35,9 +35,11 @@ class Limits:
     streams: int = 100
     """Open at the same time."""
     stream_window: int = 262_144
-    """Bytes of one body that may wait to be taken."""
+    """Bytes of one body that may wait to be taken, at first."""
     connection_window: int = 1_048_576
     """The same for all streams together."""
+    growth: int = 8
+    """The multiple of these to which windows grow while what comes is taken."""
     max_list_bytes: int = 65_536
     """Of a header list, as SETTINGS_MAX_HEADER_LIST_SIZE counts it."""
     max_fields: int = 128

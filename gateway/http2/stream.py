@@ -88,6 +88,10 @@ class StreamOwner:
         """Give the peer back ``size`` bytes of the connection's window."""
         raise NotImplementedError
 
+    def widened(self, window: int) -> int:
+        """The size to which the receive window of a stream may grow from ``window``."""
+        raise NotImplementedError
+
     def forget(self, stream: Stream) -> None:
         """``stream`` has closed."""
         raise NotImplementedError
@@ -117,6 +121,7 @@ class Stream:
         "sent",
         "state",
         "unacknowledged",
+        "window",
     )
 
     def __init__(self, connection: StreamOwner, stream_id: int) -> None:
@@ -124,7 +129,7 @@ class Stream:
         self.id = stream_id
         self.state = IDLE
         self.send_window = connection.peer.window
-        self.receive_window = connection.limits.stream_window
+        self.window = self.receive_window = connection.limits.stream_window
         self.received = 0
         """Bytes of the message's body so far."""
         self.expected = -1
@@ -210,7 +215,7 @@ class Stream:
         if data:
             self.on_data(data)
         if self.unacknowledged >= MIN_ACKNOWLEDGED_BYTES and not self.held:
-            self._acknowledge()
+            self._acknowledge(taken=True)
 
     def take_end(self, trailers: list[Field]) -> None:
         """The END_STREAM flag; what came with it may have ended the stream already.
@@ -230,21 +235,22 @@ class Stream:
         """Let the peer send no more than its window while we are ``full``."""
         before, self.held = self.held, full
         if before and not full:
-            self._acknowledge()
+            self._acknowledge(taken=False)
             self.connection.flush()
 
-    def _acknowledge(self) -> None:
-        """Give the peer back the window of what was taken."""
-        taken, self.unacknowledged = self.unacknowledged, 0
-        if not taken:
+    def _acknowledge(self, *, taken: bool) -> None:
+        """Give the peer back the window of what has come; ``taken``: it did not have to wait."""
+        size, self.unacknowledged = self.unacknowledged, 0
+        if not size:
             return
         connection = self.connection
-        connection.acknowledge(taken)  # even of a closed stream: the window is that of all
-        if self.remote_open:
-            window = connection.limits.stream_window
-            if self.receive_window <= window // 2:  # at half, so that the peer need not wait
-                connection.send(frames.window_update(self.id, window - self.receive_window))
-                self.receive_window = window
+        connection.acknowledge(size)  # even of a closed stream: the window is that of all
+        # From a quarter on, so that the peer need not wait.
+        if self.remote_open and self.receive_window <= self.window * 3 // 4:
+            if taken:  # a peer that is far away needs more, or it waits for this update most of the time
+                self.window = connection.widened(self.window)
+            connection.send(frames.window_update(self.id, self.window - self.receive_window))
+            self.receive_window = self.window
 
     # Sending ----------------------------------------------------------------------------------------
     def send_head(self, block: bytes, *, end: bool) -> None:

@@ -29,7 +29,8 @@ from gateway.transport.response import MAX_FIELDS, MAX_HEAD_BYTES, MAX_INTERIM_R
 MAX_STREAMS: Final = 100
 """Requests on one connection at the same time, if the backend permits as many."""
 CONNECTION_WINDOW_BYTES: Final = 1 << 30
-"""Only the windows of streams bound what waits: clients that do not read must not hold up others."""
+"""Only the windows of streams bound what waits, and these do not grow: clients that do not read must not hold up
+others."""
 MIN_SILENCE_S: Final = 1.0
 """Seconds without a byte after which a request that is given up makes its connection suspect."""
 
@@ -282,6 +283,7 @@ class Http2Session(Http2):
     def __init__(self, owner: SessionOwner, transport: asyncio.Transport) -> None:
         limits = Limits(
             connection_window=CONNECTION_WINDOW_BYTES,
+            growth=1,
             max_list_bytes=MAX_HEAD_BYTES,
             max_fields=MAX_FIELDS,
             turn_frames=MAX_TURN_FRAMES,

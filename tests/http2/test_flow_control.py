@@ -91,6 +91,31 @@ def test_a_held_stream_gets_one_window_and_a_released_one_goes_on() -> None:
     assert server.reader.replies[1].reset == ""
 
 
+def test_windows_grow_while_what_comes_is_taken() -> None:
+    """Up to a limit: a client that is far away would wait for updates most of the time."""
+    server = Server(Limits(stream_window=30_000, connection_window=120_000))
+    server.start()
+    server.receive(HELLO, 1.0)
+
+    def send(number: int, pieces: int) -> int:
+        """What may be on its way on a stream after so many bytes."""
+        server.receive(headers(GOOD, number, end=False), 1.0)
+        for _ in range(pieces):
+            server.receive(data(b"x" * 10_000, number, end=False), 1.0)
+        return 30_000 + updates(server, number) - 10_000 * pieces
+
+    assert (send(1, 2) > 30_000, send(3, 5) > 60_000) == (True, True)
+    assert send(5, 100) > 120_000
+    assert send(7, 500) <= 240_000
+    assert 900_000 < 65_535 + updates(server, 0) - 607 * 10_000 <= 960_000
+    server.receive(headers(GOOD, 9, end=False), 1.0)
+    stream(server, 9).hold(full=True)
+    server.receive(data(b"x" * 10_000, 9, end=False) * 3, 1.0)
+    stream(server, 9).hold(full=False)
+    assert updates(server, 9) == 30_000
+    assert server.fault is None
+
+
 def test_a_stream_that_ends_by_its_own_fault_keeps_nothing_of_the_connection_window() -> None:
     server = Server(Limits(stream_window=30_000, connection_window=100_000))
     server.start()
