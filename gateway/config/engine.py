@@ -273,6 +273,8 @@ def _of_haproxy_backend(backend: BackendConfig) -> Iterator[str]:
         )
     if at.secure and backend.tls.verify and is_ip(backend.tls.server_name or at.host):
         yield "HAProxy verifies names and not IP addresses; write 'tls: {server_name: NAME}' at the backend"
+    if any("%" in a.host for a in backend.addresses):
+        yield "HAProxy takes no interface in an address; write one without '%'"
     if (
         len(backend.addresses) > 1
         and backend.host == "backend"

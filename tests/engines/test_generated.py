@@ -82,6 +82,10 @@ ROUTES = {
         "retry: {attempts: 10, min: 4294967295, backoff: {base: 106751d, max: 106751d}}, "
         "timeouts: {connect: 106751d, first_byte: 106751d, idle: 106751d, total: 106751d}}"
     ),
+    "smallest": (
+        "{match: {path: /}, variants: {v: {backend: a}}, policy: {type: single, variant: v}, "
+        "timeouts: {connect: 0.0001us, first_byte: 0.0001us, idle: 0.0001us, total: 0.0001us}}"
+    ),
     "mirror": (
         "{match: {path: /}, variants: {v: {backend: a}}, policy: {type: single, variant: v}, "
         "mirror: {backend: b, share: 0.5%}}"

@@ -173,6 +173,7 @@ REFUSED = [
     ("variants: {v1: {backend: a}, v2: {backend: numbers}}", "variants.v2.backend", "server_name: NAME"),
     ("mirror: {backend: a, share: 1%}", "mirror", "remove it"),
     ("variants: {v1: {backend: a}, v2: {backend: six}}", "variants.v2.backend", "write 'host: preserve'"),
+    ("variants: {v1: {backend: a}, v2: {backend: zoned}}", "variants.v2.backend", "write one without '%'"),
     ("timeouts: {connect: 25d}", "timeouts.connect", "no more than 24d; write that or less"),
     ("variants: {v1: {backend: a}, v2: {backend: slow}}", "variants.v2.backend", "a smaller 'health.every'"),
     ("variants: {v1: {backend: a}, v2: {backend: wide}}", "variants.v2.backend", "than 2147483647; use a"),
@@ -181,6 +182,7 @@ MORE = """
   ejecting: {url: "http://127.0.0.1:9001", ejection: {rate: 10%}}
   numbers: {url: "https://127.0.0.1:9001"}
   six: {urls: ["http://[::1]:9001", "http://[::1]:9002"]}
+  zoned: {url: "http://[fe80::1%eth0]:9001"}
   slow: {url: "http://127.0.0.1:9001", health: {every: 25d}}
   wide: {url: "http://127.0.0.1:9001", limit: {in_flight: 2147483648}}
 """

@@ -253,5 +253,5 @@ def _outliers(ejection: EjectionConfig) -> Json:
 
 
 def seconds(value: float) -> str:
-    """A duration in Envoy's JSON."""
-    return f"{value:.9f}".rstrip("0").rstrip(".") + "s"
+    """A duration in Envoy's JSON; 0, which often means no limit, only for 0."""
+    return f"{max(value, 1e-9) if value else 0.0:.9f}".rstrip("0").rstrip(".") + "s"
