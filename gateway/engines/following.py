@@ -46,7 +46,7 @@ class Follower(ABC):
                 response = await self._control.post(f"/v3/discovery:{self._kind}", json=self._poll())
                 response.raise_for_status()
                 offered = response.json()["version_info"]
-            except (httpx.HTTPError, ValueError, KeyError) as error:
+            except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
                 if self._reached:
                     log.warning("%s: the files stay: %s", self._kind, reason(error))
                 self._reached = False
@@ -66,6 +66,8 @@ class Follower(ABC):
             self.refused = await self.take(version, body)
         except OSError as error:
             self.refused = f"its agent cannot write its files: {error}"
+        except (KeyError, TypeError, ValueError):  # the engine has become one of another type
+            self.refused = "its agent cannot read what is offered; print its bootstrap again"
         told, self._told = self._told, (version, self.refused)
         if not self.refused:
             self._version = version

@@ -153,6 +153,13 @@ def test_a_damaged_file_of_a_node_is_written_again(tmp_path: Path) -> None:
     assert (tmp_path / "routes.cfg").read_text() == "global\n"
 
 
+async def test_an_offer_for_nodes_of_another_type_is_refused(tmp_path: Path) -> None:
+    follower = HaproxyFollower(Mock(folder=tmp_path), Mock(), Mock())
+    await follower.offer("1.1.a", b'{"version_info": "1.1.a", "resources": [{"name": "edge"}]}')
+    assert "print its bootstrap again" in follower.refused
+    assert [*tmp_path.iterdir()] == []
+
+
 REFUSED = [
     (
         "variants: {" + ", ".join(f"v{n}: {{backend: a}}" for n in range(HAPROXY_VARIANTS + 1)) + "}",
