@@ -15,7 +15,6 @@ backends:
   a: {url: "http://127.0.0.1:@A@", ejection: null}
   b: {url: "http://127.0.0.1:@B@", ejection: null}
   dead: {url: "http://127.0.0.1:@DEAD@", ejection: null}
-  nameless: {url: "http://a..b:80", ejection: null}
 routes:
   alone:
     match: {path: /alone}
@@ -55,12 +54,6 @@ routes:
     variants: {v1: {backend: dead}}
     policy: {type: single, variant: v1}
     fallback: [{respond: {status: 200, json: {label: unknown}}}]
-    retry: {attempts: 1}
-    timeouts: *times
-  nameless:
-    match: {path: /nameless}
-    variants: {v1: {backend: nameless}}
-    policy: {type: single, variant: v1}
     retry: {attempts: 1}
     timeouts: *times
 """
@@ -278,10 +271,3 @@ def test_the_total_time_is_for_all_attempts_and_a_fixed_answer_needs_none(rig: F
     rig.next("b", 1.4, ok())
     answer = rig.ask("/fall")
     assert (answer.status, answer.code) == (504, "backend_first_byte_timeout")
-
-
-def test_a_host_that_is_no_name_is_told_at_once(rig: FaultRig) -> None:
-    """Only its look-up finds that out."""
-    answer = rig.ask("/nameless")
-    assert (answer.status, answer.code) == (502, "backend_connect")
-    assert rig.outcome().error == "backend_connect"
