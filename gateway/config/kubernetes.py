@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Final, Literal
 from pydantic import Field
 
 from gateway.config.engine import MIN_CONTROL_BODY_BYTES, EngineConfig, EngineToken, Refusal, of_policy
-from gateway.config.model import ConfigModel, Namespace, Url
+from gateway.config.model import ConfigModel, Namespace, WebUrl
 from gateway.config.policy import bandit_of
 from gateway.config.route import RouteConfig, VariantConfig
 from gateway.config.units import Duration
@@ -28,7 +28,7 @@ class KubernetesConfig(ConfigModel):
     """Secret with which a collector sends the rows of requests; each engine has its own."""
     namespace: Namespace | None = None
     """Namespace of HTTPRoutes that are named without one; if absent, the pod's."""
-    server: Url | None = None
+    server: WebUrl | None = None
     """URL of the API server; if absent, that of the pod's cluster."""
     server_token: str | None = None
     """Bearer token for the API server; if absent, the pod's, and with ``server`` none is sent."""

@@ -153,7 +153,7 @@ def _url(value: str) -> str:
         )
     if port == 0:
         raise ValueError(f"{value!r} has port 0; write the port that the backend listens on")
-    return value
+    return parts.scheme + value[len(parts.scheme) :]  # in lower case, as those who read it expect
 
 
 def _ascii_host(value: str) -> str | None:
@@ -235,8 +235,24 @@ def is_web_address(value: str) -> bool:
 
 
 Url = Annotated[
-    str, AfterValidator(_url), written(r"(?:https?|h2c?)://[^?#\s]+", example="http://127.0.0.1:9101")
+    str,
+    AfterValidator(_url),
+    written(r"[Hh](?:[Tt][Tt][Pp][Ss]?|2[Cc]?)://[^?#\s]+", example="http://127.0.0.1:9101"),
 ]
+
+
+def _web(value: str) -> str:
+    if not is_web_address(value):
+        raise ValueError(
+            f"{value!r} is not an http or https address; write one such as https://10.0.0.1:6443"
+        )
+    return value
+
+
+WebUrl = Annotated[
+    Url, AfterValidator(_web), written(r"[Hh][Tt][Tt][Pp][Ss]?://[^?#\s]+", example="https://10.0.0.1:6443")
+]
+"""What the gateway's own HTTP client calls."""
 
 
 class _OneOrMore:

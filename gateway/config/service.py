@@ -19,7 +19,7 @@ from gateway.config.model import (
     Name,
     OneOrMore,
     SetHeaderName,
-    Url,
+    WebUrl,
     is_web_address,
 )
 from gateway.config.units import (
@@ -305,7 +305,7 @@ class LogConfig(ConfigModel):
 class TracesConfig(ConfigModel):
     """Spans of sampled requests, sent to a collector by OTLP over HTTP."""
 
-    endpoint: Url
+    endpoint: WebUrl
     """Address that receives the spans; if it has no path, `/v1/traces` is used."""
     sample: Share = 0.01
     """Share of requests that are traced, if the client's `traceparent` does not decide it."""

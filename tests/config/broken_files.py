@@ -293,6 +293,10 @@ TABLE = [
     metric("type: count, maximum: 5, cap: 9", "",
            "'cap' lies outside the range; write one above 'minimum', at most 'maximum'"),
     metric("type: real, minimum: .inf", "minimum", "inf is not a finite number"),
+    first('telemetry: {traces: {endpoint: "h2c://x"}}', "telemetry.traces.endpoint",
+          "'h2c://x' is not an http or https address; write one such as https://10.0.0.1:6443"),
+    first('engines: {k: {type: kubernetes, token: sixteen-characters, server: "h2://x"}}', "engines.k.server",
+          "'h2://x' is not an http or https address; write one such as https://10.0.0.1:6443"),
     # Backends
     backend('{url: "http://x:1", urls: ["http://x:2"]}', "",
             "write either 'url' (one address) or 'urls' (a list of them)"),

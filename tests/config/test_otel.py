@@ -58,3 +58,8 @@ def test_samplers(name: str, parent: str, share: float) -> None:
 def test_what_cannot_be_used_is_refused(variables: dict[str, str], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         with_environment(None, ENDPOINT | variables)
+
+
+def test_an_endpoint_in_capitals_is_verified_too() -> None:
+    """Whether the connection is verified follows from the address, which the HTTP client reads in either case."""
+    assert TracesConfig(endpoint="HTTPS://collector").address == "https://collector/v1/traces"
