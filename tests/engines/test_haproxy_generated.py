@@ -153,6 +153,11 @@ def test_a_damaged_file_of_a_node_is_written_again(tmp_path: Path) -> None:
     assert (tmp_path / "routes.cfg").read_text() == "global\n"
 
 
+@pytest.mark.parametrize(("url", "secure"), [("https://x", True), ("HTTPS://x", True), ("http://x", False)])
+def test_an_https_gateway_is_verified_however_it_is_written(url: str, secure: bool) -> None:
+    assert Node("edge", "h1", "t" * 16, url, "/tmp", None).secure is secure
+
+
 async def test_an_offer_for_nodes_of_another_type_is_refused(tmp_path: Path) -> None:
     follower = HaproxyFollower(Mock(folder=tmp_path), Mock(), Mock())
     await follower.offer("1.1.a", b'{"version_info": "1.1.a", "resources": [{"name": "edge"}]}')

@@ -37,8 +37,7 @@ async def run(node: Node) -> None:
     own, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert own is not None
     loop.add_signal_handler(signal.SIGTERM, lambda: loop.call_later(2 * GATHER_S, own.cancel))
-    secure = node.control.startswith("https:")
-    verify = ssl.create_default_context(cafile=node.ca) if secure else False
+    verify = ssl.create_default_context(cafile=node.ca) if node.secure else False
     headers = {"authorization": f"Bearer {node.token}", NODE: node.name}
     async with (
         httpx.AsyncClient(

@@ -7,6 +7,7 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Self
+from urllib.parse import urlsplit
 
 from gateway.engines.haproxy.config import BIND, FILES
 
@@ -50,6 +51,11 @@ class Node:
             return cls(**json.loads(first.removeprefix(_AGENT)))
         except TypeError:
             raise ValueError("its first line is not as 'turnout engine bootstrap' wrote it") from None
+
+    @property
+    def secure(self) -> bool:
+        """Whether ``control`` is an https address, which must be verified: the token goes there."""
+        return urlsplit(self.control).scheme == "https"
 
     @property
     def folder(self) -> Path:
