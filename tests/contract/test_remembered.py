@@ -62,6 +62,7 @@ def _as_is(buckets: list[Bucket], step: float, now: float) -> list[Bucket]:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.long
 async def test_what_is_remembered_is_what_there_is(store: Store, seed: int) -> None:
     """Late outcomes, rewards, corrections and units that move their observation, over hours and weeks of folding."""
     chance, now, known = Random(seed), T0, list[Outcome]()
@@ -165,6 +166,7 @@ async def test_versions_that_are_not_known_change_all(store: Store) -> None:
 
 @pytest.mark.parametrize("missing", ["ignore", "zero"])
 @pytest.mark.parametrize("period", ["", "all"])
+@pytest.mark.long
 async def test_periods_of_parts_are_those_of_the_whole(store: Store, period: str, missing: str) -> None:
     """Also while windows end without a change in the store."""
     chance, now = Random(3), T0 + 2 * HOUR

@@ -45,6 +45,7 @@ async def _check(store: Store, now: float) -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.long
 async def test_totals_are_the_sums_of_the_cells(store: Store, seed: int) -> None:
     chance, now = Random(seed), T0
     kept = Retention(outcomes=5 * DAY, rewards=1000 * DAY, aggregates=10 * DAY)
@@ -147,6 +148,7 @@ async def _alike(sqlite_url: str, redis_url: str, seed: int) -> tuple[list[Bucke
 
 @pytest.mark.redis
 @pytest.mark.parametrize("seed", [2, 6])
+@pytest.mark.long
 async def test_both_stores_fold_alike(sqlite_url: str, redis_url: str, seed: int) -> None:
     in_sqlite, in_redis = await _alike(sqlite_url, redis_url, seed)
     assert [(b.start, b.variant, b.epoch, b.counts.assigned, b.rewards) for b in in_sqlite] == [
