@@ -46,9 +46,15 @@ class ConcurrencyLimiter:
         """Seconds between two slots that became free while requests waited, smoothed."""
         self._last_free_at = 0.0
 
-    def may_retry(self, share: float, least: int) -> bool:
-        """Whether another retry keeps within ``share`` of the requests in flight, or within ``least``."""
-        return self.retrying < max(least, share * self.in_flight)
+    def may_retry(self, share: float, least: int, *, again: bool = False) -> bool:
+        """Whether another retry keeps within ``share`` of the requests in flight, or within ``least``.
+
+        Args:
+            share: Of the requests in flight.
+            least: Retries that are always allowed.
+            again: Whether it replaces a retry that has failed, and that still counts.
+        """
+        return self.retrying - again < max(least, share * self.in_flight)
 
     def drain_time(self) -> float:
         """Seconds until the queue is likely to be empty."""

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.faults.rig import FaultRig, request
-from tests.support.backend import RESET, ok
+from tests.support.backend import RESET, Step, ok
 
 CONFIG = """
 backends:
@@ -45,6 +45,11 @@ routes:
     variants: {v1: {backend: a}}
     policy: {type: single, variant: v1}
     retry: {attempts: 2, replayable: true, budget: 0%, min: 1, backoff: {base: 400ms, max: 400ms}}
+  third:
+    match: {path: /third}
+    variants: {v1: {backend: a}}
+    policy: {type: single, variant: v1}
+    retry: {attempts: 3, replayable: true, budget: 0%, min: 1, backoff: {base: 1ms}}
   full:
     match: {path: /full}
     variants: {v1: {backend: a}, v2: {backend: b}}
@@ -180,6 +185,15 @@ def test_the_budget_bounds_the_repetitions_under_way(rig: FaultRig, monkeypatch:
     finally:
         for client in clients:
             client.socket.close()
+
+
+@pytest.mark.parametrize("failure", [RESET, BUSY], ids=["reset", "busy"])
+def test_a_retry_that_replaces_another_keeps_its_place_in_the_budget(rig: FaultRig, failure: Step) -> None:
+    """Of one retry at a time: the failed one still counts when the next is asked for."""
+    rig.next("a", failure)
+    rig.next("a", failure)
+    assert rig.ask("/third").status == 200
+    assert len(rig.backends["a"].requests) == 3
 
 
 def test_the_budget_is_a_share_of_what_is_under_way() -> None:

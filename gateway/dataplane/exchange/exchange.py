@@ -291,7 +291,7 @@ class Exchange(Failover):
     def _accept_bad(self, attempt: Attempt, status: int, now: float) -> bool:
         """Returns False where something better than passing the error on can be done, and is."""
         attempt.observe_bad(status, now)
-        if self._recover().moves_on(attempt.plan, status):
+        if self._recover().moves_on(attempt, status):
             self._next(attempt, "backend_status", f"it responded with {status}", sent=True, status=status)
             return False
         self._error = self._error or "backend_status"

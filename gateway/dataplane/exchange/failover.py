@@ -114,7 +114,7 @@ class Failover(ExchangeBase):
         assert assignment is not None
         plan, late = attempt.plan, now >= self.request.total_deadline
         # Before its own slot is given back, like what let it leave a stalled address or an error of the backend.
-        again = not late and recovery.may_retry(plan, code, status, sent=sent)
+        again = not late and recovery.may_retry(attempt, code, status, sent=sent)
         self._end_hedge("hedge_lost")
         self._note(attempt, status or code, now)
         recovery.waited += attempt.waited

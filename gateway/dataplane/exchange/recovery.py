@@ -58,9 +58,9 @@ class Recovery:
                 return entry
         return None
 
-    def may_retry(self, plan: VariantPlan, code: str, status: int, *, sent: bool) -> bool:
+    def may_retry(self, failed: Attempt, code: str, status: int, *, sent: bool) -> bool:
         """Whether to try the same variant again. ``status``: of a response that is an error, else 0."""
-        retry = self._request.route.retry
+        retry, plan = self._request.route.retry, failed.plan
         if not (retry.on.has(code, status) and CODES[code].retryable):
             return False
         # Where the only address has failed and another variant stands by, that one is the better retry.
@@ -69,7 +69,7 @@ class Recovery:
         return (
             self.retries < retry.attempts
             and (not sent or (retry.replayable and self._body.replayable))
-            and plan.backend.limiter.may_retry(retry.share, retry.least)
+            and plan.backend.limiter.may_retry(retry.share, retry.least, again=failed.retrying)
         )
 
     def fallback(
@@ -81,11 +81,11 @@ class Recovery:
             return None
         return self.next_variant(plan)
 
-    def moves_on(self, plan: VariantPlan, status: int) -> bool:
+    def moves_on(self, attempt: Attempt, status: int) -> bool:
         """Whether a response with this status is not passed on, because something better can be tried."""
         return (
-            self.may_retry(plan, "backend_status", status, sent=True)
-            or self.fallback(plan, "backend_status", status, sent=True) is not None
+            self.may_retry(attempt, "backend_status", status, sent=True)
+            or self.fallback(attempt.plan, "backend_status", status, sent=True) is not None
         )
 
     def leaves_stalled(self, attempt: Attempt, *, sent: bool) -> bool:
@@ -94,7 +94,7 @@ class Recovery:
         other = any(
             a is not attempt.address and a not in self.tried and not a.stalled for a in plan.backend.addresses
         )
-        again = other and self.may_retry(plan, "backend_stalled", 0, sent=sent)
+        again = other and self.may_retry(attempt, "backend_stalled", 0, sent=sent)
         return again or self.fallback(plan, "backend_stalled", 0, sent=sent) is not None
 
     def stands_by(self, plan: VariantPlan) -> bool:
