@@ -27,9 +27,10 @@ MAX_KNOWN_BLOCK_FIELDS: Final = 32
 MAX_TABLE_SIZES: Final = 2
 """Table size updates at the beginning of a block (RFC 7541 4.2)."""
 MAX_EXPANSION: Final = 8
-"""Times the limit of a header list, and the bytes of its block, from which on literals end the connection.
+"""Times the limits of a header list, and the bytes of its block, from which on literals end the connection.
 
-A literal that names a long entry of the table costs its peer three bytes and makes a field of 4 KiB.
+A literal that names a long entry of the table costs its peer three bytes and makes a field of 4 KiB. The shortest
+literals cost four bytes each, and take as long to check as longer ones.
 """
 
 _STATIC: Final = [Field(b"", b""), *[Field(name, value) for name, value in STATIC_TABLE]]
@@ -113,7 +114,9 @@ class Decoder:
                     field = table[byte & 0x7F]
                 else:
                     self._place = place
-                    if total > MAX_EXPANSION * self.max_list_bytes and total > MAX_EXPANSION * size:
+                    if len(fields) > MAX_EXPANSION * self.max_fields or (
+                        total > MAX_EXPANSION * self.max_list_bytes and total > MAX_EXPANSION * size
+                    ):
                         raise ConnectionFault(ENHANCE_YOUR_CALM, "a header block expands too far")
                     if byte & 0x80:
                         field = self._entry(self._integer(byte, 0x7F))

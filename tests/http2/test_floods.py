@@ -21,6 +21,7 @@ from tests.http2.raw import (
     data,
     frame,
     headers,
+    literal,
     settings,
     split,
     word,
@@ -162,6 +163,17 @@ def test_literals_that_name_a_long_entry_are_limited(place: bytes) -> None:
     server.receive(frame(HEADERS, 5, 1, block(GOOD) + entry + (place + b"\x00") * 300), 1.0)
     assert server.reader.goaway == CALM
     assert not server.requests
+
+
+@pytest.mark.parametrize("flags", [0x00, 0x40], ids=["not indexed", "indexed"])
+def test_many_short_literals_are_limited(flags: int) -> None:
+    """A block of 272 KiB has room for 55,000, which kept the event loop for 0.2 s."""
+    server = Server()
+    field = literal(b"a", b"b", flags)
+    server.receive(HELLO + frame(HEADERS, 5, 1, block(GOOD) + field * 1000), 1.0)
+    assert server.reader.replies[1].heads[0][0] == (b":status", b"431")
+    server.receive(frame(HEADERS, 5, 3, block(GOOD) + field * 1100), 1.0)
+    assert server.reader.goaway == CALM
 
 
 @pytest.mark.parametrize("size", [0, 1, 16_384])

@@ -72,9 +72,8 @@ class Session(Connection):
         if protocol.surplus:
             self.close()  # one error response, and no further streams
         known = fields.head
-        if (
-            known is None or fields.head_for is not snapshot.actions
-        ):  # which each configuration has of its own
+        # Each configuration has a table of its own.
+        if known is None or fields.head_for is not snapshot.actions:
             known = Head(now)
             try:
                 fill(known, fields, snapshot, oversized=headers.oversized)
