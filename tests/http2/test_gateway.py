@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 
 import pytest
 
@@ -58,6 +59,29 @@ def test_a_repeated_head_is_served_like_the_first(rig: Rig) -> None:
     assert {request.line for request in rig.a.requests} == {b"POST /p?q=1 HTTP/1.1"}
     for name, value in {"cookie": b"a=1", "x-user-id": b"u1", "authorization": b"Bearer t"}.items():
         assert [request.all(name) for request in rig.a.requests] == [[value]] * 4
+
+
+def test_a_repeated_head_is_read_again_for_another_configuration(rig: Rig) -> None:
+    """Which of its fields are credentials is the configuration's to say."""
+    before, pairs = rig.path.read_text(), to(b"/p", (b"api-key", b"app"))
+    key = f"{{id: app, hash: 'sha256:{sha256(b'app').hexdigest()}', scopes: [infer]}}"
+
+    def configure(text: str) -> None:
+        snapshot = rig.worker.snapshot
+        rig.path.write_text(text)
+        rig.call(rig.gateway.reload)
+        rig.until(lambda: rig.worker.snapshot is not snapshot)
+
+    with Client(rig.port) as client:
+        for stream in (1, 3):
+            assert client.request(headers(pairs, stream), stream).status == 200
+        configure(f"{before}auth: {{accept: [api-key], keys: [{key}]}}\n")
+        try:
+            for stream in (5, 7):
+                assert client.request(headers(pairs, stream), stream).status == 200
+        finally:
+            configure(before)
+    assert [request.all("api-key") for request in rig.a.requests] == [[b"app"], [b"app"], [], []]
 
 
 @pytest.mark.parametrize("step", [1, 7, 24, 25])
