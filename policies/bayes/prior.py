@@ -16,6 +16,8 @@ from typing import Final, TypeVar
 from policies.bayes.posterior import Beta, Gamma, Posterior, Student
 from policies.types import Discounted, MetricType, RewardSums, Sums
 
+MAX_SHAPE: Final = 1e24
+"""Shape of a Gamma distribution whose standard deviation is 1e-12 of its mean; floats cannot hold a narrower one."""
 COMMON_DISPERSION: Final = 30.0
 """Counts of a variant at which its own dispersion weighs as much as that of all variants together."""
 MIN_TELLING: Final = 4.0
@@ -135,7 +137,9 @@ def _gamma(sums: Sums, prior: GammaPrior, common: float, least: float) -> Gamma:
     )
     if sums.count < MIN_COUNTS_WITH_BURSTS and carried_by_few(sums):
         discount = max(discount, sums.count / least)
-    return Gamma(prior.shape + max(0.0, sums.total) / discount, prior.rate + sums.count / discount)
+    shape, rate = prior.shape + max(0.0, sums.total) / discount, prior.rate + sums.count / discount
+    excess = max(1.0, shape / MAX_SHAPE)
+    return Gamma(shape / excess, rate / excess)
 
 
 def _student(sums: Sums, prior: NormalPrior) -> Student:

@@ -64,6 +64,15 @@ def test_values_that_never_differ_do_no_harm(value: float) -> None:
     assert best.sum() == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("value", [1e12, 1e40, 1e99])
+def test_counts_without_width_are_compared(value: float) -> None:
+    """A Gamma distribution whose lower and upper limit were the same float left nothing to integrate over."""
+    same, more = (RewardSums(200, 200 * v, 200 * v * v) for v in (value, 1.01 * value))
+    assert compare(posteriors("count", [same, same])).probability_best == pytest.approx([0.5, 0.5])
+    assert compare(posteriors("count", [same, more, RewardSums()])).probability_best[0] == 0.0
+    assert [one.mean for one in posteriors("count", [same])] == pytest.approx([value])
+
+
 @pytest.mark.parametrize("n", [1.0, 1e9])
 @pytest.mark.parametrize("model", ["boolean", "real", "count"])
 def test_extreme_counts(model: str, n: float) -> None:
