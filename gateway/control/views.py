@@ -14,6 +14,7 @@ from time import perf_counter, process_time
 from typing import Any, Final
 
 from gateway.errors import TurnoutError
+from gateway.internal_errors import INTERNAL_ERRORS
 from gateway.json_text import compact
 from gateway.state.base import StoreUnavailable
 
@@ -105,8 +106,8 @@ class View:
             made, self.error = await self._make(), None
         except (StoreUnavailable, TurnoutError) as error:
             made, self.error = self.current, error
-        except Exception:
-            log.exception("a view could not be made; retrying")
+        except Exception as error:  # noqa: BLE001 - it is made again in a second
+            INTERNAL_ERRORS.report(error)
             return
         patch = changes(self.current, made, nested=self.nested)
         if self.error is None and self.version and not patch:

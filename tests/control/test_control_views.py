@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from gateway.control.views import View, Views, changes, merged
+from gateway.internal_errors import INTERNAL_ERRORS
 from tests.control.test_control_events import Listening, server, stream
 from tests.support.harness import Harness
 from tests.support.seed import World, live_through
@@ -181,6 +182,18 @@ async def test_a_watcher_that_missed_a_step_gets_all_that_changed() -> None:
     await view._step()
     assert view.since(first) == {"a": {"x": 2, "y": 2}}
     assert view.since(None) == {"a": {"x": 2, "y": 2}}
+
+
+async def test_a_view_that_fails_each_second_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def make() -> Any:
+        raise ZeroDivisionError
+
+    view = View(make, lambda: 1.0)
+    counted = INTERNAL_ERRORS.counts["ZeroDivisionError"]
+    for _ in range(3):
+        await view._step()
+    assert INTERNAL_ERRORS.counts["ZeroDivisionError"] == counted + 3
+    assert sum(record.exc_info is not None for record in caplog.records) == 1
 
 
 async def test_the_list_reads_documents_of_all_routes_together(
