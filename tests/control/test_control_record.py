@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -87,6 +88,11 @@ async def test_the_record_is_a_csv_file_with_the_same_filters(
         assert (row["unit"], row["fallback"]) == (one["unit"], "true" if one["fallback"] else "false")
     formulas = [row["request_id"] for row in rows if row["request_id"].startswith("'")]
     assert formulas == ['\'=1+1,"x"'], "a spreadsheet would run what a client sent"
+    with monkeypatch.context() as patched:
+        scan = AsyncMock(wraps=lived.store.scan)
+        patched.setattr(lived.store, "scan", scan)
+        head = await client("reader").head("/-/outcomes.csv?route=digits&variant=v1")
+    assert (head.headers["content-type"], scan.await_count) == (response.headers["content-type"], 1)
     few = (await client("reader").get("/-/outcomes.csv?limit=20")).text.splitlines()
     assert len(few) == 21
     none = (await client("reader").get("/-/outcomes.csv?status=418")).text.splitlines()

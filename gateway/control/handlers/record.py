@@ -57,7 +57,8 @@ async def export_outcomes(request: ApiRequest) -> Response:
     wanted = _filter(request, query, None, min(query.limit, MAX_OUTCOMES))
     first = await _page(request, wanted)  # a fault of the store is still a response of its own
     headers = {"content-disposition": 'attachment; filename="outcomes.csv"', "cache-control": "no-store"}
-    return StreamingResponse(_lines(request, wanted, query.limit, first), headers=headers, media_type=CSV)
+    limit = 0 if request.http.method == "HEAD" else query.limit  # no further page is read for no body
+    return StreamingResponse(_lines(request, wanted, limit, first), headers=headers, media_type=CSV)
 
 
 async def _lines(
