@@ -26,7 +26,8 @@ Model = TypeVar("Model", bound=BaseModel)
 MIN_GZIP_BYTES: Final = 4096
 MAX_NAMED_FAULTS: Final = 5
 MAX_VALUES: Final = 1024
-"""Maximum number of values in a body or a query that a model describes; a decision has up to 1000 features."""
+"""Maximum number of values in a body or a query that a model describes, beyond texts in lists; a decision has up to
+1000 features."""
 _TYPES: Final = {
     "string_type": ("str", "a string"),
     "int_type": ("int", "an integer"),
@@ -143,12 +144,13 @@ def checked(model: type[Model], value: Any) -> Model:
 
 def _refuse_many(value: Any) -> None:
     """Raises invalid for more values than any model takes."""
-    # pydantic makes a fault of each: 150,000 unknown fields held up the event loop for a second (2026-11-30).
+    # pydantic makes a fault of each: 150,000 unknown fields held up the event loop for a second (2026-11-30). A text
+    # in a list is as a model wants it, or the list is one fault: a feedback token may name thousands of routes.
     values, containers = 0, [value]
     while containers:
         one = containers.pop()
         if isinstance(one, dict | list):
-            values += len(one)
+            values += len(one) if isinstance(one, dict) else sum(type(part) is not str for part in one)
             if values > MAX_VALUES:
                 raise TurnoutError(
                     "invalid", f"That is more than {MAX_VALUES} values; send only what is asked for."

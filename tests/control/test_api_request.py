@@ -6,6 +6,7 @@ import pytest
 
 from gateway.control.api_request import checked
 from gateway.control.schemas.decide import MAX_FEATURES, DecideRequest
+from gateway.control.schemas.feedback import FeedbackTokenRequest
 from gateway.errors import TurnoutError
 
 
@@ -35,6 +36,7 @@ def test_a_field_of_several_types_is_one_fault(body: object, told: str) -> None:
         {f"k{number}": 1 for number in range(2000)},
         {"route": "r", "features": {f"k{number}": [1] for number in range(2000)}},
         {"route": [[1] * 600, {"a": [1] * 600}]},
+        {"route": ["a"] * 600 + [1] * 2000},
     ],
 )
 def test_more_values_than_any_call_takes_are_one_fault(body: object) -> None:
@@ -46,3 +48,8 @@ def test_more_values_than_any_call_takes_are_one_fault(body: object) -> None:
 def test_as_many_features_as_can_be_declared_are_taken() -> None:
     features = {f"k{number}": number for number in range(MAX_FEATURES)}
     assert checked(DecideRequest, {"route": "r", "unit": "u", "features": features}).features == features
+
+
+def test_a_token_may_name_any_number_of_routes() -> None:
+    routes = [f"r{number}" for number in range(3000)]
+    assert checked(FeedbackTokenRequest, {"routes": routes}).routes == routes

@@ -147,9 +147,7 @@ class _Rolling:
         self._of_newer.add(buckets)
         while self._older and self._older[-1][0] <= start - self._window:
             self._older.pop()
-        if (
-            not self._older
-        ):  # each bucket comes here once, so that a window costs no more the more buckets it has
+        if not self._older:  # each bucket comes here once: a window costs no more if it has more buckets
             whole = _Totals()
             for begin, found in reversed(self._newer):
                 if begin > start - self._window:
