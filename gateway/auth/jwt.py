@@ -29,6 +29,8 @@ RETRY: Final = 10.0
 FETCH_S: Final = 10.0
 """Timeout of a fetch of the keys, seconds; a provider that sends a byte now and then must not hold it."""
 MAX_KEY_SET_BYTES: Final = 1 << 20
+MAX_TRIED_KEYS: Final = 16
+"""A token is verified with this many keys at most: a bad one must not cost more than a few milliseconds."""
 LEAST: Final = 5.0
 """Seconds between two fetches, however many tokens name an unknown key."""
 
@@ -38,7 +40,8 @@ class Tokens:
 
     def __init__(self, settings: JwtConfig) -> None:
         self.settings = settings
-        self._keys: dict[str, jwt.PyJWK] = {}
+        self._keys: list[jwt.PyJWK] = []
+        """One for each algorithm of each key."""
         self._document: dict[str, Any] = {}
         self._proved: dict[bytes, tuple[Principal, float]] = {}
         """By SHA-256 of the token: whose it is, and until when."""
@@ -60,30 +63,36 @@ class Tokens:
         return principal
 
     def _decode(self, token: bytes) -> tuple[Principal, float]:
-        s = self.settings
         try:
-            header = jwt.get_unverified_header(token)
-            key = self._key(header.get("kid"))
-            claims = jwt.decode(
-                token,
-                key,
-                algorithms=list(s.algorithms),
-                audience=s.audience,
-                issuer=s.issuer,
-                leeway=s.leeway,
-                options={"require": ["exp", "iss", "aud", "sub"]},
-            )
+            claims = self._claims(token)
             str(claims["sub"]).encode()  # text that can be recorded
             expiry = float(claims["exp"])
         except (jwt.PyJWTError, ValueError, OverflowError, RecursionError) as error:
             raise TurnoutError("unauthenticated", f"The token is not valid: {error}.") from error
-        return self._principal(claims), expiry + s.leeway
+        return self._principal(claims), expiry + self.settings.leeway
 
-    def _key(self, kid: object) -> jwt.PyJWK:
-        if isinstance(kid, str) and kid in self._keys:
-            return self._keys[kid]
-        if kid is None and len(self._keys) == 1:
-            return next(iter(self._keys.values()))
+    def _claims(self, token: bytes) -> dict[str, Any]:
+        """What the token says, if one of the keys has signed it. Raises PyJWTError, ValueError and others."""
+        s, header = self.settings, jwt.get_unverified_header(token)
+        kid, algorithm = header.get("kid"), header.get("alg")
+        if algorithm not in s.algorithms:
+            raise jwt.InvalidAlgorithmError(f"its algorithm is not one of {', '.join(s.algorithms)}")
+        named = [key for key in self._keys if None in (kid, key.key_id) or str(key.key_id) == kid]
+        for key in [key for key in named if key.algorithm_name == algorithm][:MAX_TRIED_KEYS]:
+            try:
+                return jwt.decode(
+                    token,
+                    key,
+                    algorithms=[key.algorithm_name],
+                    audience=s.audience,
+                    issuer=s.issuer,
+                    leeway=s.leeway,
+                    options={"require": ["exp", "iss", "aud", "sub"]},
+                )
+            except (jwt.InvalidSignatureError, jwt.InvalidKeyError):
+                continue
+        if kid is not None and any(key.key_id is not None for key in named):
+            raise jwt.InvalidSignatureError("its key has not signed it")
         self._wanted.set()  # the provider may have new keys; this token has to be sent once more
         raise jwt.InvalidKeyError("its signing key is unknown; send it again in a moment")
 
@@ -109,26 +118,41 @@ class Tokens:
         """Whether the keys could be had; if not, the old ones stay."""
         try:
             document = await self._read()
-            keys = jwt.PyJWKSet.from_dict({"keys": [k for k in document["keys"] if _signs(k)]}).keys
+            if document == self._document:
+                return True
+            keys = [key for each in document["keys"] for key in self._usable(each)]
+            if not keys:
+                raise ValueError("none can be used")
         except (
             OSError,
             ValueError,
             LookupError,
             TypeError,
-            AttributeError,
-            RuntimeError,  # nested too deeply, or not implemented: a key with the algorithm "none"
+            RecursionError,
             httpx.HTTPError,
             httpx.InvalidURL,
-            jwt.PyJWTError,
         ) as error:
             log.warning("the keys of auth.jwt could not be read: %s", str(error) or type(error).__name__)
             return False
-        if document != self._document:
-            # A key may have been withdrawn, and with it what it had signed.
-            self._document = document
-            self._keys = {str(key.key_id): key for key in keys}
-            self._proved.clear()
+        # A key may have been withdrawn, and with it what it had signed.
+        self._document, self._keys = document, keys
+        self._proved.clear()
         return True
+
+    def _usable(self, key: Any) -> list[jwt.PyJWK]:
+        """The key for the algorithm that it names, or for each that fits; none if it proves no signature."""
+        if not isinstance(key, dict) or not _signs(key):
+            return []
+        found, fault = list[jwt.PyJWK](), None
+        for algorithm in self.settings.algorithms:
+            if key.get("alg", algorithm) == algorithm:
+                try:
+                    found.append(jwt.PyJWK(key, algorithm))
+                except Exception as error:  # noqa: BLE001 - one broken key must not cost the others (RFC 7517, 5)
+                    fault = error
+        if not found and fault is not None:
+            log.warning("a key of auth.jwt can't be used: %s", fault)
+        return found
 
     async def _read(self) -> dict[str, Any]:
         place = self.settings.jwks
@@ -146,7 +170,7 @@ class Tokens:
         return parsed
 
 
-def _signs(key: Any) -> bool:
+def _signs(key: dict[str, Any]) -> bool:
     """Whether it may prove a signature: one of a pair, and not for encryption."""
     return key.get("kty") in ("RSA", "EC", "OKP") and key.get("use", "sig") == "sig"
 

@@ -10,12 +10,13 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from gateway.auth.jwt import Tokens
+from gateway.auth.jwt import MAX_TRIED_KEYS, Tokens
 from gateway.auth.principal import Authenticator, Principal
 from gateway.config.auth import JwtConfig
 from gateway.errors import TurnoutError
@@ -141,7 +142,7 @@ async def test_a_new_key_of_the_provider_is_fetched_when_a_token_names_it(
     with pytest.raises(TurnoutError, match="is unknown"):
         tokens.verify(token, NOW - 100)
     async with asyncio.timeout(60):
-        while "two" not in tokens._keys:
+        while tokens._keys[0].key_id != "two":
             await asyncio.sleep(0.05)
     assert tokens.verify(token, NOW - 100).id == "alice"
     running.cancel()
@@ -161,7 +162,7 @@ async def test_a_new_key_right_after_a_fetch_is_fetched_too(
     with pytest.raises(TurnoutError, match="is unknown"):
         tokens.verify(signed(new, "RS256", "two"), NOW - 100)
     async with asyncio.timeout(60):
-        while "two" not in tokens._keys:
+        while tokens._keys[0].key_id != "two":
             await asyncio.sleep(0.05)
     running.cancel()
 
@@ -207,7 +208,40 @@ async def test_keys_that_sign_nothing_are_left_out(tokens: Tokens) -> None:
     good = public(ec.generate_private_key(ec.SECP256R1()), "good")
     Path(tokens.settings.jwks).write_text(json.dumps({"keys": [secret, wrapping, good]}))
     assert await tokens.fetch()
-    assert list(tokens._keys) == ["good"]
+    assert [key.key_id for key in tokens._keys] == ["good"]
+
+
+async def test_all_keys_that_may_have_signed_a_token_are_tried(tokens: Tokens) -> None:
+    """Of several keys without an id only the last was used, and a broken one cost the whole set."""
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    every = [public(key, "") for key in (*keys, private)]
+    for each in every:
+        del each["kid"], each["use"]
+        each.pop("alg", None)
+    broken = [{"kty": "EC", "crv": "P-256", "x": "AA"}, {"kty": "RSA", "alg": "none"}, {"kty": "EC"}, "x"]
+    Path(tokens.settings.jwks).write_text(json.dumps({"keys": [*broken, *every]}))
+    assert await tokens.fetch()
+    for kid in (None, "any"):
+        for key in keys:
+            assert tokens.verify(signed(key, kid=kid), NOW - 100).id == "alice"
+        assert tokens.verify(signed(private, "RS256", kid), NOW - 100).id == "alice"
+        with pytest.raises(TurnoutError, match="its signing key is unknown"):
+            tokens.verify(signed(ec.generate_private_key(ec.SECP256R1()), kid=kid), NOW - 100)
+    with pytest.raises(TurnoutError, match="its algorithm is not one of ES256, RS256"):
+        tokens.verify(signed(private, "RS512"), NOW - 100)
+
+
+async def test_a_bad_token_is_tried_with_few_keys(tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(40)]
+    Path(tokens.settings.jwks).write_text(json.dumps({"keys": [public(key, "same") for key in keys]}))
+    assert await tokens.fetch()
+    decode = Mock(wraps=jwt.decode)
+    monkeypatch.setattr(jwt, "decode", decode)
+    for kid in (None, "same"):
+        with pytest.raises(TurnoutError):
+            tokens.verify(signed(ec.generate_private_key(ec.SECP256R1()), kid=kid), NOW - 100)
+    assert decode.call_count == 2 * MAX_TRIED_KEYS
 
 
 class Provider(BaseHTTPRequestHandler):
