@@ -100,12 +100,13 @@ class Allocations:
         document before.
 
         Under an epoch that is published already, the edit would give way to what it replaces. A bandit or a rollout
-        goes on from there by itself.
+        goes on from there by itself; and the same shares are of another process that took the edit first.
         """
         stored = self._stored.get(name)
         if stored is None or stored.epoch < held.epoch + held.published:
             return held
-        if not isinstance(held.plan, Split) and fitting(stored, held.plan) is not None:
+        found = fitting(stored, held.plan)
+        if found and (not isinstance(held.plan, Split) or same(found, held.allocation, within=1e-9)):
             return held
         return replace(held, epoch=stored.epoch + 1, published=False)
 

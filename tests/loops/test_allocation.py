@@ -313,6 +313,27 @@ async def test_an_edit_that_was_prepared_while_the_one_before_was_published_come
     assert (await store.published())["r"].probabilities == {"v1": share, "v2": 1 - share}
 
 
+async def test_an_edit_that_another_process_published_meanwhile_is_published_once(store: SqliteStore) -> None:
+    def split(weight: int) -> Document:
+        return load(one_route(f"{{type: split, weights: {{v1: {weight}, v2: 1}}}}"), source="test", env={})
+
+    one, other = (
+        Allocations(store, owner=owner, clock=lambda: 1_000.0, swap=lambda *_: None, announce=lambda _: None)
+        for owner in ("one", "other")
+    )
+    for process in (one, other):
+        put_in_force(split(1), process)
+        await process.step()
+    _, held = prepared(split(9), other)
+    put_in_force(split(9), one)
+    await one.step()
+    await other.step()  # reads it before the edit is in force
+    other.take(split(9), held)
+    await other.step()
+    assert (await store.published())["r"].epoch == 2
+    assert (other.held["r"].epoch, other.share("r", "v1"), other.held["r"].published) == (2, 0.9, True)
+
+
 async def test_a_start_does_not_read_the_rewards_of_routes_whose_allocation_is_published(
     store: SqliteStore, read: list[str]
 ) -> None:
