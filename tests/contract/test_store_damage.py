@@ -403,7 +403,8 @@ async def test_events_behind_a_damaged_one_are_read(store: Store) -> None:
 
 
 async def test_a_file_that_was_moved_acknowledges_nothing_until_it_is_back(sqlite_url: str) -> None:
-    """Rewards were acknowledged, and gone with the process."""
+    """Rewards were acknowledged, and gone with the process; a reader made an empty file, for which SQLite removed what
+    was acknowledged before."""
     store = open_store(sqlite_url)
     await store.open()
     assert isinstance(store, SqliteStore)
@@ -416,6 +417,12 @@ async def test_a_file_that_was_moved_acknowledges_nothing_until_it_is_back(sqlit
             store.path.write_bytes(replacement)
         with pytest.raises(StoreUnavailable, match="was moved or deleted while it was in use"):
             await store.reward([second])
+        with pytest.raises(StoreUnavailable, match="was moved or deleted while it was in use"):
+            await store.changed()
     elsewhere.rename(store.path)
     assert await store.reward([first, second]) == ["duplicate", "accepted"]
+    again = open_store(sqlite_url)
+    await again.open()
+    assert await again.reward([first, second]) == ["duplicate", "duplicate"]
+    await again.close()
     await store.close()

@@ -206,8 +206,14 @@ def test_a_directory_that_may_not_be_written(tmp_path: Path) -> None:
     assert "may write there" in done.stdout
 
 
+def _made(path: Path) -> sqlite3.Connection:
+    path.touch()
+    return connect(path)
+
+
 async def test_readers_that_failed_leave_no_connections(tmp_path: Path) -> None:
-    readers = Readers(tmp_path / "store.db", threads=1)
+    (tmp_path / "store.db").touch()
+    readers = Readers(tmp_path / "store.db", lambda: False, threads=1)
     for _ in range(3):
         with pytest.raises(StoreUnavailable):
             await readers.run(lambda connection: connection.execute("SELECT * FROM none"))
@@ -245,11 +251,10 @@ async def test_a_file_of_a_later_release_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_migrations_run_once_and_whole(tmp_path: Path) -> None:
-    connection = connect(tmp_path / "store.db")
-    schema.migrate(connection)
+    connection = _made(tmp_path / "store.db")
     more = (*schema.MIGRATIONS, "ALTER TABLE events ADD COLUMN seen INTEGER;\nCREATE TABLE extra (a);")
-    schema.migrate(connection, more)
-    schema.migrate(connection, more)
+    for migrations in (schema.MIGRATIONS, more, more):
+        schema.migrate(connection, migrations)
     assert connection.execute("PRAGMA user_version").fetchone() == (len(more),)
     assert connection.execute("SELECT count(*) FROM extra").fetchone() == (0,)
     with pytest.raises(sqlite3.OperationalError, match="nonsense"):
@@ -404,7 +409,7 @@ async def test_no_periodic_work_reads_a_whole_table(tmp_path: Path) -> None:
 
 def test_repeating_rows_of_a_node_leaves_their_marks_as_they_are(tmp_path: Path) -> None:
     rows = [outcome(T0 + k / 100, decision=drawn_decision(T0 + k / 100)) for k in range(100)]
-    connection = connect(tmp_path / "store.db")
+    connection = _made(tmp_path / "store.db")
     try:
         migrate(connection)
         sizes = []
@@ -437,7 +442,7 @@ async def test_a_step_passes_over_a_bounded_number_of_pages_of_other_routes(
 
 
 def test_what_is_rare_is_found_by_an_index(tmp_path: Path) -> None:
-    connection = connect(tmp_path / "store.db")
+    connection = _made(tmp_path / "store.db")
     try:
         migrate(connection)
         statements: list[str] = []
@@ -458,7 +463,7 @@ def test_what_is_rare_is_found_by_an_index(tmp_path: Path) -> None:
 
 def test_a_process_waits_for_another_that_migrates_however_long_that_takes(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
-    first = connect(path)
+    first = _made(path)
     first.execute("BEGIN IMMEDIATE")
     second = sqlite3.connect(path, timeout=0.0, isolation_level=None, check_same_thread=False)
     try:

@@ -24,6 +24,7 @@ Query = Callable[[sqlite3.Connection], object]
 
 @contextmanager
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    path.touch()
     connection = connect(path)
     try:
         schema.migrate(connection)

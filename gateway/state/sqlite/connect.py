@@ -24,9 +24,16 @@ BUSY_TIMEOUT_S: Final = 10.0
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    """A connection in autocommit mode that any one thread at a time may use."""
+    """A connection in autocommit mode that any one thread at a time may use. The file must exist (`keep_private`)."""
+    # It makes no file: next to an empty one SQLite removes the -wal, which may hold the last rewards of one that was
+    # moved.
     connection = sqlite3.connect(
-        path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
+        f"{path.absolute().as_uri()}?mode=rw",
+        timeout=BUSY_TIMEOUT_S,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=256,
+        uri=True,
     )
     try:
         # Readers and the writer do not wait for one another; the mode stays with the file.
@@ -98,7 +105,7 @@ def plainly(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (sqlite3.Error, BadPage, Damaged, TooNew, OSError) as error:
+    except (sqlite3.Error, BadPage, Damaged, Moved, TooNew, OSError) as error:
         raise unavailable(error, path) from error
 
 
@@ -118,7 +125,8 @@ def advice(error: Exception, path: Path) -> str:
         )
     if isinstance(error, Moved):
         return (
-            f"The store {path} was moved or deleted while it was in use. Put it back, or restart the gateway."
+            f"The store {path} was moved or deleted while it was in use. Put it back. To go on with another file, stop "
+            "the gateway first, and move the -wal and -shm of the old one away."
         )
     if isinstance(error, BadPage | Damaged):
         return f"The store {path} is damaged: {error}. {_RESTORE}"

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from gateway.runtime.threads import pool
 from gateway.state.base import StoreUnavailable
-from gateway.state.sqlite.connect import connect, plainly
+from gateway.state.sqlite.connect import Moved, connect, plainly
 
 T = TypeVar("T")
 
@@ -19,8 +19,10 @@ T = TypeVar("T")
 class Readers:
     """Runs read-only work off the event loop."""
 
-    def __init__(self, path: Path, *, threads: int) -> None:
+    def __init__(self, path: Path, moved: Callable[[], bool], *, threads: int) -> None:
+        """``moved``: whether the writer's file is not at ``path`` any more."""
         self._path = path
+        self._moved = moved
         self._pool = pool(threads, name="store-reader")
         self._mine = local()
         self._all: list[sqlite3.Connection] = []
@@ -41,6 +43,8 @@ class Readers:
 
     def _work(self, work: Callable[[sqlite3.Connection], T]) -> T:
         with plainly(self._path):
+            if self._moved():  # else pages would go on showing what no longer changes
+                raise Moved
             connection = self._connection()
             try:
                 # One state of the file for all statements of the work, whatever is written meanwhile.

@@ -124,8 +124,8 @@ class SqliteStore:
         self.memory = None
         self.rates = None
         self._writer = Writer(self.path)
-        self._readers = Readers(self.path, threads=3)
-        self._walkers = Readers(self.path, threads=1)
+        self._readers = Readers(self.path, self._writer.moved, threads=3)
+        self._walkers = Readers(self.path, self._writer.moved, threads=1)
         self._upkeep = upkeep.Upkeep()
         self._shares: dict[tuple[str, int], Mapping[str, float]] = {}
 

@@ -69,6 +69,10 @@ class Writer:
         result: T = await asyncio.wrap_future(job.future)
         return result
 
+    def moved(self) -> bool:
+        """Whether the file that is open is not at its path any more."""
+        return self._connection is not None and self._place != _place(self._path)
+
     async def close(self) -> None:
         """Finishes what waits and ends the thread."""
         if self._closed:
@@ -100,8 +104,7 @@ class Writer:
     def _commit(self, jobs: list[_Job]) -> None:
         # One that must be on disk takes the others with it.
         durable = any(job.durable for job in jobs)
-        if self._connection is not None and self._place != _place(self._path):
-            # What is written now is gone with this process. Not closed: SQLite would remove the other file's -wal.
+        if self.moved():  # what is written now would be gone with this process
             _fail(jobs, unavailable(Moved(), self._path))
             return
         try:
@@ -133,8 +136,8 @@ class Writer:
 
     def _connected(self, durable: bool) -> sqlite3.Connection:
         if self._connection is None:
-            self._connection = connect(self._path)
-            self._synchronous, self._place = "", _place(self._path)
+            connection = connect(self._path)
+            self._synchronous, self._place, self._connection = "", _place(self._path), connection
         wanted = "FULL" if durable else "NORMAL"
         if wanted != self._synchronous:
             self._connection.execute(f"PRAGMA synchronous = {wanted}")
