@@ -1,6 +1,6 @@
 // The dashboard: where we are, the one stream of the page, and what is shown while it is not to be had.
 
-import { authorise, gatewayTime, get, HOME, loginAddress, Refused, send, Unreachable } from "./core/api.js";
+import { authorise, gatewayTime, get, HOME, loginAddress, Refused, seesConfig, send, Unreachable } from "./core/api.js";
 import { keepFocus, rememberFocus } from "./core/focus.js";
 import { clockTime, moment, zoneName } from "./core/format.js";
 import { later } from "./core/later.js";
@@ -242,12 +242,11 @@ function pageOf(state) {
 }
 
 function TopBar({ page, session, lost, outage, heard, now, onLeave }) {
-  const may = !session || session.scopes === undefined || session.scopes.includes("config") || session.scopes.includes("admin");
   const links = [
     ["", "Routes", ["overview", "route", "shadow"]],
     ["outcomes", "Outcomes", ["outcomes", "decision"]],
     ["events", "Events", ["events"]],
-    ...(may ? [["config", "Configuration", ["config"]]] : [])
+    ...(seesConfig(session) ? [["config", "Configuration", ["config"]]] : [])
   ];
   const [cls, text] = lost ? ["off", "Unreachable"] : outage ? ["off", "Not updated"] : silent({ now, heard }) ? ["", "Connecting"] : ["on", "Live"];
   return html`<header class="top">

@@ -171,7 +171,8 @@ class Verdict:
         """What a failed guardrail says: its bound, what was seen with its interval, and after how much."""
         relative = self.bound == "min_ratio"
         limit = written(self.bound, self.limit) if relative else f"{self.bound} {self._amount(self.limit)}"
-        said = f"{self.metric} breaches {limit}"
+        level = {"at_least": "is below", "at_most": "is above"}.get(self.bound)
+        said = f"{self.metric} {f'{level} {self._amount(self.limit)}' if level else f'breaches {limit}'}"
         if self.estimate is not None:
             said += f": {'ratio ' if relative else ''}{self._amount(self.estimate)}"
         if self.interval is not None:

@@ -92,6 +92,8 @@ def test_before_and_after_it_has_learned(contextual: Served, tabs: Tabs) -> None
     pictures = httpx.get(f"{at}/distributions").json()
     assert list(pictures["densities"]) == ["correct"]
     assert pictures["differences"] == {}, "of means over different requests"
+    health = tab.page.locator("[data-metric=error_rate] [data-row=v2] .estimate").last
+    assert health.inner_text() == "not compared: each request's features decide its variant"
     columns = ["constant", "tier=free", "tier=paid", "age", "age missing"]
     assert tab.page.locator("[data-column]").evaluate_all("n => n.map(x => x.dataset.column)") == columns
     for variant, coefficients in report["contextual"]["coefficients"].items():

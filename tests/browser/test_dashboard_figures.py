@@ -262,6 +262,17 @@ def test_the_moment_that_is_pointed_at_is_told_on_every_chart(lived: Served, tab
     tab.page.wait_for_function(
         "was => document.querySelector('.readout > .note').innerText === was", arg=latest
     )
+    tab.page.set_viewport_size({"width": 260, "height": 900})
+    tab.settled()
+    lines = """all => all.map(one => {
+        const texts = document.createTreeWalker(one, NodeFilter.SHOW_TEXT);
+        while (texts.nextNode().data.trim() !== "v1");
+        const range = document.createRange();
+        range.selectNodeContents(texts.currentNode);
+        return new Set([...range.getClientRects()].map(rect => rect.top)).size;
+    })"""
+    found = tab.page.locator(".readout li", has_text="v1").evaluate_all(lines)
+    assert set(found) == {1}, "a variant's name is broken into letters"
 
 
 def test_dragging_zooms_and_the_address_keeps_it(lived: Served, tabs: Tabs) -> None:

@@ -67,6 +67,10 @@ def test_a_reader_and_a_session_that_only_looks_have_no_buttons(keyed: Served, t
         page.wait_for_timeout(500)
         assert page.get_by_role("button", name="Roll back").count() == 0
         assert page.get_by_role("button", name="Promote").count() == 0
+        page.goto(f"{keyed.address}/-/dashboard/routes/shop/history")
+        page.locator("[data-step=config]").wait_for()
+        link = page.locator("[data-step=config]").get_by_role("link", name="difference")
+        expect(link).to_have_count(0)  # to the configuration, which they may not see
 
 
 def test_a_rollback_is_one_click_and_on_every_open_page_within_two_seconds(keyed: Served, tabs: Tabs) -> None:
@@ -96,6 +100,11 @@ def test_routes_are_steered_from_the_overview_by_those_who_may(keyed: Served, ta
         "Promote",
         "Roll back",
     ]
+    heights = page.locator(".route-row").evaluate_all("rows => rows.map(row => row.clientHeight)")
+    assert max(heights) < 60, "buttons take no line, so that 20 routes fit one screen"
+    page.get_by_role("button", name="Promote shop").focus()
+    shown = "button => getComputedStyle(button.closest('.steering')).opacity"
+    assert page.get_by_role("button", name="Pause shop").evaluate(shown) == "1"
     page.get_by_role("button", name="Promote shop").click()
     dialog = page.get_by_role("dialog", name="Promote new?")
     assert (
@@ -345,7 +354,8 @@ def test_an_edit_is_checked_while_typing_applied_and_restored(keyed: Served, tab
     page.locator(".page-head", has_text="revision 3 is in force").wait_for()
     page.locator("[data-revision='3']", has_text="restore of revision 1: no better").wait_for()
     page.goto(f"{keyed.address}/-/dashboard/routes/shop/history")
-    page.locator("[data-step=config]", has_text="by ops · restore of revision 1: no better").wait_for()
+    step = page.locator("[data-step=config]", has_text="by ops · restore of revision 1: no better")
+    step.get_by_role("link", name="difference").wait_for()
     assert keyed.harness.revision().document == before
 
 

@@ -235,6 +235,8 @@ def test_counts_that_cannot_be_do_not_make_a_baseline_sick() -> None:
 )
 def test_agreement(agreeing: int, compared: int, outcome: str) -> None:
     verdict = judge_agreement(agreeing, compared, 0.98, 0.05, seconds=60)
+    if verdict.verdict == "fail":
+        assert verdict.breach().startswith("agreement is below 98 %: ")
     assert verdict.verdict == outcome
     assert (verdict.more_requests is not None) is (outcome == "inconclusive" and compared > 0)
     if verdict.more_requests is not None:

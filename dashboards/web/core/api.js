@@ -26,6 +26,9 @@ let ahead = 0; // ms that this computer's clock is ahead of the gateway's
 // The gateway's time, in ms: all times on a page are its, and how long ago they were counts by its clock.
 export const gatewayTime = () => Date.now() - ahead;
 
+// Whether this login sees the configuration; one that is not known yet may.
+export const seesConfig = (session) => !session || session.scopes.includes("config");
+
 let token = "";
 let ended = false; // another login has another token
 

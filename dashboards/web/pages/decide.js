@@ -19,7 +19,7 @@ export function FirstTab(given) {
   return given.report.policy === "shadow" ? html`<${Agreement} ...${given} />` : html`<${Decide} ...${given} />`;
 }
 
-function Decide({ report, colour, now }) {
+function Decide({ report, colour, now, session }) {
   const history = useGet(`routes/${encodeURIComponent(report.route)}/history?limit=6`, { again: newestStep(report) });
   return [
     headline(report, colour),
@@ -32,7 +32,12 @@ function Decide({ report, colour, now }) {
     html`<${Opened} key="pictures" report=${report} colour=${colour} now=${now} />`,
     report.agreement && report.rollout?.phase !== "shadow" && shadowList(report, colour),
     history.data &&
-      section("happened", "What happened", html`<a href=${href("routes", report.route, "history")}>All steps</a>`, steps(history.data.steps, now, report))
+      section(
+        "happened",
+        "What happened",
+        html`<a href=${href("routes", report.route, "history")}>All steps</a>`,
+        steps(history.data.steps, now, report, session)
+      )
   ];
 }
 

@@ -1,6 +1,6 @@
 // Every step of a route: who or what took it, why, and the evidence as it stood; with notes.
 
-import { post } from "../core/api.js";
+import { post, seesConfig } from "../core/api.js";
 import { useGet } from "../core/data.js";
 import { useDraft } from "../core/drafts.js";
 import { href } from "../core/router.js";
@@ -24,20 +24,20 @@ export function HistoryTab({ report, now, session }) {
     "History",
     "Steps of the rollout, the bandit's winner, alarms, notes and revisions; newest first.",
     html`<${NoteForm} may=${may} route=${report.route} onDone=${() => setAgain(again + 1)} />`,
-    history.data ? steps(history.data.steps, now, report) : waiting(history.error)
+    history.data ? steps(history.data.steps, now, report, session) : waiting(history.error)
   );
 }
 
-export function steps(found, now, report = { metrics: {} }) {
+export function steps(found, now, report = { metrics: {} }, session = null) {
   if (!found.length) return html`<p class="empty">Nothing has happened yet.</p>`;
-  return html`<ol class="log steps" role="list">${found.map((one) => step(one, now, report))}</ol>`;
+  return html`<ol class="log steps" role="list">${found.map((one) => step(one, now, report, seesConfig(session)))}</ol>`;
 }
 
-function step(one, now, report) {
+function step(one, now, report, linked) {
   const [title, detail] = event(one);
   const evidence = (one.data.evidence ?? []).filter((verdict) => verdict.verdict);
   return html`<li key=${`${one.kind}-${one.id}`} data-step=${one.kind}>
-    ${when(one.time, now)}<div><b>${title}</b>${one.kind === "config" && html` <a href=${href("config", { revision: one.data.revision })}>difference</a>`}</div>
+    ${when(one.time, now)}<div><b>${title}</b>${linked && one.kind === "config" && html` <a href=${href("config", { revision: one.data.revision })}>difference</a>`}</div>
     <span>${explained(detail)}</span>
     ${evidence.length > 0 && html`<ul class="evidence">${evidence.map((v) => html`<li key=${v.metric}>${badge((VERDICTS[v.verdict] ?? ["", v.verdict]).join(" "), TONES[v.verdict] ?? "")} ${failure(v, report)}</li>`)}</ul>`}
   </li>`;

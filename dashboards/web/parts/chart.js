@@ -48,7 +48,7 @@ function readout(at, said, pointed) {
   return html`<div class="readout" role=${pointed ? "status" : null}>
     <span class="note">${time(at)}</span>
     <ul class="legend">
-      ${said.map(([line, text]) => html`<li key=${line.name}>${swatch(line.look)}${line.name} <span class="said">${text}</span></li>`)}
+      ${said.map(([line, text]) => html`<li key=${line.name}>${swatch(line.look)}<span>${line.name} <span class="said">${text}</span></span></li>`)}
     </ul>
   </div>`;
 }

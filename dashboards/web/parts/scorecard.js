@@ -152,7 +152,8 @@ const nearZero = ([low, high]) => (low ?? -1) < 0 && (high ?? Infinity) > 9;
 function lift(report, name, metric, scale, limit, guarded) {
   const found = report.variants[name].lift[metric];
   if (name === report.compared_with) return html`<small class="note">baseline</small>`;
-  if (!found) return html`<small class="thin">${none}</small>`;
+  if (!found)
+    return html`<small class="thin">${report.contextual && !(metric in report.metrics) ? "not compared: each request's features decide its variant" : none}</small>`;
   const said = difference(found.absolute, found.interval, kind(metric, report.metrics));
   if (said.text === none) return html`<small class="thin">too few to compare</small>`;
   // A guardrail may decide before the interval does: it tests nothing but its limit.
