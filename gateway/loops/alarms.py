@@ -24,7 +24,7 @@ from gateway.loops.ratio import ALPHA, Ratios
 from gateway.loops.recent_share import WINDOW_S, RecentShare
 from gateway.loops.upkeep import retention
 from gateway.state import damage, shapes
-from gateway.state.base import OutcomeFilter
+from gateway.state.base import MAX_CLOCK_SKEW_S, OutcomeFilter
 from gateway.state.store import DocumentStore, Store
 from gateway.state.units import metric_of
 from policies.sequential.two_sample import RateMartingale, mean_interval
@@ -187,7 +187,7 @@ class Alarms:
         now, renewed = self._clock(), self._standing.get(code)
         if bool(message) != (renewed is not None):
             await self._tell_own(code, message)
-        elif renewed is None or now - renewed < RENEWAL_S:
+        elif renewed is None or 0.0 <= now - renewed < RENEWAL_S:
             return
         else:
             await self._keep_own(code, message)
@@ -205,6 +205,8 @@ class Alarms:
             seen = alarm.get("seen", alarm.get("since", 0.0))
             if self._clock() - seen >= kept_s.get(alarm["code"], inf):
                 await self._tell_own(alarm["code"], "")
+            elif seen > self._clock() + MAX_CLOCK_SKEW_S:  # the clock was set back: as in `look`
+                await self._keep_own(alarm["code"], alarm["message"])
 
     async def engine_troubles(self) -> None:
         """The leader tells what is wrong with engines and the archive."""
@@ -252,18 +254,19 @@ class Alarms:
             await self._failing(name),
         )
         alarms = [alarm for alarm in looks if alarm is not None]
-        kept = {a["code"]: a for a in json.loads(before[1])} if before is not None else {}
-        known, now = set(kept), self._clock()
+        now = self._clock()
+        stored = {
+            a["code"]: a.get("since", now) for a in (json.loads(before[1]) if before is not None else ())
+        }
+        # Of a clock that was set back: a person who resumes would not acknowledge one that is dated ahead.
+        known = {code: min(since, now) for code, since in stored.items()}
         # One that was an alarm before is as old as that: a person may have resumed with it in mind.
-        raised = kept.get("sample_ratio_mismatch", {}).get("since", now)
+        raised = known.get("sample_ratio_mismatch", now)
         await early_mismatch.keep(self._store, name, self._early, early, raised)
-        if known == {a.code for a in alarms}:
+        if known == stored and known.keys() == {a.code for a in alarms}:
             return alarms
         text = json.dumps(
-            [
-                {"code": a.code, "message": a.message, "since": kept.get(a.code, {}).get("since", now)}
-                for a in alarms
-            ]
+            [{"code": a.code, "message": a.message, "since": known.get(a.code, now)} for a in alarms]
         )
         if await self._store.save(KIND, name, text, expected=before[0] if before is not None else 0):
             for alarm in alarms:
@@ -271,7 +274,7 @@ class Alarms:
                     log.warning("%s: %s", name, alarm.message)
                     self._raised(name, alarm.code)
                     await self._emit("alarm", name, {"code": alarm.code, "message": alarm.message})
-            for code in known - {a.code for a in alarms}:
+            for code in known.keys() - {a.code for a in alarms}:
                 await self._emit("alarm_over", name, {"code": code})
         return alarms
 

@@ -34,6 +34,7 @@ async def keep(
     ``stored``: what the store has, by route.
     """
     version, text = stored.get(name, (0, _NONE))
-    if bool(message) != bool(json.loads(text)["message"]):
+    before = json.loads(text)
+    if bool(message) != bool(before["message"]) or before["since"] > since:  # the clock was set back
         kept = json.dumps({"message": message, "since": since}) if message else _NONE
         await store.save(KIND, name, kept, expected=version)  # or at the next look, if another was faster

@@ -10,11 +10,14 @@ from gateway.compile.plans import unit_point
 from gateway.config.load import load
 from gateway.loops import early_mismatch
 from gateway.loops.alarms import KIND, Alarms, distrust
+from gateway.loops.ratio import FLUSHED_S, SETTLED_S
 from gateway.state.store import Store
+from tests.loops.scene import Scene
 from tests.loops.test_rollout_bandit import CONFIG as TO_BANDIT
 from tests.loops.test_rollout_bandit import Rollout
 from tests.loops.test_stops import CONFIG as STOPS
 from tests.loops.test_stops import Bandit, report
+from tests.support.in_force import put_in_force
 from tests.support.one_route import canary, one_route
 
 CANARY = one_route(
@@ -134,6 +137,26 @@ async def test_a_clock_that_is_set_back_makes_no_alarm_known(store: Store) -> No
     await one.step()
     assert one.told["state"] == "learning"
     assert "record_loss" in await one.controller.held("r")
+
+
+async def test_a_clock_that_is_set_back_leaves_no_alarm_dated_ahead(store: Store) -> None:
+    """A person who resumed did not acknowledge it until the clock was where it had been."""
+    scene = Scene(store)
+    put_in_force(scene.document, scene.allocations)
+    await scene.allocations.step()
+    scene.lost = 7
+    await scene.assign(0.5, 2_000, seed=1)
+    scene.time += SETTLED_S + FLUSHED_S
+    await scene.watch.step(scene.document)
+    scene.time -= 3600
+    assert await distrust(store, "r", scene.time)
+    await scene.watch.step(scene.document)
+    assert not await distrust(store, "r", scene.time)
+    assert await distrust(store, "r", scene.time - 1)
+    assert scene.events == [("alarm", "", "record_loss"), ("alarm", "r", "sample_ratio_mismatch")]
+    for since in (2.0, 1.0):
+        await early(store, "it may not fit", since)
+        assert await early_mismatch.early_mismatch(store, "r", since) == ""
 
 
 async def test_a_winner_that_is_no_longer_one_makes_no_alarm_old(store: Store) -> None:
