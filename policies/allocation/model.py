@@ -31,7 +31,7 @@ class Allocation:
     shadows: tuple[tuple[str, float], ...] = ()
 
     def pick(self, u: float) -> int:
-        """Return the index of the variant that owns the point ``u`` of [0, 1); so each request is decided.
+        """Return the index of the variant that owns the point ``u`` of [0, 1): the decision of each request.
 
         Raises:
             ValueError: ``u`` is 1 or more.
