@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from math import isinf
+from math import inf, isinf
 
 from gateway.config.document import Document
 from gateway.config.faults import KeyPath
-from gateway.config.policy import BanditConfig, CanaryConfig, bandit_of, named_variants
+from gateway.config.policy import BanditConfig, CanaryConfig, GuardrailConfig, bandit_of, named_variants
 from gateway.config.references import Finding
 from gateway.config.route import RouteConfig
 from gateway.config.service import PAST
@@ -40,10 +40,10 @@ def of_another_gateway(document: Document, own: Document) -> Iterator[str]:
         wanted, here = getattr(document, key), getattr(own, key)
         if (wanted is None) != (here is None) if key == "tls" else wanted != here:
             # A store's address may hold a secret.
-            shown = f" is {wanted} there and {here} here" if key in ("listen", "control") else ""
+            shown = f" ({wanted}, not {here})" if key in ("listen", "control") else ""
             yield (
-                f"the configuration in force is not of this gateway: '{key}'{shown}. Restart to change it; if "
-                "another gateway shares this store by mistake, give each its own 'store'"
+                f"the configuration in force has another '{key}' than this process{shown}. After an edit of the "
+                "file, restart to apply it; if another gateway shares this store by mistake, give each its own 'store'"
             )
 
 
@@ -121,8 +121,10 @@ def _unbounded(document: Document) -> Iterator[Finding]:
     deciding: dict[str, str] = {}
     for name, route in document.routes.items():
         bandit = bandit_of(route.policy)
-        rails = route.policy.guardrails if isinstance(route.policy, CanaryConfig | BanditConfig) else ()
-        for metric in (*(rail.metric for rail in rails), bandit.metric if bandit is not None else None):
+        for metric in (
+            *(rail.metric for rail in _guardrails(route)),
+            bandit.metric if bandit is not None else None,
+        ):
             if metric is not None:
                 deciding.setdefault(metric, name)
     for metric, route_name in deciding.items():
@@ -133,6 +135,10 @@ def _unbounded(document: Document) -> Iterator[Finding]:
                 "or 'cap'"
             )
             yield Finding(("metrics", metric), message)
+
+
+def _guardrails(route: RouteConfig) -> tuple[GuardrailConfig, ...]:
+    return route.policy.guardrails if isinstance(route.policy, CanaryConfig | BanditConfig) else ()
 
 
 def _unfelt(here: KeyPath, route: RouteConfig, document: Document) -> Iterator[Finding]:
@@ -175,10 +181,7 @@ def _unguarded(here: KeyPath, route: RouteConfig, document: Document) -> Iterato
 
 
 def _guarded_gain(here: KeyPath, route: RouteConfig, document: Document) -> Iterator[Finding]:
-    policy = route.policy
-    for index, rail in enumerate(
-        policy.guardrails if isinstance(policy, CanaryConfig | BanditConfig) else ()
-    ):
+    for index, rail in enumerate(_guardrails(route)):
         metric = document.metrics.get(rail.metric)
         maximize = metric is not None and metric.goal == "maximize"
         decrease = rail.max_decrease is not None or rail.max_relative_decrease is not None
@@ -186,6 +189,46 @@ def _guarded_gain(here: KeyPath, route: RouteConfig, document: Document) -> Iter
             direction = "an increase" if maximize else "a decrease"
             message = f"{direction} of '{rail.metric}' is the goal; a guardrail limits the other direction"
             yield Finding((*here, "policy", "guardrails", index), message)
+
+
+def _unbreachable(here: KeyPath, route: RouteConfig, document: Document) -> Iterator[Finding]:
+    """Warn of limits that no difference between two variants exceeds, such as ``5`` where 5 % is meant."""
+    for index, rail in enumerate(_guardrails(route)):
+        metric = document.metrics.get(rail.metric)
+        span = (
+            1.0 if rail.metric == "error_rate" else inf if metric is None else metric.highest - metric.lowest
+        )
+        for key in ("max_increase", "max_decrease"):
+            limit: float | None = getattr(rail, key)
+            if limit is not None and limit >= span:
+                meant = (
+                    f"; as a number, 1 is 100 percentage points: write {limit:g}%"
+                    if span == 1
+                    else "; write less"
+                )
+                message = f"'{rail.metric}' can't differ by more than {span:g}, so this never fails{meant}"
+                yield Finding((*here, "policy", "guardrails", index, key), message)
+
+
+def _patterns(here: KeyPath, route: RouteConfig, document: Document) -> Iterator[Finding]:
+    """Warn of ``/items/*`` and ``/items/{id}``, which match only requests with these characters."""
+    prefix, found, _ = route.match.path.partition("/*" if "/*" in route.match.path else "/{")
+    if found:
+        message = f"a path has no wildcards: '{prefix or '/'}' matches everything below it; write that"
+        yield Finding((*here, "match", "path"), message)
+
+
+def _doubled_path(here: KeyPath, route: RouteConfig, document: Document) -> Iterator[Finding]:
+    """Warn of a backend's url that repeats the start of the matched path, as base URLs of OpenAI clients do."""
+    for name, variant in route.variants.items():
+        backend = document.backends.get(variant.backend)
+        base = backend.addresses[0].path if backend is not None else ""
+        if base and variant.rewrite.path is None and f"{route.match.path}/".startswith(f"{base}/"):
+            message = (
+                f"requests arrive at '{base}{route.match.path}', because the url of '{variant.backend}' ends with "
+                f"'{base}' too; write the url without it"
+            )
+            yield Finding((*here, "variants", name, "backend"), message)
 
 
 def _floorless(here: KeyPath, route: RouteConfig, document: Document) -> Iterator[Finding]:
@@ -224,6 +267,9 @@ _ROUTE_WARNINGS: tuple[Callable[[KeyPath, RouteConfig, Document], Iterator[Findi
     _stages,
     _unguarded,
     _guarded_gain,
+    _unbreachable,
+    _patterns,
+    _doubled_path,
     _floorless,
     _unfelt,
     _guarded_rows,

@@ -70,9 +70,8 @@ def test_an_older_file_never_takes_back_a_newer_revision(tmp_path: Path, store: 
         gateway(tmp_path / "b", config("two", store)) as b,
     ):
         wait_for(lambda: routes(a, b) == [["two"], ["two"]])
-        assert (
-            f"'listen' is 127.0.0.1:{b.port} there and 127.0.0.1:{a.port} here" in a.log
-        )  # of another gateway: a mistake, more often than not
+        # Of another gateway: a mistake, more often than not.
+        assert f"another 'listen' than this process (127.0.0.1:{b.port}, not 127.0.0.1:{a.port})" in a.log
         a.write(config("three", store))
         wait_for(lambda: routes(a, b) == [["three"], ["three"]])
         assert b.stop() == 0
