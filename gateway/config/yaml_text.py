@@ -138,6 +138,17 @@ def _too_much(text: str) -> Fault | None:
     return None
 
 
+_INDENTATION: Final = "compare its indentation, and that of the lines around it, or add a missing ':'"
+_SYNTAX_HINTS: Final = {
+    "token": "indent with spaces, not tabs, and quote text that begins with @, ` or %",
+    "mapping values": _INDENTATION,
+    "expected key": _INDENTATION,
+    "expected ':'": _INDENTATION,
+    "expected '-'": "a list and a mapping are mixed here: begin every entry with '- ', or none",
+}
+"""What to write, by a part of libyaml's message."""
+
+
 def _syntax_fault(error: yaml.YAMLError) -> Fault:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it can't be read"
@@ -148,9 +159,7 @@ def _syntax_fault(error: yaml.YAMLError) -> Fault:
     begin = getattr(error, "context_mark", None)
     if context and begin is not None:
         said += f" that starts in line {begin.line + 1}"
-    hint = (
-        "indent with spaces, not tabs, and quote text that begins with @, ` or %" if "token" in said else ""
-    )
+    hint = next((hint for part, hint in _SYNTAX_HINTS.items() if part in said), "")
     line, column = (mark.line + 1, mark.column + 1) if mark is not None else (0, 0)
     return Fault(line, column, "", f"not valid YAML: {said}", hint)
 

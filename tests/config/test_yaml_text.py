@@ -175,6 +175,18 @@ def test_a_tab_has_a_hint() -> None:
     assert "indent with spaces" in only_fault("a:\n\t- b").hint
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("a:\n  b c\n  d: 1", "indentation"),
+        ("a:\n   b: 1\n  c: 1", "indentation"),
+        ("a:\n  - b\n  c: 1", "begin every entry with '- '"),
+    ],
+)
+def test_wrong_indentation_has_a_hint(text: str, hint: str) -> None:
+    assert hint in only_fault(text).hint
+
+
 @pytest.mark.parametrize("text", ["[" * 100_000, "{a: " * 50_000, "- " * 50_000])
 def test_depth_is_bounded(text: str) -> None:
     assert f"more than {MAX_DEPTH} deep" in only_fault(text).message
