@@ -159,14 +159,13 @@ def statuses(value: object) -> frozenset[int]:
     Raises:
         ValueError: A part is malformed, or not a range of statuses.
     """
-    if isinstance(value, str | int) and not isinstance(value, bool):
-        return _status_range(str(value))
     if isinstance(value, Iterable) and not isinstance(value, str | bytes | dict):
-        return frozenset(status for part in value for status in statuses(part))
-    raise ValueError(f"{value!r} is not a status; write 503, 5xx, 500-504, or a list of these")
+        return frozenset(status for part in value for status in _status_range(part))
+    return _status_range(value)
 
 
-def _status_range(text: str) -> frozenset[int]:
+def _status_range(value: object) -> frozenset[int]:
+    text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
     if re.fullmatch(r"[1-5]xx", text):
         low = int(text[0]) * 100
         return frozenset(range(low, low + 100))
@@ -174,7 +173,7 @@ def _status_range(text: str) -> frozenset[int]:
         low, high = int(found[1]), int(found[2] or found[1])
         if low <= high:
             return frozenset(range(low, high + 1))
-    raise ValueError(f"{text!r} is not a status; write 503, 5xx, 500-504, or a list of these")
+    raise ValueError(f"{value!r} is not a status; write 503, 5xx, 500-504, or a list of these")
 
 
 def render_duration(seconds: float) -> str:

@@ -102,7 +102,7 @@ def test_statuses(value: object, statuses: set[int]) -> None:
     assert units.statuses("5xx") == frozenset(range(500, 600))
 
 
-@pytest.mark.parametrize("value", ["6xx", 99, 600, "504-502", True, None, {"a": 1}, [[None]]])
+@pytest.mark.parametrize("value", ["6xx", 99, 600, "504-502", True, None, {"a": 1}, [[500]], [[], 500]])
 def test_what_is_no_status(value: object) -> None:
     with pytest.raises(ValueError, match="is not a status"):
         units.statuses(value)
