@@ -46,6 +46,8 @@ class Server:
     reachable: bool = True
     needs: str | None = None
     """An option that the backend needs, with a placeholder."""
+    models: tuple[str, ...] = ()
+    """What clients call its models in the body, with OpenAI's endpoints."""
 
     def __post_init__(self) -> None:
         # What a server says of itself must not leave its comment.
@@ -221,9 +223,10 @@ def _openai(url: str, get: Get, client: httpx.Client) -> Server | None:
     about = _json(get("/v1/models"))
     if not isinstance(about, dict) or not isinstance(about.get("data"), list):
         return None
-    models = [each.get("id") for each in about["data"] if isinstance(each, dict)]
-    kind = f"OpenAI endpoints, models: {', '.join(map(str, models)) or 'none'}"
-    return Server(url, kind, _health(get) or "/v1/models", "/v1", ("/v1",), comparison="openai")
+    listed = [each.get("id") for each in about["data"] if isinstance(each, dict)]
+    kind = f"OpenAI endpoints, models: {', '.join(map(str, listed)) or 'none'}"
+    models = tuple(n for n in listed if isinstance(n, str) and _PLAIN_PATH.fullmatch(f"/{n}"))
+    return Server(url, kind, _health(get) or "/v1/models", "/v1", ("/v1",), "openai", models=models)
 
 
 def _openapi(url: str, get: Get, client: httpx.Client) -> Server | None:

@@ -130,11 +130,9 @@ def configuration(
 ) -> str:
     """The text of the configuration. ``hashes``: key id → hash, for the keys `app` and `ops`."""
     listen = address(current, candidate)
-    name = (
-        arguments.route
-        or re.sub(r"[^A-Za-z0-9._-]+", "-", arguments.path.rstrip("/").split("/")[-1])
-        or "model"
-    )
+    openai = current.comparison == "openai"
+    name = arguments.route or _route_name(arguments.path, "chat" if openai else "model")
+    match = f"path: {json.dumps(arguments.path)}" + (", protocol: openai" if openai else "")
     parts = [
         f"# yaml-language-server: $schema={SCHEMA}",
         "# Written by 'turnout init'. Every option: docs/configuration.md; 'turnout check' validates an edit,",
@@ -146,6 +144,7 @@ def configuration(
         *_auth(hashes, name),
         "metrics:                          # what clients report with POST /-/feedback",
         "  correct: {type: boolean, goal: maximize, window: 1h}    # or fraction, real, count",
+        *(_OPENAI_METRICS if openai else []),
         "",
         "backends:",
         *_backend("current", current),
@@ -153,18 +152,43 @@ def configuration(
         "",
         "routes:",
         f"  {name}:",
-        f"    match: {{path: {json.dumps(arguments.path)}}}".ljust(33) + " # and everything below it",
+        f"    match: {{{match}}}".ljust(33) + " # and everything below it",
+        *(_OPENAI_USAGE if openai else []),
         "    # unit: {header: x-user-id}   # keep each user on one variant",
         "    variants:                     # a new build is a new variant: its figures start from zero",
-        "      v1: {backend: current}",
-        *(["      v2: {backend: candidate}"] if candidate else []),
+        f"      v1: {{backend: current{_model(current, candidate)}}}",
+        *([f"      v2: {{backend: candidate{_model(candidate, current)}}}"] if candidate else []),
         *_policy(arguments.policy),
         *(["    fallback: [v1]                # v1 responds where v2 fails or is slow"] if candidate else []),
         f"    comparison: {{type: {current.comparison}}}".ljust(33)
         + " # how a shadow's response is compared",
-        "    timeouts: {connect: 1s, first_byte: 30s, total: 5m}",
+        "    timeouts: {connect: 1s, first_byte: 60s, idle: 60s, total: null}"
+        if openai
+        else "    timeouts: {connect: 1s, first_byte: 30s, total: 5m}",
     ]
     return "\n".join(parts) + "\n"
+
+
+_OPENAI_METRICS: Final = (
+    "  output_tokens: {type: count, usage: output_tokens}      # read from responses: docs/llm.md",
+    "  first_token_ms: {type: real, minimum: 0, cap: 5000, usage: first_token_ms}",
+)
+_OPENAI_USAGE: Final = (
+    "    usage: true                   # 'request' also asks for token counts in streams",
+)
+
+
+def _model(server: Server, other: Server | None) -> str:
+    """The name of the server's only model where the other server's has another: vLLM responds 404 to a foreign one."""
+    if other is None or server.models == other.models or {len(server.models), len(other.models)} != {1}:
+        return ""
+    return f", rewrite: {{model: {json.dumps(server.models[0])}}}"
+
+
+def _route_name(path: str, default: str) -> str:
+    """The last segment of ``path`` that names something; ``default`` if that is a version, as in ``/v1``."""
+    segment = re.sub(r"[^A-Za-z0-9._-]+", "-", path.rstrip("/").split("/")[-1])
+    return default if re.fullmatch(r"(v\d+)?", segment) else segment
 
 
 def address(*servers: Server | None) -> str:
@@ -240,6 +264,10 @@ def _report(
         return
     for server in servers:
         say(f"{server.url}: {server.kind}")
+    if not all(server.reachable for server in servers):
+        say(
+            "start what is unreachable and repeat this with --force; path and health check are guesses until then"
+        )
     secrets = f", {keys} (secrets, readable by you alone)" if keys else ""
     say(f"wrote {arguments.out}{secrets} and {arguments.out.with_name(SCHEMA)} (for editors)")
     say(f"next:\n  turnout check {arguments.out}\n  turnout run --config {arguments.out}")
@@ -248,4 +276,6 @@ def _report(
         with_keys = f", with these keys:\n  export $(cat {keys})"
         sent = ' -H "authorization: Bearer $TURNOUT_APP_KEY"'
     url = f"{address(*servers)}{arguments.path}"
+    if current.comparison == "openai" and arguments.path == current.path:
+        url += "/chat/completions"
     say(f"then, in another shell{with_keys or ':'}\n  turnout status\n  curl -i {url}{sent} --json '{{…}}'")

@@ -131,6 +131,27 @@ def test_servers_are_known_by_what_they_say(
         assert stat.S_IMODE((tmp_path / "turnout.keys").stat().st_mode) == 0o600
 
 
+def test_openai_servers_get_a_named_route_their_own_model_names_and_time_to_generate(tmp_path: Path) -> None:
+    one, other = (
+        {"/v1/models": {"data": [{"id": name}]}, "/health": {}} for name in ("llama", "llama-tuned")
+    )
+    for current in serving(one):
+        for candidate in serving(other):
+            done = init(tmp_path, "--current", current, "--candidate", candidate)
+            assert "/v1/chat/completions -H" in done.stdout
+            assert "unreachable" not in done.stdout
+        route = load_file(tmp_path / "turnout.yaml").routes["chat"]
+        assert route.match.protocol == ("openai",)
+        assert [variant.rewrite.model for variant in route.variants.values()] == ["llama", "llama-tuned"]
+        assert route.timeouts.total is None
+        # One server of both, and a server that is away.
+        done = init(tmp_path, "--force", "--current", current, "--candidate", current)
+        route = load_file(tmp_path / "turnout.yaml").routes["chat"]
+        assert [variant.rewrite.model for variant in route.variants.values()] == [None, None]
+        done = init(tmp_path, "--force", "--current", current, "--candidate", "http://127.0.0.1:1")
+        assert "start what is unreachable and repeat this with --force" in done.stdout
+
+
 def test_what_a_server_says_cannot_leave_its_comment_or_read_the_environment(tmp_path: Path) -> None:
     title = "x\nlisten: 0.0.0.0:80\n#\0\x1b"
     pages = {
