@@ -32,7 +32,10 @@ class GrpcProbe(ProbeRequest):
 
     def on_end(self, trailers: bytes) -> None:
         status = judged_status(trailers.split(b"\r\n"), self._judged)
-        if status != 200:
+        if status == 404:
+            detail = "it does not serve grpc.health.v1, or not for this name: correct 'health.grpc', or leave it out"
+            self._resolve(ProbeResult(0, "backend_status", detail))
+        elif status != 200:
             self._resolve(ProbeResult(0, "backend_status", f"grpc.health.v1 failed as HTTP {status} does"))
         elif self._received != SERVING:
             self._resolve(ProbeResult(0, "backend_status", "grpc.health.v1 says that it is not SERVING"))

@@ -28,7 +28,8 @@ class InferenceServer(grpc.GenericRpcHandler):  # type: ignore[misc]
         self.late_failure: grpc.StatusCode | None = None
         self.delay = 0.0
         """Seconds before it responds."""
-        self.serving = SERVING
+        self.serving: int | None = SERVING
+        """None: as a server without grpc.health.v1."""
         self.models: list[str] = []
         self.probed: list[str] = []
         self.server = grpc.server(ThreadPoolExecutor(8))
@@ -39,7 +40,11 @@ class InferenceServer(grpc.GenericRpcHandler):  # type: ignore[misc]
     def service(self, details: Any) -> Any:
         service, method = details.method.rsplit("/", 2)[1:]
         if service == "grpc.health.v1.Health":
-            return _unary(self.check, HEALTH_MESSAGES["HealthCheckRequest"])
+            return (
+                _unary(self.check, HEALTH_MESSAGES["HealthCheckRequest"])
+                if self.serving is not None
+                else None
+            )
         if method == "ModelInfer":
             return _unary(self.infer, MESSAGES["ModelInferRequest"])
         if method == "ModelStreamInfer":

@@ -316,8 +316,11 @@ def test_health_is_asked_by_grpc(rig: FaultRig, channel: grpc.Channel) -> None:
     for _ in range(4):
         infer(channel, "probed")
     assert OTHER.models == []
-    OTHER.serving = SERVING
-    rig.until(lambda: states(rig, "probed") == ["healthy", "healthy"])
+    for serving, state in ((SERVING, "healthy"), (None, "unhealthy"), (SERVING, "healthy")):
+        OTHER.serving = serving
+        rig.until(lambda state=state: states(rig, "probed") == ["healthy", state])  # type: ignore[misc]
+    told = [e for e in rig.events("health") if "does not serve grpc.health.v1" in e["reason"]]
+    assert told[-1]["address"].endswith(str(OTHER.port))
 
 
 def test_the_decision_stands_in_leading_and_trailing_metadata(rig: FaultRig, channel: grpc.Channel) -> None:
