@@ -151,7 +151,7 @@ def _unrecognized(unknown: list[str], command: str, parser: argparse.ArgumentPar
         file = "--route" not in options or Path(unknown[0]).suffix or os.path.exists(unknown[0])
         near = [f"--{'config' if file else 'route'} {unknown[0]}"]
     elif unknown[0] == "--config":
-        near = [f"turnout {command} FILE"]
+        near = ["--url URL" if "--url" in options else f"turnout {command} FILE"]
     return f"unrecognized arguments: {' '.join(unknown)}" + (f"; did you mean '{near[0]}'?" if near else "")
 
 

@@ -85,7 +85,7 @@ def _banner(config: dict[str, Any] | None) -> str:
     refused = config["refused"] if config is not None else None
     if config is None or refused is None:
         return ""
-    more = f" and {refused['faults'] - 1} more faults" if refused["faults"] > 1 else ""
+    more = f" and {refused['faults'] - 1} more" if refused["faults"] > 1 else ""
     return (
         f"configuration refused at {clock_time(refused['time'])}: {refused['place']}: {refused['path']}{more}; "
         f"revision {config['revision']} stays in force ('turnout check' and the log say why)\n"

@@ -30,7 +30,7 @@ def item_parts(item: object) -> tuple[str, str, object, str]:
     unknown = next((key for key in item if key not in fields), None)
     if unknown is not None:
         raise RejectedItem(
-            "invalid", f"An item has no {unknown!r}; its fields are {', '.join(sorted(fields))}."
+            "invalid", f"{unknown!r} is not a field of an item; its fields are {', '.join(sorted(fields))}."
         )
     identity, name = item.get("request_id" if by_request else "decision_id"), item.get("metric")
     if not isinstance(identity, str) or not isinstance(name, str) or "value" not in item:

@@ -54,7 +54,7 @@ class Joining:
             self.state_time = await asyncio.to_thread(self._last_state.read)
             if self.state_time is None:
                 raise StoreUnavailable(
-                    f"{error} No last state to start from is in {self._last_state.path}."
+                    f"{error} There is no last state to start from in {self._last_state.path} either."
                 ) from error
             self._outage.failed(_USER, error)
             log.warning(

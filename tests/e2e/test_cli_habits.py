@@ -94,6 +94,7 @@ def test_a_locale_without_the_letters_gets_escapes(tmp_path: Path) -> None:
         ("run turnout.yaml", "did you mean '--config turnout.yaml'?"),
         ("explain digits", "did you mean '--route digits'?"),
         ("check --config turnout.yaml", "did you mean 'turnout check FILE'?"),
+        ("status --config turnout.yaml", "did you mean '--url URL'?"),
         ("plan --worse x", "argument --worse: 'x' is not a number above 0"),
         ("plan --rate 0", "'0' is not a number above 0"),
         ("simulate --rate nan", "'nan' is not a number above 0"),
@@ -359,7 +360,7 @@ def test_a_gateway_tells_its_own_places(gateway: GatewayProcess, tmp_path: Path)
         other = tmp_path / "other"
         other.mkdir()
         with GatewayProcess(other, gateway.path.read_text().replace(str(gateway.port), "@PORT@")) as second:
-            wait_for(lambda: f"127.0.0.1:{second.port} there" in gateway.log)
+            wait_for(lambda: f"than this process (127.0.0.1:{second.port}, not" in gateway.log)
             gateway.stop()
             gateway.start()
         assert gateway.log.count(f"serving {gateway.url} · ") == 2

@@ -160,4 +160,4 @@ def test_without_a_last_state_there_is_nothing_to_start_from(tmp_path: Path, ser
     server.kill()
     gateway = GatewayProcess(tmp_path, config(server), ready=False)
     assert gateway.process.wait(60) == START_FAILED
-    assert f"No last state to start from is in {tmp_path}/data/last-state-" in gateway.log
+    assert f"There is no last state to start from in {tmp_path}/data/last-state-" in gateway.log

@@ -142,7 +142,7 @@ _RESTORE: Final = (
     "'sqlite3 FILE .recover' saves of it."
 )
 _ADVICE: Final = {
-    "SQLITE_FULL": "has no room left on its disk. Free some; writing then goes on by itself.",
+    "SQLITE_FULL": "has no room left on its disk. Free some; a gateway that runs then continues by itself.",
     "SQLITE_BUSY": f"was locked by another process for more than {BUSY_TIMEOUT_S:g} s. "
     "Find out which program holds it open; several gateways may share it, backups should use '.backup'.",
     "SQLITE_LOCKED": "is locked by another process. Find out which program holds it open.",
