@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import integrate, stats
+from scipy import integrate, special, stats
 
 from policies.bayes.coordinates import (
     BetaCoordinates,
@@ -287,3 +287,33 @@ def test_moments_and_intervals_are_those_of_scipy(posterior: Posterior, frozen: 
     assert posterior.mean == pytest.approx(frozen.mean())
     assert posterior.sd == pytest.approx(frozen.std())
     assert interval(posterior, 0.9) == pytest.approx(frozen.interval(0.9))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "goal"),
+    [(Beta(1e9, 2), Beta(1, 2), "minimize"), (Beta(2, 1e9), Beta(2, 1), "maximize")],
+)
+def test_a_billion_counts_of_a_rare_event_are_told_from_a_few(first: Beta, second: Beta, goal: Any) -> None:
+    found = compare([first, second], goal)
+    assert found.probability_best[1] == pytest.approx(1.0, abs=1e-12)
+    assert found.expected_loss[0] == pytest.approx(abs(second.mean - first.mean), rel=1e-9)
+
+
+@pytest.mark.parametrize("tiny", [1e-2, 1e-4, 1e-6, 1e-8])
+def test_a_tiny_parameter_is_exact_and_takes_few_panels(tiny: float) -> None:
+    # The distribution function of Beta(a, 1) is x^a, and E[x^a] is a ratio of beta functions.
+    raised = float(np.exp(special.betaln(2.0 + tiny, 3.0) - special.betaln(2.0, 3.0)))
+    # A ratio of two Gammas is that of the parts of a Beta.
+    of_gammas = float(special.betainc(tiny, 3.0, 1.0 / 3.0)), float(special.betainc(tiny, 2 * tiny, 0.25))
+    pairs: list[tuple[Posterior, Posterior, float]] = [
+        (Beta(tiny, 1.0), Beta(2.0, 3.0), raised),
+        (Beta(tiny, 1.0), Beta(2 * tiny, 1.0), 2 / 3),
+        (Gamma(tiny, 1.0), Gamma(3.0, 2.0), of_gammas[0]),
+        (Gamma(tiny, 1.0), Gamma(2 * tiny, 3.0), of_gammas[1]),
+    ]
+    for first, second, higher in pairs:
+        assert probability_best([first, second]) == pytest.approx((1 - higher, higher), abs=1e-9)
+        assert probability_best([first, second], "minimize") == pytest.approx((higher, 1 - higher), abs=1e-9)
+    few = BetaCoordinates(np.array([1.0, 1.0]), np.array([tiny, 2 * tiny]))
+    lower, upper = few.limits()
+    assert len(few.edges(1.0, float(lower.max()), upper, 1.0)) < 1_000
