@@ -20,7 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from policies.bayes.coordinates import Array, Coordinates
+from policies.bayes.coordinates import Coordinates
+from policies.bayes.panels import Array
 from policies.types import Goal
 
 NODES = 20

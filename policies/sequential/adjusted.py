@@ -15,9 +15,15 @@ Sums only, so that it applies to weighted observations (`policies.sequential.des
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
+from typing import Final
 
+from policies.sequential.asymptotic import ROUNDING
 from policies.sequential.design_based import WeightedSums
 from policies.types import PairSums, RewardSums
+
+LOST: Final = 1e-12
+"""Part of the squares of x + y below which products of x and y are lost in rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +49,23 @@ def adjusted(first: Paired, second: Paired) -> tuple[WeightedSums, WeightedSums]
         return first.values, second.values
     mu = (first.x.total + second.x.total) / weight
     moments = [_Moments.of(pair, mu) for pair in (first, second)]
-    spread = sum(m.within(pair.values.weight) for m, pair in zip(moments, (first, second), strict=True))
-    # An x that is the same for all predicts nothing, and would divide by zero.
-    if not spread > 0:
+    pairs = list(zip(moments, (first, second), strict=True))
+    spread = sum(m.within(pair.values.weight) for m, pair in pairs)
+    together = sum(m.with_values(pair.values) for m, pair in pairs)
+    # An x or y that is the same for all but for rounding, or lost in x + y beside the other, says nothing of a slope.
+    x, y = (sum(s.squares for s in each) for each in ((first.x, second.x), (first.known, second.known)))
+    varied = sum(_varied(pair.values) for _, pair in pairs)
+    if not (spread > ROUNDING * x and varied > ROUNDING * y and sqrt(spread) * sqrt(varied) > LOST * (x + y)):
         return first.values, second.values
-    together = sum(m.with_values(pair.values) for m, pair in zip(moments, (first, second), strict=True))
     theta = together / spread
     return _less(first, mu, theta), _less(second, mu, theta)
+
+
+def _varied(values: WeightedSums) -> float:
+    """Return the sum of squares about the variant's own mean."""
+    if not values.weight > 0:
+        return 0.0
+    return max(values.squares - values.total * values.total / values.weight, 0.0)
 
 
 def without_predicted(values: RewardSums, before: PairSums) -> RewardSums:

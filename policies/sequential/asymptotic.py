@@ -18,6 +18,8 @@ MIN_VALUES: Final = 50
 """Values of each variant below which there is no interval: the limit theorem does not hold yet."""
 TUNING_VALUES: Final = 5_000.0
 """Number of values at which the interval is tightest."""
+ROUNDING: Final = 1e-10
+"""Part of a sum of squares that may be rounding: a million additions of 0.1 are off by 1e-11."""
 MAX_ONE_SIDED: Final = 0.06
 """Level up to which `two_sided` gains anything."""
 
@@ -112,7 +114,7 @@ def _pair(baseline: Sample, candidate: Sample) -> _Pair | None:
     if min(baseline.size, candidate.size) < MIN_VALUES:
         return None
     pooled = _pooled(baseline, candidate)
-    if not pooled > 0:
+    if not pooled > ROUNDING * max(baseline.mean**2, candidate.mean**2):
         return None
     return _Pair(
         baseline.mean,
@@ -149,12 +151,14 @@ def ratio_interval(
     pair = _pair(baseline, candidate)
     if pair is None:
         return None
-    k2 = pair.multiplier(alpha, tuning) ** 2
-    a = pair.baseline**2 - k2 * pair.baseline_error
-    # Fieller's quadratic then has no bounded set of solutions.
-    if a <= 0 or pair.baseline <= 0:
+    if pair.baseline <= 0:
         return None
-    b = pair.baseline * pair.candidate
-    c = pair.candidate**2 - k2 * pair.candidate_error
-    root = math.sqrt(max(b * b - a * c, 0.0))
-    return (b - root) / a, (b + root) / a
+    # In units of the baseline's mean: fourth powers of values may overflow.
+    k, ratio = pair.multiplier(alpha, tuning) / pair.baseline, pair.candidate / pair.baseline
+    a = 1.0 - k * k * pair.baseline_error
+    # Fieller's quadratic then has no bounded set of solutions.
+    if a <= 0:
+        return None
+    c = ratio * ratio - k * k * pair.candidate_error
+    root = math.sqrt(max(ratio * ratio - a * c, 0.0))
+    return (ratio - root) / a, (ratio + root) / a

@@ -119,3 +119,18 @@ def test_a_covariate_that_predicts_needs_half_of_the_requests() -> None:
         for adjust in (False, True)
     )
     assert adjusted_ <= 0.6 * plain
+
+
+@pytest.mark.parametrize(
+    ("x", "mean", "sd"),
+    [(0.1, 1e9, 1e6), (1 / 3, 1e9, 0.0), (0.1, 0.0, 1e6), (1e50, 1e9, 1e6), (1e50, 0.0, 1.0)],
+)
+def test_a_covariate_that_does_not_vary_changes_nothing(x: float, mean: float, sd: float) -> None:
+    """Its sums differ by rounding alone, of which a slope would make any difference."""
+    rng = np.random.default_rng(1)
+    sides = []
+    for n in (1_000, 60):
+        values = mean + sd * rng.standard_normal(n)
+        sides.append(Paired.of(RewardSums.of(values), PairSums.of(np.full(n, x), values)))
+    first, second = sides
+    assert adjusted(first, second) == (first.values, second.values)
