@@ -57,6 +57,8 @@ def _not_ahead(state: State, now: float) -> State:
         patient_from=min(state.patient_from, now),
         checked=min(state.checked, now),
         acknowledged=min(state.acknowledged, now),
+        # Or the stage would be taken to have lasted longer by the step of the clock.
+        waiting_since=None if state.waiting_since is None else min(state.waiting_since, now),
     )
 
 

@@ -118,3 +118,10 @@ def test_every_life_keeps_the_promises(plan: Plan, life: list[tuple[float, Event
             assert refused or event.action in allowed
             assert not (refused and len(effects) > 1)
             assert not refused or state == before
+
+
+def test_a_clock_that_is_set_back_during_a_wait_does_not_shorten_the_stage() -> None:
+    waiting = replace(tick(), waits="e2 is silent")
+    state, effects = play((700, waiting), (100, tick()), (101, tick()))
+    assert (state.stage, weights(effects)) == (0, [])
+    assert state.waiting_since is None
