@@ -241,11 +241,15 @@ HAPROXY_RETRIED: Final = frozenset((401, 403, 404, 408, 425, 500, 501, 502, 503,
 """Statuses that HAProxy can retry."""
 HAPROXY_VARIANTS: Final = 36
 """Whose ranges fit into a command (`gateway.engines.haproxy.config.MAX_RANGES_BYTES`), however long the names are."""
+HAPROXY_HEADERS: Final = 50
+"""Conditions that fit into a line of HAProxy, of 64 words, with those on the path, the host and the method."""
 
 
 def _of_haproxy(route: RouteConfig, backends: Mapping[str, BackendConfig]) -> Iterator[Refusal]:
     if len(route.variants) > HAPROXY_VARIANTS:
         yield ("variants",), f"HAProxy holds the ranges of at most {HAPROXY_VARIANTS} variants; write fewer"
+    if len(route.match.headers) > HAPROXY_HEADERS:
+        yield ("match", "headers"), f"HAProxy matches at most {HAPROXY_HEADERS} headers; write fewer"
     if route.mirror is not None:
         yield ("mirror",), "HAProxy does not copy requests; remove it"
     if route.fallback:

@@ -10,7 +10,7 @@ from unittest.mock import Mock
 import pytest
 
 from gateway.compile.plans import salt
-from gateway.config.engine import HAPROXY_VARIANTS
+from gateway.config.engine import HAPROXY_HEADERS, HAPROXY_VARIANTS
 from gateway.config.load import ConfigError, load
 from gateway.engines.haproxy.agent import HaproxyFollower
 from gateway.engines.haproxy.bootstrap import Node, bootstrap
@@ -60,6 +60,11 @@ routes:
 ROUTES = {
     "conditions": (
         "{match: {path: '/a\"b\\\\''c', host: ['*.example.com', a.b], methods: [GET, PUT], headers: {x-y: \"-i '#\"}},"
+        " variants: {v: {backend: a}}, policy: {type: single, variant: v}}"
+    ),
+    "long conditions": (
+        f"{{match: {{path: /{'p' * 2000}, host: [{', '.join(f'h{n}.models.example' for n in range(100))}],"
+        f" methods: [GET, PUT], headers: {{{', '.join(f'x-{n}: v' for n in range(HAPROXY_HEADERS))}}}}},"
         " variants: {v: {backend: a}}, policy: {type: single, variant: v}}"
     ),
     "rewrites": (
@@ -171,6 +176,11 @@ REFUSED = [
         "variants",
         "at most 36 variants; write fewer",
     ),
+    (
+        "match: {path: /, headers: {" + ", ".join(f"x-{n}: v" for n in range(HAPROXY_HEADERS + 1)) + "}}",
+        "match.headers",
+        "at most 50 headers; write fewer",
+    ),
     ("fallback: [v2]", "fallback", "remove it"),
     ("retry: {budget: 10%}", "retry.budget", "remove it"),
     ("retry: {replayable: true, on: {status: [507]}}", "retry.on.status", "401, 403"),
@@ -203,7 +213,8 @@ MORE = """
 @pytest.mark.parametrize(("rest", "where", "remedy"), REFUSED, ids=[row[1] for row in REFUSED])
 def test_what_haproxy_cannot_do_is_refused(rest: str, where: str, remedy: str, tmp_path: Path) -> None:
     rest += "" if "variants" in rest else ", variants: {v1: {backend: a}, v2: {backend: b}}"
-    text = text_of(f"{{match: {{path: /}}, policy: {{type: single, variant: v1}}, {rest}}}", tmp_path)
+    rest += "" if "match" in rest else ", match: {path: /}"
+    text = text_of(f"{{policy: {{type: single, variant: v1}}, {rest}}}", tmp_path)
     with pytest.raises(ConfigError) as refused:
         load(text.replace("routes:", MORE.strip("\n") + "\nroutes:"), source="test", env={})
     (fault,) = refused.value.faults

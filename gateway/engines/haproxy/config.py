@@ -137,7 +137,7 @@ def _is_plain(match: MatchConfig) -> bool:
 def ranges(route: str, assigned: Assigned) -> str:
     """The ranges of one route, with the key of the seal if nodes seal requests."""
     text = _ranges(route, assigned, assigned.cells)
-    # A rollback that HAProxy cannot take is worse than units that move once.
+    # A rollback that HAProxy cannot take is worse than units that move.
     return text if len(text) <= MAX_RANGES_BYTES else _ranges(route, assigned, assigned.cells.merged)
 
 
@@ -251,6 +251,7 @@ def _conditional(name: str, routes: Mapping[str, RouteConfig], entries: Mapping[
     conditions += [f"{name}:host"] if match.host else []
     conditions += [f"{name}:method"] if match.methods else []
     conditions += [f"{name}:header{index}" for index in range(len(match.headers))]
+    conditions += [f"!{name}:repeated"] if match.headers else []
     before = list(routes)[: list(routes).index(name)]
     longer = [other for other in before if routes[other].match.path.startswith(match.path)]
     yield from (f"  acl {name}:longer var(txn.found) -m str -- {entries[other]}" for other in longer)
@@ -273,6 +274,8 @@ def _acls(name: str, match: MatchConfig) -> Iterator[str]:
     for index, (field, value) in enumerate(match.headers.items()):
         how = f"str -- {word(value, 'latin-1')}" if value else "len 0"
         yield f"  acl {name}:header{index} req.fhdr({_argument(field)}) -m {how}"
+        # Any of several values would match; the gateway joins them.
+        yield f"  acl {name}:repeated req.fhdr_cnt({_argument(field)}) gt 1"
 
 
 def _argument(header: str) -> str:
