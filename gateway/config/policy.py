@@ -22,6 +22,12 @@ from gateway.config.units import (
 
 Weight = Annotated[Amount, Field(gt=0)]
 """A finite number above 0."""
+UtilityWeight = Annotated[Amount, Field(ge=1e-50, le=1e50)]
+"""Squared, times the square of the largest reward (1e100), it is still finite."""
+PriorCount = Annotated[Amount, Field(ge=0.001, le=1e15)]
+"""The memory that comparing posteriors takes grows as 1 / this: 0.2 GB for two variants at 0.001."""
+PriorStrength = Annotated[Amount, Field(ge=1e-15, le=1e15)]
+"""In observations."""
 
 
 class SingleConfig(ConfigModel):
@@ -126,24 +132,24 @@ class GateConfig(ConfigModel):
 class BetaPriorConfig(ConfigModel):
     """For boolean and fraction metrics."""
 
-    alpha: Weight = 1.0
-    beta: Weight = 1.0
+    alpha: PriorCount = 1.0
+    beta: PriorCount = 1.0
 
 
 class NormalPriorConfig(ConfigModel):
     """For real metrics: a normal-inverse-gamma distribution (``weight`` of the mean in observations)."""
 
-    mean: FiniteFloat = 0.0
-    weight: Weight = 1e-3
-    shape: Weight = 1.0
-    scale: Weight = 1.0
+    mean: Annotated[FiniteFloat, Field(ge=-1e100, le=1e100)] = 0.0
+    weight: PriorStrength = 1e-3
+    shape: Annotated[Amount, Field(gt=0.5, le=1e15)] = 1.0
+    scale: Annotated[Amount, Field(ge=1e-100, le=1e100)] = 1.0
 
 
 class GammaPriorConfig(ConfigModel):
     """For count metrics: a gamma distribution."""
 
-    shape: Weight = 1.0
-    rate: Weight = 1.0
+    shape: PriorCount = 1.0
+    rate: PriorStrength = 1.0
 
 
 def _prior_kind(value: Any) -> str:
@@ -193,7 +199,7 @@ class BanditConfig(ConfigModel):
     type: Literal["bandit"] = "bandit"
     algorithm: Literal["thompson", "top_two", "linear"] = "thompson"
     metric: Name | None = None
-    utility: Annotated[Mapping[Name, Weight], Field(min_length=1)] | None = None
+    utility: Annotated[Mapping[Name, UtilityWeight], Field(min_length=1)] | None = None
     """Weighted sum of several metrics, instead of ``metric``; a metric to minimize is subtracted."""
     floor: Share = 0.01
     """Minimum share f of each variant; with K variants a share is f + (1 - K f) P(best)."""
@@ -264,7 +270,7 @@ class ContestConfig(ConfigModel):
     """The bandit over baseline and candidate that follows the last stage of a canary."""
 
     metric: Name | None = None
-    utility: Annotated[Mapping[Name, Weight], Field(min_length=1)] | None = None
+    utility: Annotated[Mapping[Name, UtilityWeight], Field(min_length=1)] | None = None
     algorithm: Literal["thompson", "top_two"] = "thompson"
     floor: Share = 0.01
     prior: PriorConfig | None = None
