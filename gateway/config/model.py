@@ -27,8 +27,12 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _OBJECT: Final = re.compile(rf"(?:{_LABEL}/)?{_LABEL}(?:\.{_LABEL})*")
 _SERVER_NAME: Final = re.compile(
-    r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_.])?|(?=[^:]*:[^:]*:)[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?"
+    r"[A-Za-z0-9_][A-Za-z0-9._-]*|(?=[^:]*:[^:]*:)[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?"
 )
+_HOST_PATTERN: Final = re.compile(
+    r"(?:\*\.)?[A-Za-z0-9](?:[A-Za-z0-9._~-]|%[0-9A-Fa-f]{2})*|\[[0-9A-Fa-f:.]{2,45}\]"
+)
+"""What `gateway.http.fields.valid_host` lets through, without a port."""
 _METHOD: Final = re.compile(r"[A-Z][A-Z0-9-]{0,31}")
 _OF_THE_CONNECTION: Final = frozenset((
     "connection", "content-length", "expect", "host", "keep-alive", "proxy-connection", "te", "trailer",
@@ -145,7 +149,7 @@ def _url(value: str) -> str:
         )
     if parts.query or parts.fragment or "?" in value or "#" in value:
         raise ValueError(f"{value!r} has a query or fragment; write scheme, host, port and at most a path")
-    if _ascii_host(parts.hostname) is None:
+    if _ascii_host(parts.hostname, _SERVER_NAME) is None:
         raise ValueError(f"{parts.hostname!r} is not a host; write one such as models.internal")
     if parts.username is not None or parts.password is not None:
         raise ValueError(
@@ -156,19 +160,28 @@ def _url(value: str) -> str:
     return parts.scheme + value[len(parts.scheme) :]  # in lower case, as those who read it expect
 
 
-def _ascii_host(value: str) -> str | None:
-    """A host as DNS has it, which engines write into the files of their proxies; None for what is none."""
+def _ascii_host(value: str, form: re.Pattern[str]) -> str | None:
+    """A host as DNS has it, which engines write into the files of their proxies; None for what is not of ``form``."""
     try:
         host = value.encode("idna").decode()
     except UnicodeError:  # an empty label, or one that is too long
         return None
-    return host if _SERVER_NAME.fullmatch(host) else None
+    return host if form.fullmatch(host) else None
 
 
 def _server_name(value: str) -> str:
-    host = _ascii_host(value) if value else ""
+    host = _ascii_host(value, _SERVER_NAME) if value else ""
     if host is None:
         raise ValueError(f"{value!r} is not a server name; write one such as models.internal, without a port")
+    return host
+
+
+def _host_pattern(value: str) -> str:
+    host = _ascii_host(value, _HOST_PATTERN)
+    if host is None:
+        raise ValueError(
+            f"{value!r} is not a host; write one such as models.internal, *.models.internal or [::1], without a port"
+        )
     return host
 
 
@@ -214,6 +227,12 @@ Method = Annotated[str, AfterValidator(_method), written("[A-Za-z][A-Za-z0-9-]{0
 Path = Annotated[str, AfterValidator(_path), written(r"/[^?#\s]*", example="/v2/models/digits")]
 HostName = Annotated[str, AfterValidator(_host), written(r"[A-Za-z0-9\[][^\s/@]*", example="models.internal")]
 """What a Host field may hold."""
+HostPattern = Annotated[
+    str,
+    AfterValidator(_host_pattern),
+    written(r"(?:\*\.)?[^\s/@:*\[\]]+|\[[^\s/@]+\]", example="models.internal"),
+]
+"""A host without a port, or ``*.`` and what such hosts end with."""
 ServerName = Annotated[str, AfterValidator(_server_name)]
 """What a certificate names: a host without a port."""
 Version = Annotated[str, BeforeValidator(_version), written(_NAME, {"type": "integer"}, example="3")]

@@ -14,6 +14,7 @@ from gateway.config.model import (
     HeaderName,
     HeaderValue,
     HostName,
+    HostPattern,
     Method,
     Name,
     ObjectName,
@@ -46,7 +47,7 @@ class MatchConfig(ConfigModel):
     """``package.Service/Method`` or ``package.Service``: as ``path`` with a slash before it, and POST alone."""
     path: Path = "/"
     """Prefix of whole path segments: /v2/models/a matches /v2/models/a/infer, but not /v2/models/ab."""
-    host: Annotated[tuple[str, ...], OneOrMore] = ()
+    host: Annotated[tuple[HostPattern, ...], OneOrMore] = ()
     """Any of these host names, without port; ``*.example.com`` matches every name under it."""
     headers: Mapping[HeaderName, HeaderValue] = Field(default_factory=dict)
     methods: Annotated[tuple[Method, ...], OneOrMore] = ()

@@ -231,6 +231,9 @@ TABLE = [
         "the route 'digits' matches exactly the same; write another path or condition"),
     row("path: /v2/models/digits", "path: /-/metrics", 8, "routes.digits.match.path",
         "'/-/' is reserved for the gateway; write another path"),
+    *(row("path: /v2/models/digits", f"path: /v2/models/digits, host: '{host}'", 8, "routes.digits.match.host",
+          f"'{host}' is not a host; write one such as models.internal, *.models.internal or [::1], without a port")
+      for host in ("", "x:80", "*", "::1", "[::1]:80", "_x")),
     row("path: /v2/models/digits", "path: v2/models", 8, "routes.digits.match.path",
         "'v2/models' is not a path; write one that begins with '/' and has no '?', '#' or space"),
     # Kinds of values
