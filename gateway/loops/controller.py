@@ -44,6 +44,7 @@ from policies.rollout.events import Audit, Command, Configured, Effect, Event, R
 from policies.rollout.machine import is_due, step
 from policies.rollout.route import RouteState
 from policies.rollout.state import Plan, State, begin, of_plan
+from policies.rollout.stop_rule import StopState
 from policies.rollout.table import Status
 from policies.rollout.verdicts import Verdict
 
@@ -277,6 +278,8 @@ class Controller:
     async def _tell_late(self, name: str) -> None:
         """Tells of steps and ejections that a store took just before it went away."""
         effects = self._routes.late_effects(name)
+        if isinstance(effects, StopState):
+            await self._stop_rules.tell(name, effects, self._routes[name].stop)
         for effect in effects if isinstance(effects, tuple) else ():
             if isinstance(effect, Audit | Ejected):
                 await self._tell(name, effect)

@@ -151,9 +151,11 @@ class RouteStates:
 
     def late_effects(self, name: str) -> object:
         """The effects of an `update` that failed, if what was read since shows that its state is stored; else None."""
-        version, text, effects = self._unsure.pop(name, (-1, "", None))
-        made = self._versions.get(name) == version and json.dumps(self[name].as_dict()) == text
-        return effects if made else None
+        read = self._versions.get(name, 0)
+        if name not in self._unsure or read < self._unsure[name][0]:
+            return None  # what was read may be older than the save
+        version, text, effects = self._unsure.pop(name)
+        return effects if read == version and json.dumps(self[name].as_dict()) == text else None
 
     def _take(self, name: str, before: int, found: tuple[int, str] | None) -> RouteState:
         # An update since `before` may have come further; a store that lost documents is behind both.
@@ -183,6 +185,7 @@ class RouteStates:
                 self._unsure[name] = version + 1, text, effects
                 raise
             if saved:
+                self._unsure.pop(name, None)
                 self._put(name, version + 1, after)
                 return after, effects
             await self.read(name)

@@ -98,15 +98,19 @@ class StopRules:
 
         state, before = await self._routes.update(name, reducer)
         after = state.stop.under(fingerprint)
+        self._steer(name)
+        await self.tell(name, before, after)
+        if before.state != after.state and "handed_over" in (before.state, after.state):
+            reason = f"winner: {after.winner}" if after.winner else "winner taken back"
+            await self._allocations.reconsider(name, reason)
+
+    async def tell(self, name: str, before: StopState, after: StopState) -> None:
+        """Tell of a step, if it is one that people want to know of: not of a lead that is known better."""
         if replace(after, lead=before.lead) == before:
             return
-        self._steer(name)
         log.info("%s: %s → %s (%s, by %s)", name, before.state, after.state, after.winner, after.by)
         view = stop_view(name, after, self._allocations.standings.get(name))
         await self._emit("winner", name, view | {"before": before.state})
-        if "handed_over" in (before.state, after.state):
-            reason = f"winner: {after.winner}" if after.winner else "winner taken back"
-            await self._allocations.reconsider(name, reason)
 
     async def command(self, name: str, route: RouteConfig, word: Command) -> Mapping[str, Any]:
         """Steers the stop rule of a bandit, or resumes a bandit that is held; the state that follows.

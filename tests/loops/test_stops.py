@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from gateway.errors import TurnoutError
 from gateway.loops.allocation import LEASE_TTL_S
+from gateway.state.base import StoreUnavailable
 from gateway.state.store import Store
 from tests.support.made import outcome, published, reward
 from tests.support.one_route import one_route
@@ -54,6 +55,34 @@ async def test_ask_names_the_winner_and_the_command_hands_over(store: Store) -> 
     assert one.share == 1.0
     with pytest.raises(TurnoutError, match="handed over already"):
         await one.say("promote")
+
+
+async def test_a_hand_over_that_the_store_took_without_saying_so_is_told_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await Bandit(store, "one", CONFIG).start()
+    await report(store, {"v1": 40, "v2": 80})
+    await one.step()
+    save, load_all, before = store.save, store.load_all, await store.load_all("route", ("r",))
+
+    async def silently(kind: str, name: str, text: str, *, expected: int) -> bool:
+        await save(kind, name, text, expected=expected)
+        raise StoreUnavailable("away")
+
+    async def earlier(kind: str, names: Sequence[str]) -> dict[str, tuple[int, str]]:
+        return before if kind == "route" else await load_all(kind, names)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "save", silently)
+        with pytest.raises(StoreUnavailable):
+            await one.say("promote")
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "load_all", earlier)  # as if it had begun before the save
+        await one.controller.step()
+    for _ in range(2):
+        await one.step()
+        assert one.share == 1.0
+        assert [e["state"] for _, e in one.events] == ["asking", "handed_over"]
 
 
 async def rising(store: Store, time: float, gain: float = 0.0) -> None:
