@@ -48,7 +48,7 @@ def _spread(shares: list[float], caps: Sequence[float], bound: set[int]) -> list
     by = {k: shares[k] for k in free}
     if not fsum(by.values()) > 0:
         by = {k: caps[k] for k in free}
-    total = fsum(by.values())
+    total = fsum(by.values()) or 1.0  # none may have a share, and what is left is rounding
     return [caps[k] if k in bound else rest * by[k] / total for k in range(len(shares))]
 
 

@@ -52,7 +52,7 @@ def adjusted(first: Paired, second: Paired) -> tuple[WeightedSums, WeightedSums]
     pairs = list(zip(moments, (first, second), strict=True))
     spread = sum(m.within(pair.values.weight) for m, pair in pairs)
     together = sum(m.with_values(pair.values) for m, pair in pairs)
-    # An x or y that is the same for all but for rounding, or lost in x + y beside the other, says nothing of a slope.
+    # An x or y that is the same for all but for rounding, or lost in x + y next to the other, tells nothing of a slope.
     x, y = (sum(s.squares for s in each) for each in ((first.x, second.x), (first.known, second.known)))
     varied = sum(_varied(pair.values) for _, pair in pairs)
     if not (spread > ROUNDING * x and varied > ROUNDING * y and sqrt(spread) * sqrt(varied) > LOST * (x + y)):

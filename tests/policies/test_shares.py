@@ -87,3 +87,7 @@ def test_top_two_gives_shares(p: list[float], second: float) -> None:
 def test_top_two_when_one_leads_beyond_doubt() -> None:
     assert top_two([1.0, 0.0, 0.0], 0.5) == pytest.approx([0.5, 0.25, 0.25])
     assert top_two([1.0], 0.5) == [1.0]
+
+
+def test_caps_that_leave_nothing_but_rounding_to_an_ejected_variant() -> None:
+    assert capped([1.0, 0.0], [1.0 - 1e-13, 0.0]) == [1.0 - 1e-13, 0.0]
