@@ -77,9 +77,9 @@ ORDER: Mapping[str, str] = {
         "gateway.compile gateway.ingest gateway.engines gateway.archive policies"
     ),
     "gateway.control": (
-        "gateway.json_text gateway.errors gateway.clock gateway.build gateway.runtime gateway.http gateway.config "
-        "gateway.auth gateway.record gateway.transport gateway.telemetry gateway.dataplane gateway.state "
-        "gateway.compile gateway.ingest gateway.engines policies dashboards"
+        "gateway.json_text gateway.errors gateway.internal_errors gateway.clock gateway.build gateway.runtime "
+        "gateway.http gateway.config gateway.auth gateway.record gateway.transport gateway.telemetry "
+        "gateway.dataplane gateway.state gateway.compile gateway.ingest gateway.engines policies dashboards"
     ),
 }
 """`loops` and `control` know nothing of each other: the composition root connects them."""
