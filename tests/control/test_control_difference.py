@@ -85,3 +85,15 @@ def test_changes_are_told_as_the_gateway_reads_them() -> None:
         "backends.a.off: added, 20",
         "needs a restart: nothing",
     ]
+
+
+def test_a_section_that_comes_or_goes_shows_no_secret() -> None:
+    """Keys of secrets were looked for only where the two texts part."""
+    before = "webhooks: [{url: u, secret: SECRET, headers: {authorization: SECRET}}]\n"
+    after = "engines: {edge: {token: SECRET}}\nauth: {keys: [{id: SECRET}]}\n"
+    said = changes.changes(before, after)
+    assert said[:2] == [
+        'webhooks: removed (was [{"url": "u", "secret": "…", "headers": {"authorization": "…)',
+        'engines: added, {"edge": {"token": "…"}}',
+    ]
+    assert not any("SECRET" in one for one in said)

@@ -16,7 +16,9 @@ MIN_SHARE_CHANGE: Final = 0.0005
 """A share that moves by less is shown as the same."""
 AT_START: Final = frozenset({"listen", "control", "store", "record", "workers"})
 """Sections that are read once, when the process starts."""
-_SECRET: Final = frozenset({"hash", "key", "token", "password", "authorization"})
+_SECRET: Final = frozenset(
+    {"hash", "key", "token", "server_token", "secret", "password", "authorization", "x-api-key"}
+)
 MAX_VALUE_CHARS: Final = 60
 _ABSENT: Final = object()
 
@@ -133,8 +135,16 @@ def _secret(path: tuple[str, ...]) -> bool:
     return path[0] == "auth" or path[-1].lower() in _SECRET
 
 
-def _value(path: tuple[str, ...], value: Any) -> str:
+def _masked(path: tuple[str, ...], value: Any) -> Any:
+    """``value`` without secrets, also those inside a section that is added or removed."""
     if _secret(path):
         return "…"
+    if isinstance(value, dict):
+        return {key: _masked((*path, str(key)), part) for key, part in value.items()}
+    return [_masked(path, part) for part in value] if isinstance(value, list) else value
+
+
+def _value(path: tuple[str, ...], value: Any) -> str:
+    value = _masked(path, value)
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= MAX_VALUE_CHARS else text[: MAX_VALUE_CHARS - 1] + "…"
