@@ -212,6 +212,8 @@ async def test_the_list_reads_documents_of_all_routes_together(
 
 
 async def test_a_view_of_a_route_needs_the_route(harness: Harness, client: Any) -> None:
-    assert (await client("digits-reader").get("/-/events?view=route:shop")).status_code == 403
-    assert (await client("reader").get("/-/events?view=route:nope")).status_code == 404
+    for method in ("GET", "HEAD"):
+        for key, route, status in (("digits-reader", "shop", 403), ("reader", "nope", 404)):
+            found = await client(key).request(method, f"/-/events?view=route:{route}")
+            assert found.status_code == status
     assert (await client("reader").get("/-/events?view=nope")).status_code == 422

@@ -51,6 +51,7 @@ async def stream_events(request: ApiRequest) -> Response:
     if given and not re.fullmatch("[0-9]{1,18}", given):
         raise TurnoutError("invalid", f"{given!r} is not an event id; send the last 'id' unchanged.")
     after = int(given) if given else query.after
+    view = None if query.view is None else _view(request, query.view)
     if request.http.method == "HEAD":
         return Response(headers=_HEADERS, media_type="text/event-stream")
     stream = request.services.events.stream(
@@ -59,8 +60,8 @@ async def stream_events(request: ApiRequest) -> Response:
         request.services.closing,
         partial(still_admitted, request.http, request.services, request.principal),
     )
-    if query.view is not None:
-        stream = merged(stream, _view(request, query.view))
+    if view is not None:
+        stream = merged(stream, view)
     return StreamingResponse(stream, headers=_HEADERS, media_type="text/event-stream")
 
 
