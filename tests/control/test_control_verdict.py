@@ -186,6 +186,8 @@ async def test_a_new_revision_of_flagger_starts_the_rollout_again(
     assert harness.rollouts["shop"]["state"] == state
     assert (await client("pilot").post(path)).status_code == 200
     assert harness.rollouts["shop"]["state"] == "running"
+    (trail,) = (await client("pilot").get("/-/events/recent?kind=steered")).json()["events"]
+    assert (trail["data"]["action"], trail["data"]["by"]) == ("restart", "pilot")
     assert (await client("reader").post(path)).status_code == 200
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from starlette.responses import Response
 
@@ -25,12 +26,18 @@ endpoints: Final = Endpoints()
 )
 async def steer(request: ApiRequest) -> Response:
     """Steer a rollout."""
-    name, step = request.route, await request.body(RolloutRequest)
+    step = await request.body(RolloutRequest)
     if (step.action == "set") != (step.weight is not None):
         raise TurnoutError("invalid", "'weight' and the action 'set' need each other; write both or neither.")
     reason, seen = step.reason.strip(), Seen(step.if_state, step.if_epoch)
     word = Command(step.action, request.author, step.weight, reason=reason, seen=seen)
+    return json_response(dict(await take(request, word)))
+
+
+async def take(request: ApiRequest, word: Command) -> Mapping[str, Any]:
+    """Take a requested step of the path's route and return the new state; history names who requested it."""
+    name = request.route
     state = await request.gateway.rollout(name, word)
-    trail = {"action": step.action, "weight": step.weight, "reason": reason} | request.caller
+    trail = {"action": word.action, "weight": word.weight, "reason": word.reason} | request.caller
     await request.gateway.events.emit_quietly("steered", name, trail)  # the step is taken
-    return json_response(dict(state))
+    return state

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from gateway.control.api_request import ApiRequest, json_response
 from gateway.control.endpoint import STORE, Endpoints
+from gateway.control.handlers.rollout import take
 from gateway.control.reports import verdict
 from gateway.control.schemas.rollout import VerdictQuery, VerdictResponse
 from gateway.errors import TurnoutError
@@ -71,7 +72,7 @@ async def _restarted(request: ApiRequest, state: str) -> Mapping[str, Any]:
             "that this call restarts it, or send the action 'restart'.",
         )
     word = Command("restart", request.author, reason="Flagger has a new revision")
-    return await request.gateway.rollout(request.route, word)
+    return await take(request, word)
 
 
 async def _rollout(request: ApiRequest) -> Mapping[str, Any]:
