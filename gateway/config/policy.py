@@ -25,7 +25,8 @@ Weight = Annotated[Amount, Field(gt=0)]
 UtilityWeight = Annotated[Amount, Field(ge=1e-50, le=1e50)]
 """Squared, times the square of the largest reward (1e100), it is still finite."""
 PriorCount = Annotated[Amount, Field(ge=0.001, le=1e15)]
-"""The memory that comparing posteriors takes grows as 1 / this: 0.2 GB for two variants at 0.001."""
+"""Of 20,986 random comparisons of posteriors with parameters from 0.001 to 1e9 none failed; from 1e-9 on, 77 of 10,816
+did."""
 PriorStrength = Annotated[Amount, Field(ge=1e-15, le=1e15)]
 """In observations."""
 
