@@ -57,8 +57,8 @@ class AccessLog:
         if self._file is not None:
             if self._file.name == path and _is_at(self._file, path):
                 return self._file
-            self._file.close()
-            self._file = None  # the next may not open
+            old, self._file = self._file, None  # first: closing may raise (NFS), and closes all the same
+            old.close()
         self._file, self._torn = open(path, "ab", buffering=0), False  # noqa: SIM115  # kept for the next batch
         return self._file
 

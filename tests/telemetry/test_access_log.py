@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import resource
 import signal
+from io import FileIO
 from pathlib import Path
 
 from gateway.telemetry.access_log import AccessLog
@@ -21,6 +23,25 @@ def test_a_file_that_was_full_when_it_was_moved_is_followed_by_another(tmp_path:
         write([outcome(number, 1.8e9, "v1", 0.5)])
     assert len(path.read_text().splitlines()) == 3
     assert write._file is not None
+    write._file.close()
+
+
+class _OverQuota(FileIO):
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+
+def test_a_moved_file_that_cannot_be_closed_is_followed_by_another(tmp_path: Path) -> None:
+    """As on NFS: each later batch raised ValueError."""
+    path = tmp_path / "access.jsonl"
+    write = AccessLog(lambda: str(path))
+    write._file = _OverQuota(str(path), "ab")
+    path.unlink()
+    for number in (1, 2, 3):
+        write([outcome(number, 1.8e9, "v1", 0.5)])
+    assert len(path.read_text().splitlines()) == 2
     write._file.close()
 
 
