@@ -93,14 +93,14 @@ def _configuration(text: str | None, report: Json, steps: list[Json]) -> Json:
         "revision": number,
         "time": step["time"] if step is not None else None,
         "author": step["data"]["author"] if step is not None else None,
-        "route": _section(text, report["route"]) if text is not None else None,
+        "route": route_section(text, report["route"]) if text is not None else None,
     }
 
 
-def _section(text: str, route: str) -> Json | None:
+def route_section(text: str, route: str) -> Json | None:
     """What a configuration says of a route. Variables stay as they are written, and no secret is kept."""
-    data = as_written(text)[0] or {"routes": {}}
-    section = data["routes"].get(route)
+    data = as_written(text)[0] or {}
+    section = (data.get("routes") or {}).get(route)
     if section is None:
         return None
     kept = {key: section.get(key) for key in ("match", "unit", "policy", "fallback")}
