@@ -52,6 +52,11 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
 }
 
+_SYNONYMS: Final = {
+    "serve": "run", "start": "run", "validate": "check",
+    **{action: f"rollout ROUTE {action}" for action in ("promote", "rollback", "pause", "resume", "restart", "set")},
+}  # fmt: skip
+"""What other tools call a command."""
 EXTRAS: Final = {"demo": "backend", "backend": "backend"}
 """Command → the extra whose packages it may need."""
 OURS: Final = ("gateway", "policies", "backends", "dashboards")
@@ -95,7 +100,8 @@ def _run(words: list[str]) -> int:
         words = [*words[1:], "--help"]
     wanted = next((word for word in words if not word.startswith("-")), None)
     if wanted is not None and wanted not in COMMANDS:
-        near = difflib.get_close_matches(wanted, COMMANDS, n=1)
+        meant = _SYNONYMS.get(wanted)
+        near = [meant] if meant else difflib.get_close_matches(wanted, COMMANDS, n=1)
         hint = f"; did you mean 'turnout {near[0]}'?" if near else "; 'turnout --help' lists them"
         return _complain(f"there is no command '{wanted}'{hint}", 2)
     run: Callable[[argparse.Namespace], int] | None = None
@@ -152,6 +158,8 @@ def _unrecognized(unknown: list[str], command: str, parser: argparse.ArgumentPar
         near = [f"--{'config' if file else 'route'} {unknown[0]}"]
     elif unknown[0] == "--config":
         near = ["--url URL" if "--url" in options else f"turnout {command} FILE"]
+    if command == "run" and unknown[0].partition("=")[0] in ("--host", "--port", "--listen", "-p"):
+        return f"there is no {unknown[0]}: write the address as 'listen: HOST:PORT' into the configuration"
     return f"unrecognized arguments: {' '.join(unknown)}" + (f"; did you mean '{near[0]}'?" if near else "")
 
 
