@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.commands.report_document import route_section
 from gateway.control.handlers import config as handlers
 from gateway.control.reports import changes
 from gateway.control.reports.changes import difference
@@ -97,3 +98,9 @@ def test_a_section_that_comes_or_goes_shows_no_secret() -> None:
         'engines: added, {"edge": {"token": "…"}}',
     ]
     assert not any("SECRET" in one for one in said)
+
+
+@pytest.mark.parametrize("text", ["", "listen: 127.0.0.1:1", "routes:", "routes: {s: {}}"])
+def test_a_route_that_the_configuration_no_longer_has(text: str) -> None:
+    """`turnout report` reads the configuration after the report, and it may have been replaced in between."""
+    assert route_section(text, "r") is None
