@@ -184,6 +184,8 @@ async def test_a_new_revision_of_flagger_starts_the_rollout_again(
     assert held.status_code == 409
     assert "'steer'" in held.json()["error"]["message"]
     assert harness.rollouts["shop"]["state"] == state
+    body = {"action": "nonsense"}
+    assert (await client("bound-admin").post("/-/routes/shop/rollout", json=body)).status_code == 403
     assert (await client("pilot").post(path)).status_code == 200
     assert harness.rollouts["shop"]["state"] == "running"
     (trail,) = (await client("pilot").get("/-/events/recent?kind=steered")).json()["events"]

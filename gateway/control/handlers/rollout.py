@@ -26,18 +26,17 @@ endpoints: Final = Endpoints()
 )
 async def steer(request: ApiRequest) -> Response:
     """Steer a rollout."""
-    step = await request.body(RolloutRequest)
+    name, step = request.route, await request.body(RolloutRequest)
     if (step.action == "set") != (step.weight is not None):
         raise TurnoutError("invalid", "'weight' and the action 'set' need each other; write both or neither.")
     reason, seen = step.reason.strip(), Seen(step.if_state, step.if_epoch)
     word = Command(step.action, request.author, step.weight, reason=reason, seen=seen)
-    return json_response(dict(await take(request, word)))
+    return json_response(dict(await take(request, name, word)))
 
 
-async def take(request: ApiRequest, word: Command) -> Mapping[str, Any]:
-    """Take a requested step of the path's route and return the new state; history names who requested it."""
-    name = request.route
-    state = await request.gateway.rollout(name, word)
+async def take(request: ApiRequest, route: str, word: Command) -> Mapping[str, Any]:
+    """Take a requested step of ``route`` and return the new state; history names who requested it."""
+    state = await request.gateway.rollout(route, word)
     trail = {"action": word.action, "weight": word.weight, "reason": word.reason} | request.caller
-    await request.gateway.events.emit_quietly("steered", name, trail)  # the step is taken
+    await request.gateway.events.emit_quietly("steered", route, trail)  # the step is taken
     return state

@@ -72,7 +72,7 @@ async def _restarted(request: ApiRequest, state: str) -> Mapping[str, Any]:
             "that this call restarts it, or send the action 'restart'.",
         )
     word = Command("restart", request.author, reason="Flagger has a new revision")
-    return await take(request, word)
+    return await take(request, request.route, word)
 
 
 async def _rollout(request: ApiRequest) -> Mapping[str, Any]:
