@@ -8,8 +8,11 @@ BIN := .venv/bin
 export PYTHONDONTWRITEBYTECODE :=
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on
 # Files of tests in parallel, each whole in one process; the long ones begin first (tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 # Four processes more than cores: half of the time tests wait for limits to pass (those of `make quick` wait less).
-PYTEST := $(BIN)/python -m pytest -n $(shell expr $$(nproc) + 4) --dist loadfile --no-loadscope-reorder
+PROCESSES := $(shell expr $$(nproc) + 4)
+# Processes that are forked when all tests are imported: to import them takes each of them seconds.
+FORKED = --tx "$(1)*popen//python=$(BIN)/python -m tests.support.worker $(2)"
 # Only the files with such tests are collected: to import all would take as long as these take.
 ALONE = -m alone $(shell grep -rl --include='*.py' pytest.mark.alone tests)
 # Tests that failed beside others run once more alone; those that then pass are named.
@@ -61,29 +64,25 @@ tools: .venv/tools ## the servers and the browser that tests drive, from Debian 
 
 test: export TURNOUT_WHEEL := $(CURDIR)/.run/wheel
 test: setup tools ## every test
-	@$(MAKE) --no-print-directory -j5 lint typecheck servers bytecode wheel
+	@$(MAKE) --no-print-directory -j4 lint typecheck servers wheel
 	@rm -f .pytest_cache/v/cache/lastfailed  # tests/rerun.py repeats what failed in this run alone
 	@trap 'exit 130' INT; failed=0; \
-	$(PYTEST) -m 'not alone' --durations=15 || $(RERUN) $$? -m 'not alone' || failed=$$?; \
+	$(PYTEST) $(call FORKED,$(PROCESSES)) -m 'not alone' --durations=15 || $(RERUN) $$? -m 'not alone' || failed=$$?; \
 	$(BIN)/python -m pytest $(ALONE) --durations=5 || $(RERUN) $$? $(ALONE) || failed=$$?; \
 	exit $$failed
 
-# What one process does before the tests and each of many would do again, or the others would wait for. Whatever is
-# wrong here, a test finds too.
-.PHONY: bytecode wheel
-bytecode: setup
-	@$(BIN)/python -m pytest --collect-only -qq > /dev/null || true
-
+# Tests would wait for it. Whatever is wrong here, a test finds too.
+.PHONY: wheel
 wheel: setup
 	@rm -rf .run/wheel
 	@TURNOUT_COMPILE=1 TURNOUT_COMPILE_LEVEL=1 \
 		$(BIN)/python -m hatchling build --target wheel --directory .run/wheel > /dev/null 2>&1 || true
 
 quick: setup     ## the quick tests that start no servers: under a minute on two cores
-	$(PYTEST) -n $$(($$(nproc) + 2)) --quick
+	$(PYTEST) $(call FORKED,$(shell expr $$(nproc) + 2),--quick) --quick
 
 coverage: setup tools ## branch coverage of policies and of the data plane
-	$(PYTEST) --cov --cov-report= -m 'not slow and not soak and not browser and not alone' --ignore=tests/backends
+	$(PYTEST) -n $(PROCESSES) --cov --cov-report= -m 'not slow and not soak and not browser and not alone' --ignore=tests/backends
 	$(BIN)/coverage report --include='policies/*' --fail-under=98
 	$(BIN)/coverage report --include='gateway/dataplane/*' --fail-under=95
 

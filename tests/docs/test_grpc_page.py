@@ -18,7 +18,7 @@ PAGE = "docs/grpc.md"
 def test_the_calls_of_the_page(tmp_path: Path) -> None:
     (configuration,) = blocks(PAGE, "yaml")
     (feedback,) = blocks(PAGE, "bash")
-    servers = {port: InferenceServer() for port in ("8001", "8002")}
+    servers = {port: InferenceServer().start() for port in ("8001", "8002")}
     with Reader(tmp_path) as reader:
         reader.ports |= {name: server.port for name, server in servers.items()}
         reader.save("turnout.yaml", configuration)

@@ -10,7 +10,7 @@ from typing import cast
 
 import pytest
 
-from benchmarks.children import free_port
+from benchmarks.children import free_ports
 from tests.http2.backend import Http2Backend
 from tests.http2.raw import AUTHORITY, SCHEME, Pair, Reply
 from tests.wire.rig import Rig
@@ -27,16 +27,15 @@ class Stranger(asyncio.Protocol):
         transport.close()
 
 
-STRANGERS = {free_port(): b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n", free_port(): b""}
-OLD, CLOSING = STRANGERS
-BACKEND = Http2Backend(port=free_port())
-RIG = {
-    "backends": f"""\
-  multi: {{url: "h2c://127.0.0.1:{BACKEND.port}", ejection: null}}
-  old: {{url: "h2c://127.0.0.1:{OLD}", ejection: null}}
-  closing: {{url: "h2c://127.0.0.1:{CLOSING}", ejection: null}}
-""",
-    "routes": """\
+STRANGERS: dict[int, bytes] = {}
+"""Port → what is said to connections there."""
+BACKEND = Http2Backend()
+BACKENDS = """\
+  multi: {{url: "h2c://127.0.0.1:{}", ejection: null}}
+  old: {{url: "h2c://127.0.0.1:{}", ejection: null}}
+  closing: {{url: "h2c://127.0.0.1:{}", ejection: null}}
+"""
+ROUTES = """\
   multi:
     match: {path: /m}
     variants: {v1: {backend: multi}}
@@ -79,8 +78,20 @@ RIG = {
     match: {path: /ms}
     variants: {v1: {backend: a}, v2: {backend: multi}}
     policy: {type: shadow, primary: v1, shadows: {v2: 100%}}
-""",
-}
+"""
+
+
+@pytest.fixture(scope="module")
+def shared_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    """On ports that are this process's own: others may have the module in use."""
+    BACKEND.port, old, closing = free_ports(3)
+    STRANGERS.clear()
+    STRANGERS.update({old: b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n", closing: b""})
+    backends = BACKENDS.format(BACKEND.port, old, closing)
+    found = Rig(tmp_path_factory.mktemp("rig"), backends=backends, routes=ROUTES)
+    found.start()
+    yield found
+    found.stop()
 
 
 @pytest.fixture(scope="module")

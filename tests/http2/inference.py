@@ -6,7 +6,7 @@ import struct
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Self
 
 import grpc
 
@@ -32,10 +32,13 @@ class InferenceServer(grpc.GenericRpcHandler):  # type: ignore[misc]
         """None: as a server without grpc.health.v1."""
         self.models: list[str] = []
         self.probed: list[str] = []
+
+    def start(self) -> Self:
         self.server = grpc.server(ThreadPoolExecutor(8))
         self.server.add_generic_rpc_handlers((self,))
         self.port = self.server.add_insecure_port("127.0.0.1:0")
         self.server.start()
+        return self
 
     def service(self, details: Any) -> Any:
         service, method = details.method.rsplit("/", 2)[1:]

@@ -10,11 +10,11 @@ import pytest
 from gateway.transport.http2_connection import Http2Connection
 from tests.http2.backend import Http2Backend, Request
 from tests.http2.client import PATIENCE, Client
-from tests.http2.h2c import RIG, backend, code, started, to
+from tests.http2.h2c import backend, code, shared_rig, started, to
 from tests.http2.raw import WINDOW_UPDATE, Pair, Reader, block, data, frame, headers, word
 from tests.wire.rig import Rig
 
-__all__ = ["RIG", "backend", "started"]
+__all__ = ["backend", "shared_rig", "started"]
 
 
 def test_a_request_and_its_response(rig: Rig, backend: Http2Backend) -> None:

@@ -12,12 +12,12 @@ import pytest
 
 from tests.http2.backend import Http2Backend, Plan, Request
 from tests.http2.client import PATIENCE, Client
-from tests.http2.h2c import RIG, backend, started, to
+from tests.http2.h2c import backend, shared_rig, started, to
 from tests.http2.inference import OWN_CONNECTION
 from tests.http2.raw import Pair, data, headers
 from tests.wire.rig import Rig
 
-__all__ = ["RIG", "backend", "started"]
+__all__ = ["backend", "shared_rig", "started"]
 HEAD = [(b":status", b"200"), (b"content-type", b"application/grpc")]
 OK = b"\0\0\0\0\2ok"
 """A message."""

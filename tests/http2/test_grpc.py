@@ -28,6 +28,14 @@ class Servicer(grpc.GenericRpcHandler):  # type: ignore[misc]
         self.seen: list[dict[str, Any]] = []
         self.cancelled = threading.Event()
 
+    def start(self) -> None:
+        self.server = grpc.server(
+            ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", 1 << 26)]
+        )
+        self.server.add_generic_rpc_handlers((self,))
+        self.port = self.server.add_insecure_port("127.0.0.1:0")
+        self.server.start()
+
     def service(self, details: Any) -> Any:
         method = details.method.rsplit("/", 1)[1]
         handlers: dict[str, Any] = {
@@ -78,24 +86,13 @@ class Servicer(grpc.GenericRpcHandler):  # type: ignore[misc]
         return b""
 
 
-def server(name: bytes) -> tuple[grpc.Server, Servicer, int]:
-    servicer = Servicer(name)
-    found = grpc.server(ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", 1 << 26)])
-    found.add_generic_rpc_handlers((servicer,))
-    port = found.add_insecure_port("127.0.0.1:0")
-    found.start()
-    return found, servicer, port
-
-
-A, ONE, PORT_A = server(b"one")
-B, TWO, PORT_B = server(b"two")
-RIG = {
-    "backends": f"""\
-  one: {{url: "h2c://127.0.0.1:{PORT_A}", ejection: null}}
-  two: {{url: "h2c://127.0.0.1:{PORT_B}", ejection: null}}
-  gone: {{url: "h2c://127.0.0.1:{free_port()}", ejection: null}}
-""",
-    "routes": """\
+ONE, TWO = Servicer(b"one"), Servicer(b"two")
+BACKENDS = """\
+  one: {{url: "h2c://127.0.0.1:{}", ejection: null}}
+  two: {{url: "h2c://127.0.0.1:{}", ejection: null}}
+  gone: {{url: "h2c://127.0.0.1:{}", ejection: null}}
+"""
+ROUTES = """\
   echo:
     match: {grpc: test.Echo}
     variants: {v1: {backend: one}}
@@ -118,17 +115,21 @@ RIG = {
     variants: {v1: {backend: gone}}
     policy: {type: single, variant: v1}
     retry: {attempts: 1}
-""",
-}
+"""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def servers(shared_rig: Rig) -> Iterator[None]:
-    """Ends before the rig: its loop waits for their connections."""
-    yield
-    A.stop(None).wait()
-    B.stop(None).wait()
-    shared_rig.until(lambda: not any(address.sessions.all for address in http2_addresses(shared_rig)))
+@pytest.fixture(scope="module")
+def shared_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    ONE.start()
+    TWO.start()
+    backends = BACKENDS.format(ONE.port, TWO.port, free_port())
+    found = Rig(tmp_path_factory.mktemp("rig"), backends=backends, routes=ROUTES)
+    found.start()
+    yield found
+    for each in (ONE, TWO):  # before the rig, whose loop waits for their connections
+        each.server.stop(None).wait()
+    found.until(lambda: not any(address.sessions.all for address in http2_addresses(found)))
+    found.stop()
 
 
 def http2_addresses(rig: Rig) -> list[Http2Address]:

@@ -18,7 +18,7 @@ PATIENCE = 30.0
 
 
 def test_a_call_that_is_under_way_ends_whole(tmp_path: Path) -> None:
-    server = InferenceServer()
+    server = InferenceServer().start()
     config = f"""
 listen: 127.0.0.1:@PORT@
 store: sqlite:///@DIR@/turnout.db

@@ -29,7 +29,10 @@ from tests.http2.raw import data, headers
 
 ONE, TWO, OTHER = InferenceServer(), InferenceServer(binary=False), InferenceServer(offset=0.5)
 SERVERS = (ONE, TWO, OTHER)
-CONFIG = f"""
+
+
+def config() -> str:
+    return f"""
 backends:
   one: {{url: "h2c://127.0.0.1:{ONE.port}", ejection: null}}
   two: {{url: "h2c://127.0.0.1:{TWO.port}", ejection: null}}
@@ -80,7 +83,9 @@ routes:
 @pytest.fixture(scope="module")
 def shared_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultRig]:
     folder: Path = tmp_path_factory.mktemp("rig")
-    found = FaultRig(folder, CONFIG)
+    for server in SERVERS:
+        server.start()
+    found = FaultRig(folder, config())
     found.start()
     yield found
     for server in SERVERS:  # before the rig, whose loop waits for their connections

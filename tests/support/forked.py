@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -31,6 +31,7 @@ ROOT = Path(__file__).parent.parent.parent
 NEEDS: Mapping[str, Sequence[str]] = {
     "gateway.cli": ("gateway.commands.run", "gateway.serving"),
     "backends.cli": ("torch", "backends.app", "backends.runtime.device"),
+    "tests.support.worker": ("tests.support.collected",),
 }
 """Module → what it needs; what is not named here is imported after the fork."""
 MAX_MESSAGE_BYTES = 1 << 20
@@ -39,12 +40,15 @@ MAX_MESSAGE_BYTES = 1 << 20
 class Forked:
     """The part of `subprocess.Popen` that tests use."""
 
-    def __init__(self, module: str, *options: str, stdout: IO[Any] | None = None, stderr: IO[Any]) -> None:
+    def __init__(
+        self, module: str, *options: str, stdout: IO[Any] | None = None, stderr: IO[Any] | None = None
+    ) -> None:
         wanted = {"options": options, "environment": dict(os.environ), "directory": str(Path.cwd())}
         news, teller = os.pipe()
         self._news = os.fdopen(news, "rb", buffering=0)
         self._lock = threading.Lock()
-        nursery(module).start(wanted, [teller, 1 if stdout is None else stdout.fileno(), stderr.fileno()])
+        streams = (1 if stdout is None else stdout.fileno(), 2 if stderr is None else stderr.fileno())
+        nursery(module).start(wanted, [teller, 0, *streams])
         os.close(teller)
         self.pid = self._number()
         self.returncode: int | None = None
@@ -93,13 +97,23 @@ class Nursery:
         place = Path(tempfile.gettempdir()) / f"turnout-{run}-{module}"
         self._requests = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with _locked(place):
-            if not place.exists():
+            try:
+                self._requests.connect(str(place))
+            except (FileNotFoundError, ConnectionRefusedError):  # none, or left by a process that was killed
+                place.unlink(missing_ok=True)
                 with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as served:
                     served.bind(str(place))
                     served.listen()
                     words = ["-m", "tests.support.forked", module, str(place), str(served.fileno())]
-                    subprocess.run([sys.executable, *words], cwd=ROOT, pass_fds=[served.fileno()], check=True)
-            self._requests.connect(str(place))
+                    subprocess.run(
+                        [sys.executable, *words],
+                        cwd=ROOT,
+                        pass_fds=[served.fileno()],
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL,
+                        check=True,
+                    )
+                self._requests.connect(str(place))
         atexit.register(self._requests.close)
 
     def start(self, wanted: Mapping[str, Any], files: Sequence[int]) -> None:
@@ -128,7 +142,7 @@ def serve(place: Path, served: socket.socket) -> None:
         if ready is served:
             clients.append(served.accept()[0])
             continue
-        message, files, _, _ = socket.recv_fds(ready, MAX_MESSAGE_BYTES, 3)
+        message, files, _, _ = socket.recv_fds(ready, MAX_MESSAGE_BYTES, 4)
         if not message:
             clients.remove(ready)
             ready.close()
@@ -141,14 +155,17 @@ def serve(place: Path, served: socket.socket) -> None:
     for each in (served, *clients):
         each.close()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     teller, *streams = files
     if pid := os.fork():  # the guardian of the process says how it ended
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         os.write(teller, b"%d\n" % pid)
-        os.write(teller, b"%d\n" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        with suppress(BrokenPipeError):  # none is left to hear it
+            os.write(teller, b"%d\n" % ended)
         os._exit(0)
     os.close(teller)
-    for number, file in enumerate(streams, start=1):
+    for number, file in enumerate(streams):
         os.dup2(file, number)
         os.close(file)
     wanted = json.loads(message)
@@ -170,6 +187,7 @@ def _end(place: Path, served: socket.socket) -> None:
 if __name__ == "__main__":
     if os.fork():
         os._exit(0)  # it belongs to none of the processes that it serves
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as long as a process wants more
     program = sys.argv[1]
     for name in NEEDS.get(program, ()):
         import_module(name)
