@@ -93,7 +93,7 @@ function list({ outcomes, next }, now) {
       columns,
       outcomes,
       (one) => html`<tr key=${one.decision} data-decision=${one.decision}>
-        <td>${exactly(one.time, now)}</td><td><a href=${href("routes", one.route)}>${one.route}</a></td><td class="name">${one.assigned} <small>${share(one.propensity)}</small></td>
+        <td>${exactly(one.time, now)}</td><td class="name"><a href=${href("routes", one.route)}>${one.route}</a></td><td class="name">${one.assigned} <small>${share(one.propensity)}</small></td>
         <td>${badge(one.status ? String(one.status) : "decided", one.status < 400 ? "good" : "bad")}</td><td class="name">${outcome(one)}${one.error && html`<small> · ${sentence(one.error)}</small>`}</td>
         <td class="number">${milliseconds(one.total_ms)}</td><td><a class="mono" href=${href("decisions", one.decision)}>${one.decision.slice(0, 12)}…</a></td>
       </tr>`
