@@ -317,3 +317,12 @@ def test_a_tiny_parameter_is_exact_and_takes_few_panels(tiny: float) -> None:
     few = BetaCoordinates(np.array([1.0, 1.0]), np.array([tiny, 2 * tiny]))
     lower, upper = few.limits()
     assert len(few.edges(1.0, float(lower.max()), upper, 1.0)) < 1_000
+
+
+def test_limits_hold_where_the_quantiles_of_scipy_do_not() -> None:
+    a, b = (np.ravel(axis) for axis in np.meshgrid(10.0 ** np.arange(2, 13), 10.0 ** np.arange(2, 13)))
+    lower, upper = BetaCoordinates(a, b).limits()
+    mean, deviation = np.log(a / b), np.sqrt(special.polygamma(1, a) + special.polygamma(1, b))
+    assert ((mean - lower > 7.0 * deviation) & (mean - lower < 13.0 * deviation)).all()
+    assert ((upper - mean > 7.0 * deviation) & (upper - mean < 13.0 * deviation)).all()
+    assert probability_best([Beta(1e3, 1e9), Beta(1e3, 1e9)]) == pytest.approx((0.5, 0.5), abs=1e-9)
