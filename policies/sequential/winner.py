@@ -110,7 +110,8 @@ def _lead(other: str, aims: Sequence[Aim], pairs: Sequence[_Pair], alpha: float)
         high += max(sign * interval[0], sign * interval[1])
         difference += sign * (found.candidate - found.baseline)
         variance += aim.weight**2 * error
-    kept = max(0.0, 1.0 - variance / difference**2) if difference else 0.0
+    square = difference**2  # 0 of a difference below 1e-162, too
+    kept = max(0.0, 1.0 - variance / square) if square else 0.0
     return Lead(other, difference, difference * kept, (low, high))
 
 

@@ -74,3 +74,8 @@ def test_each_goal_and_a_utility() -> None:
     assert lead.difference == pytest.approx(0.1 * 2.0 + 2.0 * 0.3)
     assert shown_lead("a", ["b"], [cost, ok], sums, 0.05) is None
     assert shown_lead("b", ["a", "new"], [ok], sums, 0.05) is None  # nothing is known of it
+
+
+def test_a_difference_whose_square_is_nothing_divides_by_nothing() -> None:
+    sums = {("a", "m"): RewardSums(50, 0.0, 0.0), ("b", "m"): RewardSums(1e9, 1e-291, 0.0)}
+    assert shown_lead("b", ["a"], [Aim("m", "fraction", "maximize", 1.0)], sums, 0.05) is None
