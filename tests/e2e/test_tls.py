@@ -286,7 +286,7 @@ def test_clients_need_certificates_from_the_edit_that_requires_them_on(tmp_path:
         assert admitted(with_one)
         gateway.write("\n".join(line for line in RENEWED.splitlines() if not line.startswith("tls:")))
         wait_for(lambda: "revision 3 is in force" in gateway.log)
-        wait_for(lambda: "'tls'. Restart to change it" in gateway.log)
+        wait_for(lambda: "has another 'tls' than this process" in gateway.log)
         assert not admitted(without)
 
 
