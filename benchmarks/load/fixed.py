@@ -145,9 +145,6 @@ async def run(port: int, requests: Sequence[bytes], rate: float, seconds: float,
     ]
     for _, connection in opened:
         generator.add(connection)
-    gc.collect()
-    gc.freeze()
-    gc.disable()
     generator.begin()
     try:
         await asyncio.wait([generator.finished], timeout=seconds + _DRAIN_SECONDS)
@@ -218,6 +215,7 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=64)
     given = parser.parse_args()
     asked = read_requests(given.requests)
+    gc.disable()  # it would add to latencies
     seen = uvloop.run(run(given.port, asked, given.rate, given.seconds, given.connections))
     print(json.dumps(asdict(seen)))
 

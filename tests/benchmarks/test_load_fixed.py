@@ -23,9 +23,13 @@ LENGTH = len(traffic.request())
 async def server(before_answer: Callable[[int], Awaitable[None]]) -> AsyncIterator[int]:
     """Answers every request after ``before_answer(number)``; the port it listens on."""
     count = 0
+    handlers: list[asyncio.Task[None]] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal count
+        handler = asyncio.current_task()
+        assert handler is not None
+        handlers.append(handler)
         try:
             while True:
                 await reader.readexactly(LENGTH)
@@ -33,11 +37,17 @@ async def server(before_answer: Callable[[int], Awaitable[None]]) -> AsyncIterat
                 await before_answer(count)
                 writer.write(ANSWER)
         except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
             writer.close()
 
     listening = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with listening:
         yield listening.sockets[0].getsockname()[1]
+        for each in handlers:
+            each.cancel()
+        await asyncio.gather(*handlers, return_exceptions=True)
+        await asyncio.sleep(0)  # the sockets close in a turn of the loop
 
 
 def test_moments_are_a_poisson_process_of_the_rate_and_the_same_each_time() -> None:
