@@ -21,7 +21,7 @@ from benchmarks.children import free_ports
 ROOT = Path(__file__).parents[2]
 GATEWAY = "8080"
 WARDEN = 'while read -r group; do groups="$groups $group"; done; kill -KILL -- $groups'
-"""It ends the groups of processes that it was told once nobody can tell it more: also when pytest is killed."""
+"""Ends the groups of processes that it was told when its input ends: also when pytest is killed."""
 
 
 def blocks(page: str, kind: str) -> list[str]:
