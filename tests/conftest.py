@@ -78,14 +78,6 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_runtest_teardown() -> None:
-    """Left off, the collector would fail other tests of the process, long after."""
-    if not gc.isenabled():
-        gc.enable()
-        pytest.fail("the test leaves Python's garbage collector off")
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Files with long tests begin first, so that parallel processes end together."""
