@@ -41,7 +41,7 @@ from gateway.state.store import EvidenceStore, StartStore
 from policies.rollout import ejections
 from policies.rollout.ejections import Ejected
 from policies.rollout.events import Audit, Command, Configured, Effect, Event, Refused, SetWeight, in_words
-from policies.rollout.machine import is_due, step
+from policies.rollout.machine import absent, is_due, step
 from policies.rollout.route import RouteState
 from policies.rollout.state import Plan, State, begin, of_plan
 from policies.rollout.stop_rule import StopState
@@ -93,6 +93,8 @@ class Controller:
         self._document: Document | None = None
         self._unheard: dict[str, Document] = {}
         """By canary: the document in force, until its rollout has heard of it."""
+        self._complete: Document | None = None
+        """The document for which `_stop_absent` is done."""
         self._due: dict[str, float] = {}
         """By route: when its guardrails are looked at next."""
         self._resting: dict[str, float] = {}
@@ -130,9 +132,31 @@ class Controller:
         document = self._document
         if document is None:
             return
+        await self._stop_absent(document)
         names = of_control(document)
         stored = await self._routes.read_all(names)
         await each_route("the controller", names, lambda name: self._step(name, stored))
+
+    async def _stop_absent(self, document: Document) -> None:
+        """Stops the clocks of the rollouts that ``document`` does not have, once, in the leader."""
+        if self._complete is document or not self._allocations.leads:
+            return
+        names = [name for name in self._allocations.published if name not in canaries(document)]
+        stored = await self._routes.read_all(names)
+
+        async def stop(name: str) -> None:
+            rollout = stored(name).rollout
+            bets = self._rollouts.carried(name, rollout) if rollout is not None else None
+
+            def reducer(route: RouteState) -> tuple[RouteState, None]:
+                if route.rollout is None or self._document is not document:
+                    return route, None
+                return replace(route, rollout=absent(route.rollout, self._clock(), bets)), None
+
+            await self._routes.update(name, reducer)
+
+        await each_route("the controller", names, stop)
+        self._complete = document
 
     async def _step(self, name: str, stored: Callable[[str], RouteState]) -> None:
         document = self._document

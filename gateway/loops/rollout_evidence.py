@@ -116,13 +116,14 @@ class RolloutEvidence:
             share=self._allocations.share(name, section.candidate),
             winner=winner,
             beliefs=standing.as_dict() if standing is not None else None,
-            carried=self._carried(name, state),
+            carried=self.carried(name, state),
         )
 
     async def _early(self, name: str, state: State) -> str:
         return await early_mismatch(self._store, name, state.doubted_from)
 
-    def _carried(self, name: str, state: State) -> Mapping[str, float] | None:
+    def carried(self, name: str, state: State) -> Mapping[str, float] | None:
+        """The bets on the present window, as `Tick.carried`; None if this process has not looked at it."""
         known = self._bets.get(name)
         return known[1].carried() if known is not None and known[0][0] == state.window else None
 

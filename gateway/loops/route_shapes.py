@@ -45,6 +45,7 @@ _ROLLOUT: Final[dict[str, Any]] = {
     "by_hand?": bool,
     "carried?": {str: float},
     "waiting_since?": _NUMBER,
+    "absent_since?": _NUMBER,
     "evidence?": [VERDICT],
 }
 

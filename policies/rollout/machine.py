@@ -20,7 +20,7 @@ from policies.rollout.verdicts import Verdict
 
 def step(state: State, event: Event, plan: Plan, now: float) -> tuple[State, tuple[Effect, ...]]:
     """The next state and what is to be done. Never raises; a command that can't be is `Refused`."""
-    state = _not_ahead(state, now)
+    state = _returned(_not_ahead(state, now), now)
     if isinstance(event, Command):
         return _command(state, event, plan, now)
     if isinstance(event, Configured):
@@ -59,7 +59,30 @@ def _not_ahead(state: State, now: float) -> State:
         acknowledged=min(state.acknowledged, now),
         # Or the stage would be taken to have lasted longer by the step of the clock.
         waiting_since=None if state.waiting_since is None else min(state.waiting_since, now),
+        absent_since=None if state.absent_since is None else min(state.absent_since, now),
     )
+
+
+def absent(state: State, now: float, carried: Mapping[str, float] | None = None) -> State:
+    """The state once the document has the rollout no longer: its clock stands still until the next `step`.
+
+    ``carried``: as in `Tick`.
+    """
+    if state.absent_since is not None or not state.watched:
+        return state
+    carried = state.carried if carried is None else dict(carried)
+    return replace(_timed(state, "", now), absent_since=now, carried=carried)
+
+
+def _returned(state: State, now: float) -> State:
+    """The state once a document has the rollout again.
+
+    The evidence begins again: the candidate had no share meanwhile, and rates of another time are not comparable. Bets
+    are, and go on.
+    """
+    if state.absent_since is None:
+        return state
+    return replace(_moved_on(state, state.absent_since, now), absent_since=None, window=now)
 
 
 def _timed(state: State, waits: str, now: float) -> State:
@@ -67,13 +90,18 @@ def _timed(state: State, waits: str, now: float) -> State:
     since = state.waiting_since
     if waits or since is None:
         return replace(state, waiting_since=(now if since is None else since) if waits else None)
-    waited, bake = now - since, state.bake_until
+    return replace(_moved_on(state, since, now), waiting_since=None)
+
+
+def _moved_on(state: State, since: float, now: float) -> State:
+    """The state whose clock has stood still from ``since`` to ``now``; by the length of a pause, `_resume` moves it."""
+    until = max(since, state.since) if state.status in (Status.PAUSED, Status.HALTED) else now
+    still, bake = until - since, state.bake_until
     return replace(
         state,
-        waiting_since=None,
-        entered=min(now, state.entered + waited),
-        patient_from=min(now, state.patient_from + waited),
-        bake_until=None if bake is None else bake + waited,
+        entered=min(now, state.entered + still),
+        patient_from=min(now, state.patient_from + still),
+        bake_until=None if bake is None else bake + still,
     )
 
 
@@ -271,7 +299,7 @@ def _act(state: State, action: Action, plan: Plan, now: float, given: float | No
     if action is Action.RESTART:
         return replace(begin(plan, now), checked=state.checked)
     if action is Action.CONTINUE:
-        return _resume(replace(state, acknowledged=now), plan, now)
+        return _resume(_timed(replace(state, acknowledged=now), "", now), plan, now)
     if action is Action.FULL:
         return _promote(state, plan, now)
     if action is Action.ZERO:

@@ -125,6 +125,8 @@ class State:
     """By guardrail (`Guardrail.key`), the log of the e-value that it is breached, from the windows before this one."""
     waiting_since: float | None = None
     """Since when the clock stands still, because the weight is not in effect everywhere; None if it runs."""
+    absent_since: float | None = None
+    """Since when no document in force has the rollout; None while one has."""
     evidence: tuple[Mapping[str, Any], ...] = ()
     """Once the rollout is not `watched`, the verdicts that decided (`Verdict.as_dict`); empty if a person did."""
 

@@ -12,6 +12,7 @@ import pytest
 from gateway.config.load import load
 from gateway.control.reports.verdict import of_rollout
 from gateway.errors import TurnoutError
+from gateway.loops.allocation import LEASE_TTL_S
 from gateway.loops.controller import MAX_LOOK_REST_S
 from gateway.loops.route_states import KIND
 from gateway.loops.route_views import edited_shares
@@ -309,3 +310,38 @@ async def test_after_a_slow_look_a_failing_candidate_is_soon_rolled_back(
     one.time += MAX_LOOK_REST_S
     await one.step()
     assert one.state == "rolled_back"
+
+
+SLOW = CONFIG.replace("for: 10s", "for: 1h")
+_OF_R = ROUTE.format(name="r").replace("10s", "1h")
+_SPLIT = _OF_R[: _OF_R.index("    policy:")] + "    policy: {type: split, weights: {v1: 1, v2: 0}}\n"
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("without", ["", _SPLIT], ids=["no route", "another policy"])
+async def test_hours_without_the_rollout_are_not_of_its_stage(
+    store: Store, without: str, restarts: bool
+) -> None:
+    """A stage of an hour ended seconds after its section was back."""
+    one = await Rollout(store, "one", SLOW).start()
+
+    async def edited(text: str) -> Rollout:
+        if not restarts:
+            await one.edit(text)
+            return one
+        another = Rollout(store, str(one.time), text)
+        another.time = one.time + LEASE_TTL_S + 1
+        return await another.start()
+
+    await one.pass_time(1200)
+    one = await edited(SLOW.replace(_OF_R, without))
+    await one.pass_time(5 * 3600)
+    one = await edited(SLOW)
+    back, began = one.time, one.rollout.entered
+    await one.serve(each=200)
+    assert (one.state, one.share) == ("running", pytest.approx(0.2))
+    assert (one.rollout.window, began) == (pytest.approx(back, abs=10), pytest.approx(back - 1200, abs=20))
+    await one.pass_time(3600 - 1200 - 90)
+    assert one.state == "running"
+    await one.pass_time(90)
+    assert one.state == "promoted"

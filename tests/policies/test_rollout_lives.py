@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.rollout.events import Audit, Command, Configured, Event, Refused, SetWeight, Tick
-from policies.rollout.machine import next_due, possible, step
+from policies.rollout.machine import absent, next_due, possible, step
 from policies.rollout.state import Gate, Plan, Stage, State, begin, shadow_share
 from policies.rollout.table import COMMANDS, Status
 from tests.policies.rollout_plays import PLAN, play, tick, verdict, weights
@@ -118,6 +118,62 @@ def test_every_life_keeps_the_promises(plan: Plan, life: list[tuple[float, Event
             assert refused or event.action in allowed
             assert not (refused and len(effects) > 1)
             assert not refused or state == before
+
+
+WHOLE_SECONDS = st.lists(st.tuples(st.integers(1, 200), EVENTS), max_size=25)
+
+
+@settings(max_examples=150, deadline=None)
+@given(PLANS, WHOLE_SECONDS, st.lists(st.tuples(st.integers(0, 24), st.integers(0, 10**6)), max_size=3))
+def test_time_without_the_rollout_changes_nothing_else(
+    plan: Plan, life: list[tuple[int, Event]], absences: list[tuple[int, int]]
+) -> None:
+    whole = (replace(stage, duration=float(int(stage.duration))) for stage in plan.stages)
+    patience = None if plan.patience is None else float(int(plan.patience))
+    plan = replace(plan, stages=tuple(whole), patience=patience)
+
+    def lived(absences: list[tuple[int, int]]) -> list[tuple[Status, int, float, bool]]:
+        now, state, trail = 0, begin(plan, 0.0), []
+        for number, (wait, event) in enumerate(life):
+            for length in (length for when, length in absences if when == number):
+                state = absent(state, now)
+                assert absent(state, now + length / 2) == state
+                assert State.from_dict(json.loads(json.dumps(state.as_dict()))) == state
+                now += length
+                state, _ = step(state, Configured(), plan, now)
+                assert state.absent_since is None
+            now += wait
+            state, _ = step(state, event, plan, now)
+            trail.append((state.status, state.stage, state.weight, state.bake_until is None))
+        return trail
+
+    assert lived(absences) == lived([(when, 0) for when, _ in absences])
+
+
+def test_evidence_begins_again_with_the_rollout_but_for_its_bets() -> None:
+    state, _ = play((500, tick()))
+    state = absent(state, 550, {"error_rate max_increase 0.005": 1.5})
+    state, effects = step(state, Configured(), PLAN, 9000)
+    assert (state.entered, state.window, effects) == (8450, 9000, ())
+    assert state.carried == {"error_rate max_increase 0.005": 1.5}
+    state, effects = step(state, tick(), PLAN, 9049)
+    assert weights(list(effects)) == []
+    state, effects = step(state, tick(), PLAN, 9050)
+    assert weights(list(effects)) == [0.1]
+
+
+def test_an_absence_in_a_pause_counts_once() -> None:
+    state, _ = play((100, Command("pause")))
+    state, _ = step(absent(state, 200), Command("resume"), PLAN, 5000)
+    assert state.entered == 4900
+
+
+def test_a_wait_in_a_pause_counts_once() -> None:
+    waiting, pause, resume = replace(tick(), waits="e2 is silent"), Command("pause"), Command("resume")
+    state, _ = play((50, waiting), (100, pause), (110, waiting), (300, tick()), (400, resume))
+    assert state.entered == 350
+    state, _ = play((50, waiting), (100, pause), (120, resume), (130, waiting), (300, tick()))
+    assert state.entered == 240
 
 
 def test_a_clock_that_is_set_back_during_a_wait_does_not_shorten_the_stage() -> None:
