@@ -29,7 +29,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import uvloop
@@ -46,6 +45,7 @@ from gateway.runtime.process import freeze_collector
 from gateway.runtime.threads import pool, prioritise_event_loop
 from gateway.state import open_store
 from gateway.state.base import Published
+from gateway.state.events import Events
 from gateway.state.outage import StoreOutage
 
 CPU_S = 10.0
@@ -183,12 +183,13 @@ async def measured(given: Given) -> dict[str, Row]:
         )
         await allocations.start()
         ago = given.history
-        controller = Controller(store, allocations, clock=lambda: time.time() - ago, emit=_unheard)
+        events = Events(store, time.time)
+        controller = Controller(store, allocations, clock=lambda: time.time() - ago, events=events)
         alarms = Alarms(
             store,
             allocations,
             clock=time.time,
-            emit=_unheard,
+            events=events,
             raised=lambda *_: None,
             dropped=lambda: 0,
         )
@@ -218,10 +219,6 @@ async def measured(given: Given) -> dict[str, Row]:
         rows["traffic, and all loops"] = replace(found, published=rate, cpu=await _cpu(traffic, steps))
         await store.close()
     return rows
-
-
-async def _unheard(kind: str, route: str, data: Mapping[str, Any]) -> None:
-    """An event."""
 
 
 async def _run(traffic: Traffic, steps: Mapping[str, tuple[Step, float]], seconds: float) -> Row:

@@ -162,6 +162,5 @@ class Gateway:
         await self.in_force.traces.close()
         await self.spool.close()
         with contextlib.suppress(StoreUnavailable):
-            await self.events.catch_up()
             await self.store.release(LEASE, self.owner)
         await self.store.close()

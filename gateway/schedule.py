@@ -8,6 +8,7 @@ from typing import Final
 from gateway.ingest.sealing_keys import SEALING_KEYS
 from gateway.loops.alarms import ALARMS_S, Alarms
 from gateway.loops.archiving import ARCHIVE_S, Archiving
+from gateway.loops.histories import HISTORIES_S, Histories
 from gateway.loops.periodic import Step, periodically
 from gateway.loops.probes import PROBES_S
 from gateway.loops.rates import RATES_S, Rates
@@ -31,13 +32,13 @@ def start_loops(
     """Start every loop. ``workers``: how many processes share the port."""
     api, in_force, store, probes = gateway.api, gateway.in_force, gateway.store, gateway.probes
     allocations, document, now = in_force.allocations, in_force.document, in_force.now
-    emit, before = gateway.events.emit_quietly, api.joining.before
+    events, before = gateway.events, api.joining.before
     archiving = Archiving(store, document=document, leads=lambda: allocations.leads, clock=now)
     alarms = Alarms(
         store,
         allocations,
         clock=now,
-        emit=emit,
+        events=events,
         raised=lambda route, code: in_force.metrics.alarms.labels(route, code).inc(),
         dropped=lambda: gateway.recorder.dropped.total(),
         reported=lambda: (api.rewards.counts.total(), api.rewards.rejections),
@@ -56,9 +57,8 @@ def start_loops(
         return document().loops.watch
 
     async def follow_replicas() -> None:
-        gateway.events.wake()
+        events.wake()
         in_force.sealer.renew(await store.secrets(SEALING_KEYS))
-        await gateway.events.catch_up()
 
     start("allocations", before(allocations.step), allocation_s)
     start("controllers of routes", before(api.controller.step), allocation_s)
@@ -84,6 +84,7 @@ def start_loops(
 
     start("weights of HTTPRoutes", before(write_weights), allocation_s)
     start("nodes of engines", lambda: api.fleet.share(store), lambda: NODES_S)
+    start("histories", Histories(store, lambda: allocations.leads).step, lambda: HISTORIES_S)
     start("webhooks", lambda: webhooks.step(document()), lambda: WEBHOOKS_S)
     start("gauges", api.gauges.step, lambda: GAUGES_S)
     start("gauges of states", lambda: status_gauges.step(document()), lambda: STATUS_GAUGES_S)

@@ -121,7 +121,7 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
         store,
         allocations,
         clock=now,
-        emit=events.emit_quietly,
+        events=events,
         waits=lambda route, epoch: fleet.waits(route, epoch),
     )
     await controller.start(document, start)

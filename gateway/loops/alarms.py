@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Any, Final
+from typing import Final
 
 from gateway.clock import Clock
 from gateway.config.document import Document
@@ -25,6 +25,7 @@ from gateway.loops.recent_share import WINDOW_S, RecentShare
 from gateway.loops.upkeep import retention
 from gateway.state import damage, shapes
 from gateway.state.base import MAX_CLOCK_SKEW_S, OutcomeFilter
+from gateway.state.events import Events, Told
 from gateway.state.store import DocumentStore, Store
 from gateway.state.units import metric_of
 from policies.sequential.two_sample import RateMartingale, mean_interval
@@ -59,7 +60,6 @@ _WINDOW: Final = f"{WINDOW_S / 60:.0f} minutes"
 INVALID: Final = ("sample_ratio_mismatch", "record_loss", "engine_rows_lost")
 """Alarms that make comparisons worthless."""
 
-Emit = Callable[[str, str, Mapping[str, Any]], Awaitable[object]]
 _Stretch = tuple[float, Mapping[str, tuple[int, int]]]
 """Seconds, and by variant the requests and errors in them."""
 
@@ -98,7 +98,7 @@ class Alarms:
         allocations: Allocations,
         *,
         clock: Clock,
-        emit: Emit,
+        events: Events,
         raised: Callable[[str, str], None],
         dropped: Callable[[], int],
         reported: Callable[[], tuple[int, Mapping[str, int]]] = lambda: (0, {}),
@@ -114,7 +114,7 @@ class Alarms:
         self._store = store
         self._allocations = allocations
         self._clock = clock
-        self._emit = emit
+        self._events = events
         self._raised = raised
         self._dropped = dropped
         self._told = 0
@@ -155,10 +155,12 @@ class Alarms:
         lost = self._dropped()
         if lost > self._told:
             message = f"{lost - self._told} outcomes were not recorded: the store is too slow or away."
-            await self._keep_own("record_loss", message)  # or, while the store is away, at a later look
+            # Or, while the store is away, at a later look.
+            await self._keep_own(
+                "record_loss", message, ("alarm", {"code": "record_loss", "message": message})
+            )
             self._told = lost
             self._raised("", "record_loss")
-            await self._emit("alarm", "", {"code": "record_loss", "message": message})
 
     async def rejected_rewards(self) -> None:
         """Each process tells what its clients report in vain."""
@@ -218,15 +220,14 @@ class Alarms:
 
     async def _tell_own(self, code: str, message: str) -> None:
         """Raise an alarm of the gateway, or end it if ``message`` is empty."""
-        await self._keep_own(code, message)
         if message:
+            await self._keep_own(code, message, ("alarm", {"code": code, "message": message}))
             log.warning("%s", message)
             self._raised("", code)
-            await self._emit("alarm", "", {"code": code, "message": message})
         else:
-            await self._emit("alarm_over", "", {"code": code})
+            await self._keep_own(code, "", ("alarm_over", {"code": code}))
 
-    async def _keep_own(self, code: str, message: str) -> None:
+    async def _keep_own(self, code: str, message: str, *told: Told) -> None:
         """Store an alarm of the gateway, for `distrust` and for metrics; remove it if ``message`` is empty."""
         saved = False
         while not saved:  # all processes keep theirs once a store is back
@@ -240,7 +241,7 @@ class Alarms:
                 raised = [a.get("since", now) for a in earlier]
                 kept.append({"code": code, "message": message, "since": min([now, *raised]), "seen": now})
             expected = before[0] if before is not None else 0
-            saved = await self._store.save(KIND, GATEWAY, json.dumps(kept), expected=expected)
+            saved = await self._events.save(KIND, GATEWAY, json.dumps(kept), expected=expected, told=told)
 
     async def look(self, document: Document, name: str, before: tuple[int, str] | None) -> list[Alarm]:
         """Looks at one route, and keeps and tells what changed. ``before``: version and text of its stored alarms."""
@@ -268,14 +269,14 @@ class Alarms:
         text = json.dumps(
             [{"code": a.code, "message": a.message, "since": known.get(a.code, now)} for a in alarms]
         )
-        if await self._store.save(KIND, name, text, expected=before[0] if before is not None else 0):
-            for alarm in alarms:
-                if alarm.code not in known:
-                    log.warning("%s: %s", name, alarm.message)
-                    self._raised(name, alarm.code)
-                    await self._emit("alarm", name, {"code": alarm.code, "message": alarm.message})
-            for code in known.keys() - {a.code for a in alarms}:
-                await self._emit("alarm_over", name, {"code": code})
+        new = [alarm for alarm in alarms if alarm.code not in known]
+        told: list[Told] = [("alarm", {"code": alarm.code, "message": alarm.message}) for alarm in new]
+        told += [("alarm_over", {"code": code}) for code in known.keys() - {a.code for a in alarms}]
+        expected = before[0] if before is not None else 0
+        if await self._events.save(KIND, name, text, expected=expected, told=told):
+            for alarm in new:
+                log.warning("%s: %s", name, alarm.message)
+                self._raised(name, alarm.code)
         return alarms
 
     def _damaged(self, document: Document, name: str) -> Alarm | None:

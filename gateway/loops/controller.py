@@ -8,7 +8,7 @@ the states; the leader looks at the evidence.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from time import process_time
 from typing import Any, Final
@@ -37,6 +37,7 @@ from gateway.loops.route_states import RouteStates, require_unchanged
 from gateway.loops.route_views import rollout_view
 from gateway.loops.stop_rules import StopRules
 from gateway.state.base import unconfirmed
+from gateway.state.events import Events, Told
 from gateway.state.store import EvidenceStore, StartStore
 from policies.rollout import ejections
 from policies.rollout.ejections import Ejected
@@ -44,7 +45,6 @@ from policies.rollout.events import Audit, Command, Configured, Effect, Event, R
 from policies.rollout.machine import absent, is_due, step
 from policies.rollout.route import RouteState
 from policies.rollout.state import Plan, State, begin, of_plan
-from policies.rollout.stop_rule import StopState
 from policies.rollout.table import Status
 from policies.rollout.verdicts import Verdict
 
@@ -63,8 +63,6 @@ MAX_REST_S: Final = 600.0
 
 _GIVEN_UP: Final = (Status.ROLLED_BACK, Status.HALTED, Status.PAUSED)
 
-Emit = Callable[[str, str, Mapping[str, Any]], Awaitable[object]]
-
 
 class Controller:
     """The controllers of all routes, in one process."""
@@ -75,7 +73,7 @@ class Controller:
         allocations: Allocations,
         *,
         clock: Clock,
-        emit: Emit,
+        events: Events,
         waits: Callable[[str, int], str] = lambda route, epoch: "",
     ) -> None:
         """``waits(route, epoch)``: why the epoch is not in effect everywhere yet; empty if it is."""
@@ -83,13 +81,10 @@ class Controller:
         self._store = store
         self._allocations = allocations
         self._clock = clock
-        self._emit = emit
-        self._routes = RouteStates(store)
+        self._routes = RouteStates(store, events)
         self._rollouts = RolloutEvidence(store, allocations, clock)
         self._guardrails = GuardrailEvidence(store, clock)
-        self._stop_rules = StopRules(
-            store, self._routes, allocations, clock=clock, emit=emit, steer=self._steer
-        )
+        self._stop_rules = StopRules(store, self._routes, allocations, clock=clock, steer=self._steer)
         self._document: Document | None = None
         self._unheard: dict[str, Document] = {}
         """By canary: the document in force, until its rollout has heard of it."""
@@ -165,8 +160,7 @@ class Controller:
             return  # a new document came meanwhile
         section = route.policy
         stored(name)
-        await self._tell_late(name)
-        await self._tell_lost(name)
+        await self._routes.keep_recalled(name)
         if isinstance(section, CanaryConfig):
             await self._configure(name, section)
         steered = await self._follow(name, route)
@@ -234,23 +228,21 @@ class Controller:
             look = ejections.look(route.ejections, judgements, candidate=bound.candidate, trusted=not doubt)
             return replace(route, ejections=look[0]), look[1]
 
-        state, effects = await self._routes.update(name, reducer)
+        state, effects = await self._routes.update(name, reducer, _told_of_guardrails)
+        for effect in effects:
+            log.warning(
+                "%s: variant %s gets no more traffic: %s", name, effect.variant, effect.verdict.breach()
+            )
         if effects:
             self._steer(name)
             names = ", ".join(effect.variant for effect in effects)
             await self._allocations.reconsider(name, f"guardrail: {names}")
-        for effect in effects:
-            await self._tell(name, effect)
         if bound.candidate is None:  # a canary's are with its rollout
             if doubt:
                 judgements = {variant: found.doubted(doubt) for variant, found in judgements.items()}
             await guardrail_verdicts.keep(self._store, name, judgements, state.ejections.ejected)
 
     # Rollouts -------------------------------------------------------------------------------------------
-    async def _tell_lost(self, name: str) -> None:
-        if lost := await self._routes.keep_recalled(name):
-            await self._emit("alarm", name, {"code": "store_lost_data", "message": lost})
-
     async def _configure(self, name: str, section: CanaryConfig) -> None:
         document = self._unheard.get(name)
         if document is None and self._routes[name].rollout is not None:
@@ -289,37 +281,19 @@ class Controller:
                 raise TurnoutError("conflict", refused.message)
             return replace(route, rollout=after), effects
 
-        _, effects = await self._routes.update(name, reducer)
+        def told(effects: tuple[Effect, ...]) -> list[Told]:
+            steps: list[Told] = [("rollout", audit.as_dict()) for audit in _audits(effects)]
+            return [*steps, ("steered", event.trail())] if isinstance(event, Command) else steps
+
+        _, effects = await self._routes.update(name, reducer, told)
+        for audit in _audits(effects):
+            # A rollout that gives up by itself needs a person.
+            level = logging.WARNING if audit.target in _GIVEN_UP and not audit.actor else logging.INFO
+            log.log(level, "rollout of %s: %s", name, in_words(audit.as_dict()))
         self._steer(name)
         reasons = [effect.reason for effect in effects if isinstance(effect, SetWeight)]
-        try:
-            if reasons:
-                await self._allocations.reconsider(name, reasons[-1])
-        finally:  # the step is stored: if the store is gone since, the loop publishes it once it is back
-            for audit in (effect for effect in effects if isinstance(effect, Audit)):
-                await self._tell(name, audit)
-
-    async def _tell_late(self, name: str) -> None:
-        """Tells of steps and ejections that a store took just before it went away."""
-        effects = self._routes.late_effects(name)
-        if isinstance(effects, StopState):
-            await self._stop_rules.tell(name, effects, self._routes[name].stop)
-        for effect in effects if isinstance(effects, tuple) else ():
-            if isinstance(effect, Audit | Ejected):
-                await self._tell(name, effect)
-
-    async def _tell(self, name: str, effect: Audit | Ejected) -> None:
-        if isinstance(effect, Ejected):
-            reason = effect.verdict.breach()
-            log.warning("%s: variant %s gets no more traffic: %s", name, effect.variant, reason)
-            told = {"variant": effect.variant, "reason": reason, "evidence": effect.verdict.as_dict()}
-            await self._emit("guardrail", name, told)
-            return
-        # A rollout that gives up by itself needs a person.
-        level = logging.WARNING if effect.target in _GIVEN_UP and not effect.actor else logging.INFO
-        step_taken = effect.as_dict()
-        log.log(level, "rollout of %s: %s", name, in_words(step_taken))
-        await self._emit("rollout", name, step_taken)
+        if reasons:  # if the store is gone since, the loop publishes it once it is back
+            await self._allocations.reconsider(name, reasons[-1])
 
     # For people -----------------------------------------------------------------------------------------
     async def command(self, name: str, word: Command) -> Mapping[str, Any]:
@@ -380,3 +354,17 @@ class Controller:
         """ "" or why a bandit ejects nothing or names no winner until it is resumed. Raises StoreUnavailable."""
         route = self._document.routes.get(name) if self._document is not None else None
         return await self._stop_rules.held(name, route) if route is not None else ""
+
+
+def _audits(effects: Sequence[Effect]) -> list[Audit]:
+    return [effect for effect in effects if isinstance(effect, Audit)]
+
+
+def _told_of_guardrails(effects: Sequence[Ejected]) -> list[Told]:
+    return [
+        (
+            "guardrail",
+            {"variant": e.variant, "reason": e.verdict.breach(), "evidence": e.verdict.as_dict()},
+        )
+        for e in effects
+    ]

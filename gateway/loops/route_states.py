@@ -6,10 +6,9 @@ at the same time (which a lease can't rule out) can't both move it.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 
 from gateway.compile.recalled import recalled
@@ -19,6 +18,7 @@ from gateway.errors import TurnoutError
 from gateway.loops.route_shapes import STATE
 from gateway.state import shapes
 from gateway.state.base import Published, StoreUnavailable
+from gateway.state.events import Events, Told
 from gateway.state.store import DocumentStore, StartStore
 from policies.rollout.events import Seen
 from policies.rollout.route import RouteState
@@ -39,13 +39,12 @@ Allocated = Mapping[str, tuple[Published, bytes]]
 class RouteStates:
     """The states of all routes, as this process last read or wrote them."""
 
-    def __init__(self, store: DocumentStore) -> None:
+    def __init__(self, store: DocumentStore, events: Events) -> None:
         self._store = store
+        self._events = events
         self._versions: dict[str, int] = {}
         self._source: StartStore | None = None
         """What `start` read, if not the store."""
-        self._unsure: dict[str, tuple[int, str, object]] = {}
-        """By route: version, text and effects of a save that the store may have made without saying so."""
         self._recalled: set[str] = set()
         """Routes whose state the store has lost, and did not get back yet."""
         self.states: dict[str, RouteState] = {}
@@ -92,14 +91,10 @@ class RouteStates:
                 if self.states[name] != state:
                     self._recalled.add(name)
 
-    async def keep_recalled(self, name: str) -> str:
-        """Store what `begin` made of a lost state, unless another process has; what to tell of it, "" if nothing."""
+    async def keep_recalled(self, name: str) -> None:
+        """Store what `_begin` made of a lost state, and raise an alarm, unless another process has."""
         if name not in self._recalled:
-            return ""
-        stored = not self._versions.get(name) and await self._store_again(name)
-        self._recalled.discard(name)
-        if not stored:
-            return ""
+            return
         rollout, ejected = self[name].rollout, self[name].ejections.ejected
         kept = (
             f"its rollout is {rollout.status.replace('_', ' ')}, with {rollout.candidate} at {rollout.weight:.1%}"
@@ -107,8 +102,10 @@ class RouteStates:
             else f"{', '.join(ejected)} gets no more traffic"
         )
         told = f"The store has lost the state of the route {name!r}. As its last allocation left it, {kept}."
-        log.error("%s", told)
-        return told
+        alarm = "alarm", {"code": "store_lost_data", "message": told}
+        if not self._versions.get(name) and await self._store_again(name, [alarm]):
+            log.error("%s", told)
+        self._recalled.discard(name)
 
     async def read(self, name: str) -> RouteState:
         """What the store has now. Raises ValueError for a state that cannot be read."""
@@ -143,19 +140,12 @@ class RouteStates:
         if found is None and before and self._versions[name] == before:
             await self._store_again(name)
 
-    async def _store_again(self, name: str) -> bool:
-        stored = await self._store.save(KIND, name, json.dumps(self[name].as_dict()), expected=0)
+    async def _store_again(self, name: str, told: Iterable[Told] = ()) -> bool:
+        text = json.dumps(self[name].as_dict())
+        stored = await self._events.save(KIND, name, text, expected=0, told=told)
         if stored:
             self._versions[name] = 1
         return stored
-
-    def late_effects(self, name: str) -> object:
-        """The effects of an `update` that failed, if what was read since shows that its state is stored; else None."""
-        read = self._versions.get(name, 0)
-        if name not in self._unsure or read < self._unsure[name][0]:
-            return None  # what was read may be older than the save
-        version, text, effects = self._unsure.pop(name)
-        return effects if read == version and json.dumps(self[name].as_dict()) == text else None
 
     def _take(self, name: str, before: int, found: tuple[int, str] | None) -> RouteState:
         # An update since `before` may have come further; a store that lost documents is behind both.
@@ -167,25 +157,28 @@ class RouteStates:
         if version >= self._versions.get(name, 0):
             self._versions[name], self.states[name] = version, state
 
-    async def update(self, name: str, reducer: Reducer[Effects]) -> tuple[RouteState, Effects]:
+    async def update(
+        self,
+        name: str,
+        reducer: Reducer[Effects],
+        told: Callable[[Effects], Iterable[Told]] = lambda effects: (),
+    ) -> tuple[RouteState, Effects]:
         """The state that ``reducer`` makes, stored if it is another one; and its effects, for the caller to carry out.
+
+        ``told``: the events that tell of the effects. They are stored with the state, since this process may not live
+        to tell of it.
 
         Raises TurnoutError (conflict) if others keep moving the route, and whatever ``reducer`` raises.
         """
         for _ in range(MAX_TRIES):
             version, before = self._versions.get(name, 0), self[name]
             after, effects = reducer(before)
-            if after == before:
+            events = list(told(effects))
+            if after == before and not events:
                 self._put(name, version, after)
                 return after, effects
             text = json.dumps(after.as_dict())
-            try:
-                saved = await self._store.save(KIND, name, text, expected=version)
-            except (StoreUnavailable, asyncio.CancelledError):
-                self._unsure[name] = version + 1, text, effects
-                raise
-            if saved:
-                self._unsure.pop(name, None)
+            if await self._events.save(KIND, name, text, expected=version, told=events):
                 self._put(name, version + 1, after)
                 return after, effects
             await self.read(name)

@@ -15,11 +15,12 @@ from gateway.compile.steering import Steering, controlled, has_stop_rule, stop_f
 from gateway.config.policy import BanditConfig
 from gateway.config.route import RouteConfig
 from gateway.errors import TurnoutError
-from gateway.loops.alarms import Emit, distrust, doubt
+from gateway.loops.alarms import distrust, doubt
 from gateway.loops.allocation import Allocations
 from gateway.loops.route_states import RouteStates, require_unchanged
 from gateway.loops.route_views import stop_view
 from gateway.state.base import unconfirmed
+from gateway.state.events import Told
 from gateway.state.store import DocumentStore
 from policies.rollout import stop_rule
 from policies.rollout.events import Command, Refused
@@ -39,7 +40,6 @@ class StopRules:
         allocations: Allocations,
         *,
         clock: Clock,
-        emit: Emit,
         steer: Callable[[str], Steering],
     ) -> None:
         """``steer(route)`` takes what the state of a route asks of its allocation to it."""
@@ -47,7 +47,6 @@ class StopRules:
         self._routes = routes
         self._allocations = allocations
         self._clock = clock
-        self._emit = emit
         self._steer = steer
 
     async def look(self, name: str, route: RouteConfig) -> None:
@@ -80,37 +79,42 @@ class StopRules:
         await self._change(name, route, lambda stop: stop_rule.look(stop, seen, self._clock()))
 
     async def _change(
-        self, name: str, route: RouteConfig, change: Callable[[StopState], StopState | Refused]
+        self,
+        name: str,
+        route: RouteConfig,
+        change: Callable[[StopState], StopState | Refused],
+        word: Command | None = None,
     ) -> None:
         """Raises TurnoutError for a command that is not possible now."""
         fingerprint = stop_fingerprint(route)
 
-        def reducer(state: RouteState) -> tuple[RouteState, StopState]:
+        def reducer(state: RouteState) -> tuple[RouteState, tuple[StopState, StopState]]:
             now = self._clock()
             before = state.stop.under(fingerprint, now)
             after = change(before)
             if isinstance(after, Refused):
                 raise TurnoutError("conflict", after.message)
             if after == state.stop:
-                return state, before
+                return state, (before, after)
             known = state.acknowledged if state.stop.fingerprint == fingerprint else now
-            return replace(state, stop=after, acknowledged=known), before
+            return replace(state, stop=after, acknowledged=known), (before, after)
 
-        state, before = await self._routes.update(name, reducer)
-        after = state.stop.under(fingerprint)
+        def told(states: tuple[StopState, StopState]) -> list[Told]:
+            return [*self._told(name, *states), *_asked(word)]
+
+        _, (before, after) = await self._routes.update(name, reducer, told)
+        if _is_step(before, after):
+            log.info("%s: %s → %s (%s, by %s)", name, before.state, after.state, after.winner, after.by)
         self._steer(name)
-        await self.tell(name, before, after)
         if before.state != after.state and "handed_over" in (before.state, after.state):
             reason = f"winner: {after.winner}" if after.winner else "winner taken back"
             await self._allocations.reconsider(name, reason)
 
-    async def tell(self, name: str, before: StopState, after: StopState) -> None:
-        """Tell of a step, if it is one that people want to know of: not of a lead that is known better."""
-        if replace(after, lead=before.lead) == before:
-            return
-        log.info("%s: %s → %s (%s, by %s)", name, before.state, after.state, after.winner, after.by)
+    def _told(self, name: str, before: StopState, after: StopState) -> list[Told]:
+        if not _is_step(before, after):
+            return []
         view = stop_view(name, after, self._allocations.standings.get(name))
-        await self._emit("winner", name, view | {"before": before.state})
+        return [("winner", view | {"before": before.state})]
 
     async def command(self, name: str, route: RouteConfig, word: Command) -> Mapping[str, Any]:
         """Steers the stop rule of a bandit, or resumes a bandit that is held; the state that follows.
@@ -132,7 +136,7 @@ class StopRules:
             return stop_rule.command(state, name, word.action, who, self._clock())
 
         with unconfirmed():
-            await self._change(name, route, change)
+            await self._change(name, route, change, word)
         return self.describe(name, route) or {}
 
     async def _resume(self, name: str, route: RouteConfig, word: Command) -> Mapping[str, Any]:
@@ -147,7 +151,7 @@ class StopRules:
             return state.resumed(self._clock()), None
 
         with unconfirmed():
-            await self._routes.update(name, reducer)
+            await self._routes.update(name, reducer, lambda _: _asked(word))
         return self.describe(name, route) or {"state": "learning", "winner": None}
 
     async def held(self, name: str, route: RouteConfig) -> str:
@@ -165,3 +169,12 @@ class StopRules:
             return None
         state = self._routes[name].stop.under(stop_fingerprint(route))
         return stop_view(name, state, self._allocations.standings.get(name))
+
+
+def _is_step(before: StopState, after: StopState) -> bool:
+    """Whether it is one that people want to know of: not that a lead is known better."""
+    return replace(after, lead=before.lead) != before
+
+
+def _asked(word: Command | None) -> list[Told]:
+    return [] if word is None else [("steered", word.trail())]

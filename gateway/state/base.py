@@ -140,6 +140,16 @@ ALLOCATION: Final = "allocation"
 
 
 @dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An `Event` that no store has numbered yet."""
+
+    time: float
+    kind: str
+    route: str
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """An entry of the event log: an allocation, a rollout step, an ejection, a configuration, an alarm."""
 

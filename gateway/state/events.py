@@ -5,30 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from gateway.clock import Clock
 from gateway.state import history
-from gateway.state.base import Event, StoreUnavailable
+from gateway.state.base import Event, NewEvent, StoreUnavailable
 from gateway.state.store import DocumentStore
 
-MAX_LATE_STEPS: Final = 200
-"""Steps that a process keeps for a store that is away; beyond it the oldest are lost."""
-
-
-@dataclass(slots=True)
-class _Step:
-    """An event to add."""
-
-    time: float
-    kind: str
-    route: str
-    data: str
-    event: Event | None = None
-    """As the store has it, once it does; it may still be missing in the history."""
+Told = tuple[str, Mapping[str, Any]]
+"""The kind of an event, and what it tells."""
 
 
 class Events:
@@ -40,47 +26,36 @@ class Events:
         self._news = asyncio.Event()
         """Set when something comes; then another takes its place."""
         self._ending = False
-        self._late: deque[_Step] = deque(maxlen=MAX_LATE_STEPS)
-        """Steps of routes that the store has not taken, oldest first."""
-        self._adding = asyncio.Lock()
 
     async def emit(self, kind: str, route: str, data: Mapping[str, Any]) -> Event:
         """Adds an event; `StoreUnavailable` while the store is away."""
-        return await self._add(_Step(self._clock(), kind, route, json.dumps(data)))
+        event = await self._store.add_event(time=self._clock(), kind=kind, route=route, data=json.dumps(data))
+        await self._added([event])
+        return event
 
     async def emit_quietly(self, kind: str, route: str, data: Mapping[str, Any]) -> None:
-        """`emit`; while the store is away, a step of a route is kept for `catch_up`, and other events are lost.
-
-        Steps are added in order. A store that took one and could not say so may have its event twice.
-        """
-        event = _Step(self._clock(), kind, route, json.dumps(data))
+        """`emit`; the event is lost while the store is away."""
         with contextlib.suppress(StoreUnavailable):
-            if kind not in history.STEPS:
-                await self._add(event)
-            else:
-                self._late.append(event)
-                await self.catch_up()
+            await self.emit(kind, route, data)
 
-    async def catch_up(self) -> None:
-        """Adds the steps that the store has not taken; `StoreUnavailable` while it is away."""
-        async with self._adding:
-            while self._late:
-                step = self._late.popleft()
-                try:
-                    await self._add(step)
-                except (StoreUnavailable, asyncio.CancelledError):
-                    if len(self._late) < MAX_LATE_STEPS:  # a full deque would lose its newest
-                        self._late.appendleft(step)
-                    raise
+    async def save(self, kind: str, route: str, text: str, *, expected: int, told: Iterable[Told]) -> bool:
+        """Save a document of ``route`` (`DocumentStore.save`), and tell of it: both are stored, or neither.
 
-    async def _add(self, step: _Step) -> Event:
-        if step.event is None:
-            step.event = await self._store.add_event(
-                time=step.time, kind=step.kind, route=step.route, data=step.data
-            )
+        Raises StoreUnavailable.
+        """
+        now = self._clock()
+        events = [NewEvent(now, what, route, json.dumps(data)) for what, data in told]
+        added = await self._store.save_with_events(kind, route, text, expected=expected, events=events)
+        with contextlib.suppress(
+            StoreUnavailable
+        ):  # it is saved; the histories are caught up with the events
+            await self._added(added or ())
+        return added is not None
+
+    async def _added(self, events: Iterable[Event]) -> None:
+        for event in events:
             self.wake()
-        await history.keep(self._store, step.event)
-        return step.event
+            await history.keep(self._store, event)
 
     async def wait(self, after: int, timeout: float) -> list[Event]:
         """Those with an id above ``after``; waits up to ``timeout`` seconds for the first."""

@@ -19,6 +19,7 @@ from gateway.state.base import (
     Counts,
     DecisionRecord,
     Event,
+    NewEvent,
     OutcomeFilter,
     Published,
     Retention,
@@ -274,6 +275,12 @@ class DocumentStore(Protocol):
 
     async def save(self, kind: str, name: str, text: str, *, expected: int) -> bool:
         """Store as version ``expected + 1`` if the stored version is ``expected`` (0: none yet)."""
+        ...
+
+    async def save_with_events(
+        self, kind: str, name: str, text: str, *, expected: int, events: Sequence[NewEvent]
+    ) -> list[Event] | None:
+        """`save`, and add ``events`` in the same transaction; None if the stored version is another one."""
         ...
 
     async def add_revision(

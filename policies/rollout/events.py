@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from policies.rollout.state import Phase
@@ -57,6 +57,12 @@ class Command:
     reason: str = ""
     """Why, in the person's own words."""
     seen: Seen = Seen()
+    caller: Mapping[str, Any] = field(default_factory=dict)
+    """From where it came, for the trail."""
+
+    def trail(self) -> dict[str, Any]:
+        """What was asked, why, and from where."""
+        return {"action": self.action, "weight": self.weight, "reason": self.reason} | dict(self.caller)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from policies.rollout.state import State
 from policies.rollout.table import Status
 from tests.loops.test_guards import CONFIG as BANDIT
 from tests.loops.test_rollout_bandit import Rollout
+from tests.support.heard import Heard
 from tests.support.one_route import canary, one_route
 
 CONFIG = one_route(
@@ -138,7 +139,7 @@ async def test_the_rollout_of_another_candidate_begins(store: Store, url: str) -
 
 async def test_a_store_of_an_earlier_build_tells_of_no_loss(store: Store) -> None:
     """Its allocations have no traces of a rollout, or its state was never stored."""
-    await RouteStates(store).update(
+    await RouteStates(store, Heard(store, float)).update(
         "r",
         lambda _: (RouteState(State(Status.ROLLED_BACK, 0, 0.0, "v1", "v2", 1.0, 1.0, 1.0, 1.0)), None),
     )
@@ -151,7 +152,9 @@ async def test_an_ejected_variant_stays_ejected(store: Store, url: str) -> None:
     section = load(BANDIT, source="test", env={}).routes["r"].policy
     assert isinstance(section, BanditConfig)
     ejections = Ejections(guardrails_fingerprint(section), 1.0, {"v3": "it fails"})
-    await RouteStates(store).update("r", lambda _: (RouteState(ejections=ejections), None))
+    await RouteStates(store, Heard(store, float)).update(
+        "r", lambda _: (RouteState(ejections=ejections), None)
+    )
     one = await Rollout(store, "one", BANDIT).start()
     assert one.shares["v3"] == 0.0
     fresh = open_store(url)

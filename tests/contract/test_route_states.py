@@ -16,6 +16,7 @@ from gateway.state.store import Store
 from policies.rollout.ejections import Ejections
 from policies.rollout.route import RouteState
 from policies.rollout.stop_rule import StopState
+from tests.support.heard import Heard
 
 EJECTED = Ejections("f", 1.0, {"v2": "it fails"})
 ASKING = StopState("f", "asking", "v2", 1.0, "rule")
@@ -30,7 +31,7 @@ def ask(state: RouteState) -> tuple[RouteState, str]:
 
 
 async def test_two_processes_change_one_state(store: Store) -> None:
-    one, two = RouteStates(store), RouteStates(store)
+    one, two = RouteStates(store, Heard(store, float)), RouteStates(store, Heard(store, float))
     await one.update("r", eject)
     state, effects = await two.update("r", ask)  # it has not read what the other did
     assert (state, effects) == (RouteState(None, EJECTED, ASKING), "asked")
@@ -38,7 +39,7 @@ async def test_two_processes_change_one_state(store: Store) -> None:
 
 
 async def test_a_change_that_changes_nothing_is_not_written(store: Store) -> None:
-    states = RouteStates(store)
+    states = RouteStates(store, Heard(store, float))
     await states.update("r", eject)
     before = await store.load(KIND, "r")
     assert await states.update("r", eject) == (RouteState(None, EJECTED), "ejected")
@@ -49,14 +50,14 @@ async def test_a_change_that_is_refused_changes_nothing(store: Store) -> None:
     def refuse(state: RouteState) -> tuple[RouteState, None]:
         raise TurnoutError("conflict", "no winner yet")
 
-    states = RouteStates(store)
+    states = RouteStates(store, Heard(store, float))
     with pytest.raises(TurnoutError, match="no winner yet"):
         await states.update("r", refuse)
     assert (states["r"], await store.load(KIND, "r")) == (RouteState(), None)
 
 
 async def test_a_route_that_others_keep_moving_is_a_conflict(store: Store) -> None:
-    other, times = RouteStates(store), count()
+    other, times = RouteStates(store, Heard(store, float)), count()
 
     class Moving(RouteStates):
         """Another process writes each time between the read and the write of this one."""
@@ -66,7 +67,7 @@ async def test_a_route_that_others_keep_moving_is_a_conflict(store: Store) -> No
             await other.update(name, lambda s: (replace(s, stop=StopState(str(next(times)))), None))
             return found
 
-    states = Moving(store)
+    states = Moving(store, Heard(store, float))
     await states.read("r")
     with pytest.raises(TurnoutError, match="keeps moving"):
         await states.update("r", eject)
@@ -83,7 +84,7 @@ async def test_a_read_beside_an_update_does_not_turn_it_back(store: Store) -> No
             await states.update("r", ask)
             return found
 
-    states = RouteStates(Late())  # type: ignore[arg-type] # it needs no more
+    states = RouteStates(Late(), Heard(store, float))  # type: ignore[arg-type] # it needs no more
     await states.update("r", eject)
     assert await states.read("r") == RouteState(None, EJECTED, ASKING)
 
@@ -98,8 +99,8 @@ async def test_new_routes_are_read_together(store: Store, monkeypatch: pytest.Mo
     names = [f"r{n}" for n in range(40)]
     text = "backends: {a: {url: 'http://127.0.0.1:1'}}\nroutes:\n"
     document = load(text + "".join(f"  {n}:{route.replace('NAME', n)}" for n in names), source="test", env={})
-    await RouteStates(store).update("r7", eject)
-    states, reads = RouteStates(store), list[str]()
+    await RouteStates(store, Heard(store, float)).update("r7", eject)
+    states, reads = RouteStates(store, Heard(store, float)), list[str]()
 
     def counted(read: Any) -> Any:
         async def load(kind: str, *of: Any) -> Any:

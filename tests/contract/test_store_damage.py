@@ -23,6 +23,7 @@ from gateway.state.store import Store
 from policies.rollout.ejections import Ejections
 from policies.rollout.route import RouteState
 from policies.sequential.srm import EVERY_UNIT
+from tests.support.heard import Heard
 from tests.support.made import T0, outcome, published, reward, shadowed
 
 GARBLED = b"TPZ1" + bytes(40)
@@ -296,7 +297,7 @@ async def test_a_process_that_knows_the_state_of_a_route_stores_it_again(url: st
     store, fresh = open_store(url), open_store(url)
     for one in (store, fresh):
         await one.open()
-    states, other = RouteStates(store), RouteStates(store)
+    states, other = RouteStates(store, Heard(store, float)), RouteStates(store, Heard(store, float))
     ejected = RouteState(None, Ejections("f", 1.0, {"v2": "it fails"}))
     for _ in range(2):
         await states.update("digits", lambda _: (ejected, None))
@@ -306,7 +307,7 @@ async def test_a_process_that_knows_the_state_of_a_route_stores_it_again(url: st
     await _overwrite_document(store, KIND, "digits", b"5\n{gar")
     for one_of in (states, other):
         assert (await one_of.read_all(["digits"]))("digits") == ejected
-    assert await RouteStates(fresh).read("digits") == ejected
+    assert await RouteStates(fresh, Heard(fresh, float)).read("digits") == ejected
     for one_of in (states, other):
         assert await one_of.update("digits", lambda _: (RouteState(), None)) == (RouteState(), None)
     for one in (store, fresh):

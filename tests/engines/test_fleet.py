@@ -22,6 +22,7 @@ from gateway.record.decision_id import Sealer
 from gateway.state.sqlite import SqliteStore
 from policies.allocation.bucketing import allocation
 from tests.engines.test_stamps import UUID
+from tests.support.heard import Heard
 
 CONFIG = """
 engines: {edge: {type: envoy, token: a-token-of-the-edge-engine, nodes: [e*]}}
@@ -311,9 +312,6 @@ async def test_replicas_know_each_other_s_nodes_and_the_newest_counts(tmp_path: 
 
 
 def alarms_of(world: World, store: SqliteStore, events: list[tuple[str, dict[str, Any]]]) -> Alarms:
-    async def emit(kind: str, route: str, data: Any) -> None:
-        events.append((kind, data))
-
     class Leader:
         leads = True
 
@@ -321,7 +319,7 @@ def alarms_of(world: World, store: SqliteStore, events: list[tuple[str, dict[str
         store,
         Leader(),  # type: ignore[arg-type]
         clock=lambda: world.now,
-        emit=emit,
+        events=Heard(store, lambda: world.now, lambda kind, route, data: events.append((kind, dict(data)))),
         raised=lambda route, code: None,
         dropped=lambda: 0,
         troubles=world.fleet.troubles,

@@ -12,6 +12,7 @@ from gateway.loops.alarms import KIND, Alarm, Alarms
 from gateway.loops.allocation import Allocations
 from gateway.record.events import Outcome
 from gateway.state.store import Store
+from tests.support.heard import Heard
 from tests.support.one_route import one_route
 
 START = 1_800_000_000.0
@@ -43,12 +44,12 @@ class Scene:
             store,
             self.allocations,
             clock=lambda: self.time,
-            emit=self.emit,
+            events=Heard(store, lambda: self.time, self.hear),
             raised=lambda route, code: self.raised.append((route, code)),
             dropped=lambda: self.lost,
         )
 
-    async def emit(self, kind: str, route: str, data: Mapping[str, Any]) -> None:
+    def hear(self, kind: str, route: str, data: Mapping[str, Any]) -> None:
         self.events.append((kind, route, data["code"]))
 
     async def assign(self, share: float, requests: int, seed: int, **fields: Any) -> None:

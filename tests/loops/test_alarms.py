@@ -18,7 +18,7 @@ from gateway.loops import early_mismatch, ratio
 from gateway.loops.alarms import FORGOTTEN_S, KIND, RECORD_LOSS_S, distrust
 from gateway.loops.ratio import BACK_S, FLUSHED_S, SETTLED_S, Ratios
 from gateway.record.events import UNSEEN
-from gateway.state.base import OutcomeFilter, StoreUnavailable
+from gateway.state.base import Event, OutcomeFilter, StoreUnavailable
 from gateway.state.sqlite import SqliteStore
 from policies.allocation.bucketing import point, unit_hash
 from tests.loops.scene import CONFIG, Scene, outcome
@@ -327,15 +327,15 @@ async def test_a_loss_while_the_store_is_away_is_told_once_it_is_back(
 async def test_no_process_overwrites_the_alarms_of_another(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = scene.store.save
+    save = scene.store.save_with_events
 
-    async def late(kind: str, name: str, text: str, *, expected: int) -> bool:
+    async def late(kind: str, name: str, text: str, **rest: Any) -> list[Event] | None:
         monkeypatch.undo()
         other = [{"code": "rewards_rejected", "message": "9", "since": scene.time}]
-        assert await save(kind, name, json.dumps(other), expected=expected)
-        return await save(kind, name, text, expected=expected)
+        assert await scene.store.save(kind, name, json.dumps(other), expected=rest["expected"])
+        return await save(kind, name, text, **rest)
 
-    monkeypatch.setattr(scene.store, "save", late)
+    monkeypatch.setattr(scene.store, "save_with_events", late)
     scene.lost = 7
     await scene.watch.record_loss()
     stored = await scene.store.load(KIND, "")

@@ -238,26 +238,24 @@ async def test_a_step_is_told_and_published_even_if_the_store_goes_away_right_af
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable("away"), asyncio.CancelledError()])
-async def test_a_step_that_the_store_took_without_saying_so_is_told_once_it_is_back(
+async def test_a_step_that_the_store_took_without_saying_so_is_told_once(
     store: Store, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     one = await Rollout(store, "one", CONFIG).start()
-    save, fails = store.save, True
+    save = store.save_with_events
 
-    async def silently(kind: str, name: str, text: str, *, expected: int) -> bool:
-        saved = await save(kind, name, text, expected=expected)
-        if fails:
-            raise error
-        return saved
+    async def silently(*document: str, **rest: Any) -> None:
+        await save(*document, **rest)
+        raise error
 
-    monkeypatch.setattr(store, "save", silently)
-    with pytest.raises((StoreUnavailable, asyncio.CancelledError)):
-        await one.controller.command("r", Command("rollback", "me"))
-    fails = False
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "save_with_events", silently)
+        with pytest.raises((StoreUnavailable, asyncio.CancelledError)):
+            await one.controller.command("r", Command("rollback", "me"))
     for _ in range(2):
         await one.pass_time(1)
         assert (one.state, one.allocations.share("r", "v2")) == ("rolled_back", 0)
-        assert one.trail == [("rollback", "rolled_back")]
+    assert [event.kind for event in await store.events(after=0)] == ["rollout", "steered"]
 
 
 async def test_a_command_that_cannot_be_begun_changes_nothing(

@@ -17,6 +17,7 @@ from tests.loops.test_rollout_bandit import CONFIG as TO_BANDIT
 from tests.loops.test_rollout_bandit import Rollout
 from tests.loops.test_stops import CONFIG as STOPS
 from tests.loops.test_stops import Bandit, report
+from tests.support.heard import Heard
 from tests.support.in_force import put_in_force
 from tests.support.one_route import canary, one_route
 
@@ -54,7 +55,7 @@ async def test_lost_outcomes_pause_it_too(store: Store) -> None:
         store,
         one.allocations,
         clock=one.clock,
-        emit=one.emit,
+        events=Heard(store, one.clock),
         raised=lambda route, code: None,
         dropped=lambda: lost[0],
     )

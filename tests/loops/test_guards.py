@@ -42,7 +42,7 @@ class OfScene(Replica):
     def clock(self) -> float:
         return self.scene.time
 
-    async def emit(self, kind: str, route: str, data: Mapping[str, Any]) -> None:
+    def hear(self, kind: str, route: str, data: Mapping[str, Any]) -> None:
         self.scene.events.append((kind, route, data))
 
     def put_in_force(self) -> None:

@@ -15,6 +15,7 @@ from gateway.loops.controller import Controller
 from gateway.record.events import Outcome, Reward
 from gateway.state.store import Store
 from tests.loops.scene import START, outcome
+from tests.support.heard import Heard
 from tests.support.in_force import put_in_force
 from tests.support.made import reward
 from tests.support.one_route import one_route
@@ -38,12 +39,17 @@ class Scene:
         self.allocations = Allocations(
             self.store, owner="me", clock=self.clock, swap=lambda *_: None, announce=lambda _: None
         )
-        self.controller = Controller(self.store, self.allocations, clock=self.clock, emit=self.emit)
+        self.controller = Controller(
+            self.store,
+            self.allocations,
+            clock=self.clock,
+            events=Heard(self.store, self.clock, self.hear),
+        )
 
     def clock(self) -> float:
         return self.time
 
-    async def emit(self, kind: str, route: str, data: Mapping[str, Any]) -> None:
+    def hear(self, kind: str, route: str, data: Mapping[str, Any]) -> None:
         self.events.append((kind, str(data["variant"])))
 
     async def start(self) -> None:

@@ -63,17 +63,17 @@ async def test_a_hand_over_that_the_store_took_without_saying_so_is_told_once(
     one = await Bandit(store, "one", CONFIG).start()
     await report(store, {"v1": 40, "v2": 80})
     await one.step()
-    save, load_all, before = store.save, store.load_all, await store.load_all("route", ("r",))
+    save, load_all, before = store.save_with_events, store.load_all, await store.load_all("route", ("r",))
 
-    async def silently(kind: str, name: str, text: str, *, expected: int) -> bool:
-        await save(kind, name, text, expected=expected)
+    async def silently(*document: str, **rest: Any) -> None:
+        await save(*document, **rest)
         raise StoreUnavailable("away")
 
     async def earlier(kind: str, names: Sequence[str]) -> dict[str, tuple[int, str]]:
         return before if kind == "route" else await load_all(kind, names)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "save", silently)
+        patch.setattr(store, "save_with_events", silently)
         with pytest.raises(StoreUnavailable):
             await one.say("promote")
     with monkeypatch.context() as patch:
@@ -82,7 +82,8 @@ async def test_a_hand_over_that_the_store_took_without_saying_so_is_told_once(
     for _ in range(2):
         await one.step()
         assert one.share == 1.0
-        assert [e["state"] for _, e in one.events] == ["asking", "handed_over"]
+    kinds = [event.kind for event in await store.events(after=0)]
+    assert kinds == ["winner", "winner", "steered"]
 
 
 async def rising(store: Store, time: float, gain: float = 0.0) -> None:

@@ -217,6 +217,7 @@ class Harness:
     async def rollout(self, route: str, word: Command) -> Mapping[str, Any]:
         action, weight, by, reason = word.action, word.weight, word.actor, word.reason
         if action == "resume" and self.holds.pop(route, ""):
+            await self.emit("steered", route, word.trail())
             return {"state": "learning", "winner": None}
         state = self.rollouts.get(route)
         if state is None:
@@ -233,6 +234,7 @@ class Harness:
         }.get(action, state["state"])
         state["weight"] = weight if weight is not None else state["weight"]
         await self.emit("rollout", route, {"action": action, "by": by, "actor": by, "reason": reason})
+        await self.emit("steered", route, word.trail())
         return state
 
     async def rollout_state(self, route: str, max_age: float = 0.0) -> Mapping[str, Any] | None:

@@ -10,6 +10,7 @@ from gateway.loops.allocation import Allocations
 from gateway.loops.controller import Controller
 from gateway.state.store import Store
 from policies.rollout.events import Command, Seen
+from tests.support.heard import Heard
 from tests.support.in_force import put_in_force
 
 
@@ -23,13 +24,15 @@ class Replica:
         self.allocations = Allocations(
             store, owner=name, clock=self.clock, swap=lambda *_: None, announce=lambda _: None
         )
-        self.controller = Controller(store, self.allocations, clock=self.clock, emit=self.emit)
+        self.controller = Controller(
+            store, self.allocations, clock=self.clock, events=Heard(store, self.clock, self.hear)
+        )
         self.document = load(text, source="test", env={})
 
     def clock(self) -> float:
         return self.time
 
-    async def emit(self, kind: str, route: str, data: Mapping[str, Any]) -> None:
+    def hear(self, kind: str, route: str, data: Mapping[str, Any]) -> None:
         self.events.append((kind, dict(data)))
 
     async def start(self) -> Self:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from starlette.responses import Response
 
@@ -30,13 +29,5 @@ async def steer(request: ApiRequest) -> Response:
     if (step.action == "set") != (step.weight is not None):
         raise TurnoutError("invalid", "'weight' and the action 'set' need each other; write both or neither.")
     reason, seen = step.reason.strip(), Seen(step.if_state, step.if_epoch)
-    word = Command(step.action, request.author, step.weight, reason=reason, seen=seen)
-    return json_response(dict(await take(request, name, word)))
-
-
-async def take(request: ApiRequest, route: str, word: Command) -> Mapping[str, Any]:
-    """Take a requested step of ``route`` and return the new state; history names who requested it."""
-    state = await request.gateway.rollout(route, word)
-    trail = {"action": word.action, "weight": word.weight, "reason": word.reason} | request.caller
-    await request.gateway.events.emit_quietly("steered", route, trail)  # the step is taken
-    return state
+    word = Command(step.action, request.author, step.weight, reason=reason, seen=seen, caller=request.caller)
+    return json_response(dict(await request.gateway.rollout(name, word)))

@@ -9,7 +9,6 @@ from starlette.responses import Response
 
 from gateway.control.api_request import ApiRequest, json_response
 from gateway.control.endpoint import STORE, Endpoints
-from gateway.control.handlers.rollout import take
 from gateway.control.reports import verdict
 from gateway.control.schemas.rollout import VerdictQuery, VerdictResponse
 from gateway.errors import TurnoutError
@@ -71,8 +70,8 @@ async def _restarted(request: ApiRequest, state: str) -> Mapping[str, Any]:
             f"The rollout of an earlier revision is {state.replace('_', ' ')}; give this key the scope 'steer', so "
             "that this call restarts it, or send the action 'restart'.",
         )
-    word = Command("restart", request.author, reason="Flagger has a new revision")
-    return await take(request, request.route, word)
+    word = Command("restart", request.author, reason="Flagger has a new revision", caller=request.caller)
+    return await request.gateway.rollout(request.route, word)
 
 
 async def _rollout(request: ApiRequest) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from gateway.record.events import Reward, Shadowed
 from gateway.record.histogram import pack, unpack
 from gateway.state import shapes
-from gateway.state.base import Counts, Published
+from gateway.state.base import Counts, Event, Published, Revision
 
 _COUNTS: Final = struct.Struct("<qqqqdI")
 """assigned, served, errors, fallbacks, expected, bytes of the latency histogram; both histograms follow.
@@ -135,3 +135,42 @@ def unpack_published(row: bytes) -> Published:
 
 def _json(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
+
+
+# Documents, revisions and events -------------------------------------------------------------------
+def revision_row(of: Revision) -> list[Any]:
+    """A revision without its number."""
+    return [of.time, of.author, of.etag, of.document, of.origin]
+
+
+def revision_entry(row: list[Any]) -> list[Any]:
+    """A row without the text. Rows of earlier releases may lack the origin."""
+    time, author, etag, _, *origin = row
+    return [time, author, etag, *origin]
+
+
+def revision_columns(number: int, row: bytes) -> list[Any]:
+    """The columns of a revision, at least ``number``: a time, then texts, last the origin. Raises ValueError."""
+    found: list[Any] = shapes.read(row, [object])[: number + 1]
+    if not (len(found) >= number and shapes.time(found[0]) and shapes.fits(found[1:], [str])):
+        raise ValueError("its JSON has the wrong shape")
+    return found
+
+
+def stored_document(kind: str, known: tuple[int, str] | None, row: bytes) -> tuple[int, str]:
+    """Version and text, whose JSON has the shape of its kind, as it has if ``known``. Raises ValueError."""
+    version, _, text = row.decode().partition("\n")
+    found = int(version), text
+    if found != known:
+        shapes.check_document(kind, text)
+    return found
+
+
+def document_field(kind: str, name: str) -> str:
+    return f"{kind}\0{name}"
+
+
+def stored_event(number: bytes, fields: Any) -> Event:
+    given = fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
+    text = {key.decode(): value.decode(errors="replace") for key, value in given.items()}
+    return Event(int(number.split(b"-")[0]), float(text["time"]), text["kind"], text["route"], text["data"])

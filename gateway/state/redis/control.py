@@ -13,23 +13,32 @@ import json
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from gateway.state import shapes
 from gateway.state.base import (
     MAX_CLOCK_SKEW_S,
     MAX_REVISION_TEXTS,
     MAX_REVISIONS,
     Event,
+    NewEvent,
     Published,
     Revision,
     RevisionEntry,
 )
 from gateway.state.memory import Memory
-from gateway.state.redis.codec import pack_published, unpack_published
+from gateway.state.redis.codec import (
+    document_field,
+    pack_published,
+    revision_columns,
+    revision_entry,
+    revision_row,
+    stored_document,
+    stored_event,
+    unpack_published,
+)
 from gateway.state.redis.link import Link
 from gateway.state.redis.script import Script
 
@@ -220,8 +229,8 @@ class Control:
         if lost := [name for name in names if self._behind(kind, name, found.get(name))]:
             for name in lost:
                 version, text = self.memory.known_documents[kind, name]
-                arguments = (_field(kind, name), version - 1, text, _RESTORED)
-                if await self._link.run(_SAVE, self._link.of_all, *arguments):
+                arguments = (document_field(kind, name), version - 1, text, _RESTORED, self._event)
+                if await self._link.run(_SAVE, self._link.of_all, *arguments) is not None:
                     self._tell(f"the document {kind} {name!r}, version {version}")
             found |= await self._load_all(kind, lost)
         for name, (version, text) in found.items():
@@ -234,22 +243,30 @@ class Control:
         return known is not None and (found is None or found[0] < known[0])
 
     async def _load_all(self, kind: str, names: Sequence[str]) -> dict[str, tuple[int, str]]:
-        fields = [_field(kind, name) for name in names]
+        fields = [document_field(kind, name) for name in names]
         rows = await self._link.command("HMGET", f"{self._link.of_all}:documents", *fields) if fields else []
         found = {}
         for name, field, row in zip(names, fields, rows, strict=True):
-            readable = partial(_document, kind, self.memory.known_documents.get((kind, name)))
+            readable = partial(stored_document, kind, self.memory.known_documents.get((kind, name)))
             what = f"the document {kind} {name!r}"
             if document := await self._readable(self._link.of_all, "documents", field, row, readable, what):
                 found[name] = document
         return found
 
     async def save(self, kind: str, name: str, text: str, *, expected: int) -> bool:
-        arguments = (_field(kind, name), expected, text, _CURRENT)
-        if not await self._link.run(_SAVE, self._link.of_all, *arguments):
-            return False
+        return await self.save_with_events(kind, name, text, expected=expected, events=()) is not None
+
+    async def save_with_events(
+        self, kind: str, name: str, text: str, *, expected: int, events: Sequence[NewEvent]
+    ) -> list[Event] | None:
+        added = [part for one in events for part in (repr(one.time), one.kind, one.route, one.data)]
+        arguments = (document_field(kind, name), expected, text, _CURRENT, self._event, *added)
+        numbers = await self._link.run(_SAVE, self._link.of_all, *arguments)
+        if numbers is None:
+            return None
         self.memory.remember_document(kind, name, expected + 1, text)
-        return True
+        self._event = max(self._event, *numbers, 0)
+        return [Event(number, **asdict(one)) for number, one in zip(numbers, events, strict=True)]
 
     # Revisions and events -----------------------------------------------------------------------
     async def add_revision(
@@ -264,9 +281,9 @@ class Control:
     ) -> Revision | None:
         await self._newest_revision()  # so that the number is above all that were ever seen here
         added = Revision(0, time, author, etag, origin, document=document)
-        row = _row(added)
+        row = revision_row(added)
         limits = MAX_REVISION_TEXTS, MAX_REVISIONS
-        arguments = json.dumps(row), json.dumps(_entry(row)), *limits, "" if after is None else after
+        arguments = json.dumps(row), json.dumps(revision_entry(row)), *limits, "" if after is None else after
         number = int(await self._link.run(_ADD_REVISION, self._link.of_all, *arguments))
         if not number:
             return None
@@ -296,7 +313,7 @@ class Control:
     async def _index(self, numbers: Sequence[int]) -> dict[int, list[Any]]:
         """Add the entries of revisions that an earlier release stored, or that were written back; return them."""
         key, rows = f"{self._link.of_all}:revision_entries", await self._rows("revisions", numbers)
-        entries = {number: _entry(row) for number, row in rows.items()}
+        entries = {number: revision_entry(row) for number, row in rows.items()}
         if entries:
             await self._link.commands(
                 [("HSETNX", key, number, json.dumps(entry)) for number, entry in entries.items()]
@@ -306,7 +323,7 @@ class Control:
     async def _rows(self, name: str, numbers: Sequence[int]) -> dict[int, list[Any]]:
         """By number, the rows of those of a hash that exist."""
         rows = await self._link.command("HMGET", f"{self._link.of_all}:{name}", *numbers) if numbers else []
-        read = partial(_columns, 4 if name == "revisions" else 3)
+        read = partial(revision_columns, 4 if name == "revisions" else 3)
         found = {}
         for number, row in zip(numbers, rows, strict=True):
             what = f"revision {number} of the configuration"
@@ -327,14 +344,14 @@ class Control:
             return stored
         pairs: list[Any] = []
         for one in sorted(known, reverse=True):
-            pairs += (one, json.dumps(_row(known[one])))
+            pairs += (one, json.dumps(revision_row(known[one])))
         if await self._link.run(_RESTORE_REVISIONS, self._link.of_all, *pairs):
             made = datetime.fromtimestamp(known[newest].time, UTC).isoformat(" ", "seconds")
             self._tell(f"configuration revision {newest} of {made}")
         return int(await self._link.command("GET", key) or 0)
 
     async def add_event(self, *, time: float, kind: str, route: str, data: str) -> Event:
-        arguments = (repr(time), kind, route, data, self._event)
+        arguments = (self._event, repr(time), kind, route, data)
         number = int(await self._link.run(_ADD_EVENT, self._link.of_all, *arguments))
         self._event = max(self._event, number)
         return Event(number, time, kind, route, data)
@@ -344,7 +361,7 @@ class Control:
         while len(found) < limit:
             key = f"{self._link.of_all}:events"
             entries = await self._link.command("XRANGE", key, f"{after + 1}-0", "+", "COUNT", limit)
-            made = [_event(number, fields) for number, fields in entries]
+            made = [stored_event(number, fields) for number, fields in entries]
             found += [event for event in made if route is None or event.route == route]
             if made:
                 self._event = max(self._event, made[-1].id)
@@ -360,41 +377,3 @@ class Control:
 
     async def release(self, name: str, owner: str) -> None:
         await self._link.run(_RELEASE, self._link.of_all, name, owner)
-
-
-def _row(of: Revision) -> list[Any]:
-    """A revision without its number."""
-    return [of.time, of.author, of.etag, of.document, of.origin]
-
-
-def _entry(row: list[Any]) -> list[Any]:
-    """A row without the text. Rows of earlier releases may lack the origin."""
-    time, author, etag, _, *origin = row
-    return [time, author, etag, *origin]
-
-
-def _columns(number: int, row: bytes) -> list[Any]:
-    """The columns of a revision, at least ``number``: a time, then texts, last the origin. Raises ValueError."""
-    found: list[Any] = shapes.read(row, [object])[: number + 1]
-    if not (len(found) >= number and shapes.time(found[0]) and shapes.fits(found[1:], [str])):
-        raise ValueError("its JSON has the wrong shape")
-    return found
-
-
-def _document(kind: str, known: tuple[int, str] | None, row: bytes) -> tuple[int, str]:
-    """Version and text, whose JSON has the shape of its kind, as it has if ``known``. Raises ValueError."""
-    version, _, text = row.decode().partition("\n")
-    found = int(version), text
-    if found != known:
-        shapes.check_document(kind, text)
-    return found
-
-
-def _field(kind: str, name: str) -> str:
-    return f"{kind}\0{name}"
-
-
-def _event(number: bytes, fields: Any) -> Event:
-    given = fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
-    text = {key.decode(): value.decode(errors="replace") for key, value in given.items()}
-    return Event(int(number.split(b"-")[0]), float(text["time"]), text["kind"], text["route"], text["data"])

@@ -7,7 +7,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from gateway.state.base import (
     MAX_REVISION_TEXTS,
     MAX_REVISIONS,
     Event,
+    NewEvent,
     Published,
     Revision,
     RevisionEntry,
@@ -227,6 +228,20 @@ def save(connection: sqlite3.Connection, kind: str, name: str, text: str, *, exp
         return False
     touch(connection)
     return True
+
+
+def save_with_events(
+    connection: sqlite3.Connection,
+    kind: str,
+    name: str,
+    text: str,
+    *,
+    expected: int,
+    events: Sequence[NewEvent],
+) -> list[Event] | None:
+    if not save(connection, kind, name, text, expected=expected):
+        return None
+    return [add_event(connection, **asdict(event)) for event in events]
 
 
 # Revisions and events -----------------------------------------------------------------------------

@@ -268,6 +268,7 @@ class SqliteStore:
     allocation = _reads(control.allocation)
     allocation_history = _reads(control.allocation_history)
     save = _writes(control.save)
+    save_with_events = _writes(control.save_with_events)
     add_revision = _writes(control.add_revision)
     revisions = _reads(control.revisions)
     revision_entries = _reads(control.revision_entries)
