@@ -109,8 +109,6 @@ class Served:
             self._on_loop = None
         self._wake_remotes()
         await asyncio.gather(*self._replacing, return_exceptions=True)
-        if not self._instances:
-            self._fail_waiting(Unavailable("this version is being unloaded; send the request again"))
         while self._instances:
             ends = [
                 asyncio.ensure_future(asyncio.wrap_future(instance.ended)) for instance in self._instances
@@ -118,6 +116,8 @@ class Served:
             await asyncio.wait(ends, timeout=STOP_POLL_S, return_when=asyncio.FIRST_COMPLETED)
             for instance in [instance for instance in self._instances if instance.ended.done()]:
                 self._instances.pop(instance, None)
+        # The last instance may have hung, or been lost with its process.
+        self._fail_waiting(Unavailable("this version is being unloaded; send the request again"))
 
     def submit(self, entry: Entry, timeout: float = 0.0) -> None:
         """Queues ``entry``, to wait at most ``timeout`` seconds (0: as the configuration says).
@@ -246,7 +246,7 @@ class Served:
     async def _reload(self, index: int) -> None:
         try:
             await self._add(index)
-        except LoadError as error:
+        except Exception as error:  # noqa: BLE001  no thread or file may be left, too
             self._give_up(str(error))
 
     def _give_up(self, fault: str) -> None:

@@ -20,7 +20,18 @@ Part = memoryview | np.ndarray
 class Entry:
     """A request between its arrival and its response; subclasses define `finish`."""
 
-    __slots__ = ("_pending", "arrived", "deadline", "done", "inputs", "key", "rows", "size", "taken")
+    __slots__ = (
+        "__weakref__",
+        "_pending",
+        "arrived",
+        "deadline",
+        "done",
+        "inputs",
+        "key",
+        "rows",
+        "size",
+        "taken",
+    )
 
     def __init__(
         self,

@@ -65,7 +65,8 @@ class LoopInstance:
         """Runs what waits, and releases the model."""
         while len(self._queue) and not self._ended:
             self._turn()
-        self.detach().close()
+        if not self._ended:  # else a thread has the model, and runs what still waits
+            self.detach().close()
 
     def detach(self) -> Executable:
         """Gives the model up, with the queue as it is."""

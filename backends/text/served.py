@@ -41,6 +41,8 @@ class TextServed(Served):
             self.engine.close()
             while not self.engine.ended.done() and not self.fault:
                 await asyncio.wait([asyncio.wrap_future(self.engine.ended)], timeout=0.25)
+            for generation in self.engine.everything():  # none, unless the thread has died
+                self._fail(generation, ModelFailed(f"{self.title()} failed while it was unloaded"))
 
     def submit(self, entry: Entry, timeout: float = 0.0) -> None:
         """See `Served`."""

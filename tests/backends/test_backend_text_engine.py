@@ -266,3 +266,20 @@ async def test_a_text_model_whose_thread_ends_is_given_up_and_named(tmp_path: Pa
     with pytest.raises(Unavailable):
         served.generate(Recorded(b"later"))
     await registry.close()
+
+
+async def test_a_thread_that_dies_while_the_model_is_unloaded_leaves_no_text_waiting(tmp_path: Path) -> None:
+    text_input, text_output = {"text_input": ("BYTES", [1])}, {"text_output": ("BYTES", [1])}
+    write_model(
+        tmp_path, "fragile", FRAGILE, text_input, text_output, platform="pytorch_text", max_batch_size=0
+    )
+    registry = Registry(tmp_path, "cpu", kinds=KINDS)
+    await registry.load_all()
+    served = registry.find("fragile")
+    assert isinstance(served, TextServed)
+    failing, behind = Recorded(b"prompt", temperature=0), Recorded(b"prompt", temperature=0)
+    served.generate(failing)
+    served.generate(behind)
+    await registry.unload("fragile")
+    assert "failed" in behind.reason
+    await registry.close()
