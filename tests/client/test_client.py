@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 
 import turnout
 from tests.support.processes import GatewayProcess
-from turnout import AsyncClient, Client
+from turnout import AsyncClient, Client, sync
 
 BODY = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1.0, 2.0]}]}
 INFER = "/v2/models/digits/infer"
@@ -97,10 +98,11 @@ async def test_the_asynchronous_client_does_the_same(gateway: GatewayProcess) ->
         (np.ones((2, 2), np.int32), "INT32", [2, 2]),
         ([[1.5, 2.5]], "FP32", [1, 2]),
         ([[1, 2]], "INT64", [1, 2]),
+        ([[0, 0.5], [1, 2]], "FP32", [2, 2]),
         (["a", "b"], "BYTES", [2]),
         ([True], "BOOL", [1]),
     ],
-    ids=["numpy", "floats", "ints", "strings", "booleans"],
+    ids=["numpy", "floats", "ints", "both", "strings", "booleans"],
 )
 def test_inputs_are_sent_with_their_type_and_shape(
     gateway: GatewayProcess, value: Any, datatype: str, shape: list[int]
@@ -440,6 +442,30 @@ def test_a_forgotten_client_leaves_no_thread(gateway: GatewayProcess) -> None:
     client.close()
     until = time.monotonic() + 60
     while any(t.name == "turnout-rewards" for t in threading.enumerate()) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not any(t.name == "turnout-rewards" for t in threading.enumerate())
+
+
+def test_a_client_that_was_not_closed_sends_its_rewards_and_leaves_no_thread(
+    gateway: GatewayProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were dropped without a word once nothing referred to the client, for example at the end of a function."""
+    monkeypatch.setattr(sync, "IDLE_CHECK_S", 0.05)
+
+    def report() -> turnout.Decision:
+        client = Client(gateway.url, headers={"connection": "close"})
+        decision = client.post(INFER, json=BODY).decision
+        decision.reward("correct", True)
+        return turnout.Decision(decision.id)
+
+    decision = report()
+    gc.collect()
+    until = time.monotonic() + 60
+    while recorded(gateway, decision) != {"correct": 1.0} and time.monotonic() < until:
+        time.sleep(0.02)
+    assert recorded(gateway, decision) == {"correct": 1.0}
+    while any(t.name == "turnout-rewards" for t in threading.enumerate()) and time.monotonic() < until:
+        gc.collect()
         time.sleep(0.02)
     assert not any(t.name == "turnout-rewards" for t in threading.enumerate())
 

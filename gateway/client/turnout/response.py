@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, Self, cast
+from itertools import chain
+from typing import Any, Self
 
 import httpx
 
@@ -149,6 +150,7 @@ _DATATYPES = {
     "float16": "FP16", "float32": "FP32", "float64": "FP64",
 }  # fmt: skip
 """numpy's names → the protocol's; anything else is BYTES."""
+_PYTHON_DATATYPES = {bool: "BOOL", int: "INT64", str: "BYTES"}
 
 
 def _tensor(name: str, value: Any) -> dict[str, Any]:
@@ -160,14 +162,13 @@ def _tensor(name: str, value: Any) -> dict[str, Any]:
             "datatype": datatype,
             "data": value.ravel().tolist(),
         }
-    shape, first = [], value
-    while isinstance(first, list):
-        shape.append(len(first))
-        first = first[0] if first else None
-    return {"name": name, "shape": shape, "datatype": _python_datatype(first), "data": value}
+    shape, elements = [], [value]
+    while elements and isinstance(elements[0], list):
+        shape.append(len(elements[0]))
+        elements = [*chain.from_iterable(one for one in elements if isinstance(one, list))]
+    return {"name": name, "shape": shape, "datatype": _python_datatype(elements), "data": value}
 
 
-def _python_datatype(value: object) -> str:
-    if isinstance(value, bool):
-        return "BOOL"
-    return {int: "INT64", str: "BYTES"}.get(cast("type", type(value)), "FP32")
+def _python_datatype(elements: list[Any]) -> str:
+    kinds = set(map(type, elements))  # all of them: 0 before 0.5 is a float, too
+    return _PYTHON_DATATYPES.get(kinds.pop(), "FP32") if len(kinds) == 1 else "FP32"

@@ -23,6 +23,8 @@ from turnout.response import Response, Transport, decide_call, gateway_url, infe
 FEEDBACK = "/-/feedback"
 DECIDE = "/-/decide"
 LAST_FLUSH_S = 5.0
+IDLE_CHECK_S = 10.0
+"""How often a sender without rewards looks whether its client still exists."""
 CLOSED = "the client is closed; report rewards before that"
 
 
@@ -219,7 +221,7 @@ class _Sender:
     """The thread that empties an outbox; started by the first reward, and again after a fork."""
 
     def __init__(self, post: Callable[[list[Item]], httpx.Response], outbox: Outbox) -> None:
-        # Weak, or the thread would keep a forgotten client alive.
+        # Weak, or the thread would keep a forgotten client alive; but see `_unsent`.
         self._post = weakref.WeakMethod(post)
         self._outbox = outbox
         self._ended = False
@@ -228,6 +230,8 @@ class _Sender:
     def _reset(self) -> None:
         self._changed = threading.Condition()
         self._pid = 0
+        self._unsent: Callable[[list[Item]], httpx.Response] | None = None
+        """Keeps a forgotten client alive until its rewards are sent; without it nothing could send them."""
 
     def put(self, item: Item) -> None:
         self._leave_to_parent()
@@ -235,6 +239,7 @@ class _Sender:
             if self._ended:
                 raise RuntimeError(CLOSED)
             self._outbox.put(item)
+            self._unsent = self._post()
             if not self._pid:
                 threading.Thread(target=self._run, name="turnout-rewards", daemon=True).start()
                 self._pid = os.getpid()  # if no thread can be started, the next reward tries again
@@ -267,7 +272,9 @@ class _Sender:
         while True:
             with self._changed:
                 while not len(self._outbox) and not self._ended:
-                    self._changed.wait()
+                    self._unsent = None
+                    self._changed.wait(IDLE_CHECK_S)
+                    self._ended = self._ended or self._post() is None
                 if self._ended:
                     return
                 batch = self._outbox.take()
