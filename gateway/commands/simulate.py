@@ -104,6 +104,8 @@ def main(arguments: argparse.Namespace) -> int:
         return _shares(arguments, document, name)
     except OverflowError:
         return complain("these numbers are too large to be squared; write smaller --means and --sd")
+    except MemoryError:
+        return complain("so many requests do not fit into memory; write a smaller --requests or --rate")
     except FAILURES as error:
         return complain(error)
 

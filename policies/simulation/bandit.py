@@ -297,7 +297,7 @@ class _Course:
             requests=self.world.requests,
             repetitions=n,
             seed=seed,
-            regret=summary.mean(regret[-1]),
+            regret=summary.mean(regret[-1], within=(0.0, inf)),
             even_regret=float((self.sizes * gaps.sum(axis=1) / present.sum(axis=1)).sum()),
             best_share=summary.mean(on_best, within=(0.0, 1.0)),
             settled=summary.share(int(np.isfinite(settled).sum()), n),
@@ -308,7 +308,11 @@ class _Course:
             coverage=self._coverage(),
             shares=dict(zip(self.world.variants, self.shares[-1].mean(axis=0).tolist(), strict=True)),
             curve=tuple(
-                Point(int(self.ends[i]), summary.mean(regret[i]), summary.mean(best[i], within=(0.0, 1.0)))
+                Point(
+                    int(self.ends[i]),
+                    summary.mean(regret[i], within=(0.0, inf)),
+                    summary.mean(best[i], within=(0.0, 1.0)),
+                )
                 for i in spread(self.periods)
             ),
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -186,14 +187,18 @@ def _report(world: ContextWorld, runs: list[_Run], seed: int | None) -> ContextR
         world.requests,
         len(runs),
         seed,
-        summary.mean(lost[:, -1]),
+        summary.mean(lost[:, -1], within=(0.0, inf)),
         summary.mean([run.lost.sum() - run.single.min() for run in runs]),
-        summary.mean([run.even.sum() for run in runs]),
+        summary.mean([run.even.sum() for run in runs], within=(0.0, inf)),
         summary.mean((best * sizes).sum(axis=1) / world.requests, within=(0.0, 1.0)),
         summary.mean([float(run.weights @ sizes) / world.requests for run in runs]),
         dict(zip(world.variants, np.mean([run.shares for run in runs], axis=0).tolist(), strict=True)),
         tuple(
-            Point(ends[i], summary.mean(lost[:, i]), summary.mean(best[:, i], within=(0.0, 1.0)))
+            Point(
+                ends[i],
+                summary.mean(lost[:, i], within=(0.0, inf)),
+                summary.mean(best[:, i], within=(0.0, 1.0)),
+            )
             for i in spread(len(ends))
         ),
     )

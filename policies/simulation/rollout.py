@@ -29,6 +29,7 @@ from policies.sequential.metric_comparison import Evidence
 from policies.simulation import summary
 from policies.simulation.bandit import Progress
 from policies.simulation.summary import Estimated, Plain
+from policies.simulation.worlds import MAX_DRAWN_MEAN
 from policies.types import MetricType, RewardSums
 
 REWARD = "correct"
@@ -140,7 +141,10 @@ def run(
 
     ``alpha`` is the false-alarm rate of a whole rollout, as in the gateway. Guardrails may be over
     error_rate, latency quantiles, the boolean metrics `REWARD` and `COMPLAINT`, and the world's ``values``.
+    Raises ValueError for a rate beyond what can be drawn.
     """
+    if world.rate * tick > MAX_DRAWN_MEAN:
+        raise ValueError(f"{world.rate:g} requests a second can't be simulated; write a smaller rate")
     rng = np.random.default_rng(seed)
     ends: list[tuple[State, float, float]] = []
     for repetition in range(repetitions):
@@ -148,7 +152,10 @@ def run(
         if progress is not None:
             progress(repetition + 1, repetitions)
     since = world.turns_at if world.turned is not None else 0.0
-    rolled_back = [time - since if s.status is Status.ROLLED_BACK else inf for s, time, _ in ends]
+    # Before the candidate turned, a rollback is a false alarm, and detects nothing.
+    rolled_back = [
+        time - since if s.status is Status.ROLLED_BACK and time >= since else inf for s, time, _ in ends
+    ]
     over = [time if s.status in _ENDED or s.competing is not None else inf for s, time, _ in ends]
     counts = Counter("bandit" if s.competing is not None else s.status.value for s, _, _ in ends)
     return RolloutReport(
@@ -158,7 +165,7 @@ def run(
         {name: summary.share(counts[name], repetitions) for name in (*Status, "bandit") if counts[name]},
         summary.median(over),
         summary.median(rolled_back),
-        summary.mean([exposed for _, _, exposed in ends]),
+        summary.mean([exposed for _, _, exposed in ends], within=(0.0, inf)),
     )
 
 

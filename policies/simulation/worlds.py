@@ -15,6 +15,9 @@ from policies.types import Goal, MetricType
 
 Array = NDArray[np.float64]
 
+MAX_DRAWN_MEAN = 1e15
+"""Of a Poisson count; numpy draws none with a mean beyond 64 bits."""
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -75,6 +78,8 @@ class World:
             raise ValueError(f"the means of a {self.model} world must stay within [0, 1]")
         if self.model == "count" and not all(m >= self.swing for m in reach):
             raise ValueError("the means of a count world must not become negative")
+        if self.model == "count" and max(reach) > MAX_DRAWN_MEAN:
+            raise ValueError(f"the means of a count world must be at most {MAX_DRAWN_MEAN:g}")
 
     @property
     def variants(self) -> tuple[str, ...]:

@@ -347,6 +347,8 @@ def test_simulate_says_what_it_can_not_simulate(tmp_path: Path) -> None:
     for means in ("2.5", "1,nan", "inf,1"):
         assert "such as 2.5,2.1" in turnout(*words, "--route", "paying", "--means", means, code=1)
     assert "nothing to simulate" in turnout(*words, "--route", "alone", code=1)
+    flood = ("--route", "paying", "--world", "sound", "--rate", "1e13")
+    assert "do not fit into memory" in turnout(*words, *flood, code=1)
 
 
 def test_simulate_takes_a_relative_decrease_for_one_of_good_responses(tmp_path: Path) -> None:

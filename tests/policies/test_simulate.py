@@ -193,6 +193,7 @@ def test_a_plan_that_does_not_fit_the_world_is_refused() -> None:
         {"means": (("a", 0.05), ("b", 0.5)), "swing": 0.1},
         {"means": (("a", 0.5), ("b", 0.5)), "reported": 0.0},
         {"means": (("a", -1.0), ("b", 2.0)), "model": "count"},
+        {"means": (("a", 1.0), ("b", 1e30)), "model": "count"},
     ],
 )
 def test_worlds_that_cannot_be_are_refused(bad: dict[str, Any]) -> None:
@@ -317,6 +318,12 @@ def test_regret_with_a_hundred_variants() -> None:
     report = run(thompson(world, floor=0.0), world, repetitions=4, refreshes=100, seed=5)
     assert report.regret.high < 1.5 * REGRET[4]["C*ln(T)"]["100000"]
     assert report.regret.high < 0.8 * report.even_regret
+
+
+def test_no_interval_of_regret_goes_below_zero() -> None:
+    world = World("sure", (("a", 0.0), ("b", 1.0)), requests=200)
+    report = run(Bandit(world.variants, (Objective("m"),)), world, repetitions=3)
+    assert min(report.regret.low, *(point.regret.low for point in report.curve)) == 0.0
 
 
 def test_summaries() -> None:

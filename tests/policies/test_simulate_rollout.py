@@ -62,6 +62,21 @@ def test_a_candidate_that_breaks_later_is_caught_after_it_did() -> None:
     assert 0 < report.time_to_detect.value < 120
 
 
+def test_what_is_rolled_back_before_it_breaks_is_not_detected() -> None:
+    """The time to detect it was below zero."""
+    failing = Service(error_rate=0.5)
+    world = replace(WORLDS["errors"], candidate=failing, turned=failing, turns_at=3000.0)
+    report = run(PLAN, ERRORS, world, repetitions=3, tick=15.0, seed=4)
+    assert report.ended["rolled_back"].value == 1.0
+    assert report.time_to_detect.value == math.inf
+
+
+def test_a_rate_beyond_what_can_be_drawn_is_refused_and_no_interval_goes_below_zero() -> None:
+    with pytest.raises(ValueError, match="smaller rate"):
+        run(PLAN, ERRORS, replace(WORLDS["equal"], rate=1e300))
+    assert run(PLAN, ERRORS, replace(WORLDS["equal"], seconds=1.0), repetitions=2).exposed.low >= 0.0
+
+
 def test_a_sick_baseline_halts() -> None:
     assert set(simulate("sick baseline").ended) == {"halted"}
 
