@@ -49,7 +49,7 @@ class EnsembleServed(Served):
         await self._clients.aclose()
 
     def submit(self, entry: Entry, timeout: float = 0.0) -> None:
-        """See `Served`."""
+        """See `Served`. Raises Unavailable."""
         if self.queue.closed:
             raise Unavailable("this version is being unloaded; send the request again")
         if len(self._running) >= self.config.dynamic_batching.default_queue_policy.max_queue_size:

@@ -88,7 +88,7 @@ class HttpStep:
         return cls(config, client, await _signature(config, client))
 
     async def run(self, tensors: Mapping[str, Tensor], rows: int, timeout: float) -> list[np.ndarray]:
-        """See `LocalStep`."""
+        """See `LocalStep`. Raises ServerError."""
         content, head = self._request(tensors)
         fields = {
             "inference-header-content-length": str(head),

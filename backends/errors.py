@@ -89,11 +89,8 @@ class Unavailable(ServerError):
     """Nothing is wrong with the request; the server can't take it now."""
 
     status = 503
-
-    def __init__(self, message: str, retry_after: int = 1) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-        """Seconds, for the Retry-After header."""
+    retry_after = 1
+    """Seconds, for the Retry-After header."""
 
 
 class LoadError(Exception):

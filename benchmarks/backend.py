@@ -106,10 +106,10 @@ def requests(version: int, form: str, rows: int = 1, count: int = 200) -> Iterat
         yield request(f"digits/versions/{version}", images[number : number + rows], form)
 
 
-def image_requests(rows: int, count: int = 4) -> Iterator[bytes]:
+def image_requests(rows: int) -> Iterator[bytes]:
     """Whole HTTP requests for the model `images`."""
     chance = np.random.default_rng(1)
-    for _ in range(count):
+    for _ in range(4):
         yield request("images", chance.random((rows, *IMAGE), dtype=np.float32), "binary")
 
 

@@ -184,7 +184,7 @@ class Connection(asyncio.Protocol):
                 self._parser = self._new_parser()
                 self._parser.feed_data(self.incoming.framing())
 
-    # The parser's side -------------------------------------------------------------------------------
+    # The parser's side; what it raises is a ServerError, which `_parse` makes a response --------------
     def on_message_begin(self) -> None:
         self._fields = 0
         if self._skipped:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -18,8 +17,6 @@ from backends.batching.turns import Turns
 from backends.config import ModelConfig
 from backends.owner.layout import SLOTS, Layout, SlotMemory, batch_shape
 from backends.owner.messages import Batch, Result
-
-log = logging.getLogger("turnout.backend")
 
 MIN_PREPARED: Final = 2
 """Batches in flight however small they are: one is computed, the next one is copied. A third must be full."""

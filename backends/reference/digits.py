@@ -8,7 +8,6 @@ from typing import Final, NamedTuple
 import numpy as np
 
 TRAINING: Final = 1000
-HELD_OUT: Final = 797
 
 
 class Digits(NamedTuple):

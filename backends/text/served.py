@@ -21,7 +21,7 @@ class TextServed(Served):
     engine: Engine
 
     async def start(self, device: str, threads: int) -> None:
-        """See `Served`."""
+        """See `Served`. Raises LoadError."""
         title = self.title()
         places = await load_guarded(title, partial(devices_of, self.config, device))
         if places != ["cpu"]:
@@ -45,7 +45,7 @@ class TextServed(Served):
                 self._fail(generation, ModelFailed(f"{self.title()} failed while it was unloaded"))
 
     def submit(self, entry: Entry, timeout: float = 0.0) -> None:
-        """See `Served`."""
+        """Raises InvalidInput: texts are generated, see `generate`."""
         raise InvalidInput(f"model {self.name!r} generates text; POST to its generate, or to /v1/completions")
 
     def generate(self, generation: Generation) -> None:

@@ -69,7 +69,7 @@ class Revisions(Generic[B]):
         env: Mapping[str, str],
         prepare: Prepare[B],
         commit: Commit[B],
-        tell: Tell = lambda kind, data: None,
+        tell: Tell,
         name: str = "the configuration file",
         origin: str = "",
         earlier: str = "",

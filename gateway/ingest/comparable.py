@@ -16,7 +16,6 @@ from policies.types import PairSums, RewardSums
 
 _NO_PAIRS: Final = PairSums()
 _NO_UNITS: Final[Mapping[Key, PairSums]] = {}
-_NO_REQUESTS: Final[Mapping[str, PairSums]] = {}
 UNADJUSTED: Final[Mapping[str, str]] = {}
 """No metric is adjusted."""
 
@@ -31,7 +30,7 @@ def known_before(
 
 
 def values_by_unit(
-    found: Mapping[str, Rewarded], requests: Mapping[str, PairSums] = _NO_REQUESTS
+    found: Mapping[str, Rewarded], requests: Mapping[str, PairSums]
 ) -> dict[str, WeightedSums]:
     """Return by variant what all values of a metric tell within an epoch, where missing ones of units count as zero.
 

@@ -243,7 +243,7 @@ async def all_buckets(
     *,
     now: float,
     since: float | None = None,
-    histograms: bool = True,
+    histograms: bool,
     epochs: bool = False,
     segments: bool = False,
     spans: Spans | None = None,
@@ -372,8 +372,3 @@ def _entered(
         worst=failures,
         waiting=-reported.values.count,
     )
-
-
-def longest(metrics: Mapping[str, MetricConfig], names: Sequence[str]) -> float:
-    """Seconds after which all missing values of these metrics count; 0 if none do."""
-    return max((metrics[n].window for n in names if metrics[n].missing == "zero"), default=0.0)

@@ -216,6 +216,7 @@ class Parquet:
     """Compressed with Zstandard, repeated texts as dictionaries; ``time`` is a UTC timestamp."""
 
     def __init__(self, target: BinaryIO, rewards: Sequence[str]) -> None:
+        """Raises MissingExtra without pyarrow."""
         try:
             from gateway.archive import rows as arrow_rows
             from gateway.archive.row_groups import RowGroups

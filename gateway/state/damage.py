@@ -33,7 +33,7 @@ CELL_FAULTS: Final = (ValueError, TypeError, LookupError, OverflowError, struct.
 class DamagedCells(Exception):
     """A cell of the aggregates can't be read. ``routes``: those that may have it; empty: any."""
 
-    def __init__(self, routes: Collection[str] = ()) -> None:
+    def __init__(self, routes: Collection[str]) -> None:
         super().__init__(", ".join(sorted(routes)))
         self.routes = routes
 

@@ -124,7 +124,7 @@ class ResponseParser:
         self._lines.append(b"upgrade: %b\r\n" % self._upgrade[0])
         return ResponseHead(101, self._lines, -1, False, True, False)
 
-    # Called by httptools ----------------------------------------------------------------------------
+    # Called by httptools, which wraps what they raise: `Connection._on_error` unwraps it -------------
     def on_message_begin(self) -> None:
         if self.done:
             self.excess = True

@@ -32,6 +32,7 @@ class Outbox:
     """
 
     def __init__(self, capacity: int, on_rejected: Callable[[Rejection], None] | None = None) -> None:
+        """``capacity``: rewards at most. Raises ValueError if it is not a positive integer."""
         if not isinstance(capacity, int) or capacity < 1:
             raise ValueError(f"buffer: {capacity!r} is not a number of rewards; write 1 or more")
         self.capacity = capacity

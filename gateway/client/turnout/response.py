@@ -32,7 +32,7 @@ class Response(httpx.Response):
         return self._decision
 
     def raise_for_status(self) -> Self:
-        """As ``httpx.Response.raise_for_status``; the error repeats the gateway's message."""
+        """Raises httpx.HTTPStatusError as httpx does, with the gateway's message in it."""
         try:
             super().raise_for_status()
         except httpx.HTTPStatusError:

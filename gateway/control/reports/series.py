@@ -28,7 +28,7 @@ ROLLING_PART: Final = 12
 """The rolling figures cover this part of the period: one twelfth."""
 
 
-def step_for(span: float, wanted: float | None = None, *, age: float = 0.0) -> float:
+def step_for(span: float, wanted: float | None, *, age: float = 0.0) -> float:
     """Return the seconds of one bucket: a round number by default.
 
     It is a multiple of what the store keeps for what was decided ``age`` seconds ago: in shorter buckets most would

@@ -165,7 +165,7 @@ class RequestReader:
         self.head.close = True
         return self.head
 
-    # The parser's side ------------------------------------------------------------------------------
+    # The parser's side; what it raises is a TurnoutError, which `feed` makes a response -------------
     def on_message_begin(self) -> None:
         if self._skipped:
             self._fields_left += 2  # those of `_read_body`

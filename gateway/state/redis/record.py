@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from math import inf
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from gateway.record.events import Batch, Outcome, Shadowed, columns, same
 from gateway.record.exposures import Exposure, exposures
@@ -40,7 +40,6 @@ from gateway.state.redis.pages import (
 from gateway.state.redis.script import Script
 from gateway.state.tally import Shares, start_of, tally
 
-T = TypeVar("T")
 _APPEND: Final = Script.load("append")
 _SHADOWED: Final = Script.load("shadowed")
 

@@ -49,7 +49,6 @@ _MAX_LOSSES: Final = 5
 _TOO_SHORT: Final = "data string too short"
 """What Lua says of a cell that lacks bytes."""
 _ROUTE_OF_OUTCOME: Final = Outcome._fields.index("route")
-_EPOCH: Final = Outcome._fields.index("epoch")
 _ROUTE_OF_SHADOWED: Final = Shadowed._fields.index("route")
 _LOST: Final = (
     "The store {} has lost data that it had acknowledged: it was emptied, restarted without its files, restored from a "
