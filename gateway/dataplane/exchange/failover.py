@@ -1,6 +1,8 @@
 """What follows a failed attempt: a retry, the next variant of the fallback list, or an error response.
 
-It is decided by what failed, by what the client has had (nothing yet) and by whether it is still there.
+It is decided by what failed, by what the client has had (nothing yet) and by whether it is still there. The way of a
+failure: `Attempt.on_failure` or `Attempt.expire`, `on_failure` or `on_expired` here, `_next` (it asks `Recovery` what
+may be done), `_retry` or `_new_attempt`, then `Attempt.start`, as for the first one.
 """
 
 from __future__ import annotations
