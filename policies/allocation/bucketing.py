@@ -115,12 +115,6 @@ def allocation(
     )
 
 
-def distance(old: Allocation, new: Allocation) -> float:
-    """Half the sum of |differences of probabilities|: the share of units that must move, in [0, 1]."""
-    names = dict.fromkeys(old.variants + new.variants)
-    return fsum(abs(new.probability(name) - old.probability(name)) for name in names) / 2
-
-
 def _cells(probabilities: Mapping[str, float]) -> list[int]:
     """Whole cells that sum to CELLS, by largest remainder."""
     values = list(probabilities.values())

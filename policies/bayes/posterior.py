@@ -137,16 +137,6 @@ def compare(posteriors: Sequence[Posterior], goal: Goal = "maximize") -> Posteri
     return compare_posteriors(_coordinates(posteriors), goal)
 
 
-def probability_best(posteriors: Sequence[Posterior], goal: Goal = "maximize") -> tuple[float, ...]:
-    """P(θ_k is the best of all), K numbers that sum to 1; see `compare`."""
-    return tuple(float(p) for p in compare(posteriors, goal).probability_best)
-
-
-def expected_loss(posteriors: Sequence[Posterior], goal: Goal = "maximize") -> tuple[float, ...]:
-    """E[best θ - θ_k] (for "minimize" E[θ_k - best θ]), K numbers in the metric's own unit; see `compare`."""
-    return tuple(float(p) for p in compare(posteriors, goal).expected_loss)
-
-
 def _coordinates(posteriors: Sequence[Posterior]) -> Coordinates:
     if not posteriors:
         raise ValueError("there is nothing to compare: give at least one posterior")

@@ -74,22 +74,13 @@ def _bottom(n: float, p: float) -> float:
     return (left + right) / 2
 
 
-def quantile_interval(histogram: Histogram, p: float, alpha: float, edges: Edges) -> tuple[float, float]:
-    """(low, high) for the p-quantile in milliseconds, at all times simultaneously with probability 1 - alpha.
-
-    (0, inf) when nothing was observed; high is infinite until about log(1/alpha) / (1 - p) values came.
-    """
-    if not _size(histogram):
-        return 0.0, math.inf
-    cells = _cells(histogram, p, edges)
-    kept = cells.level < -math.log(alpha)
-    return float(cells.low[kept].min()), float(cells.high[kept].max())
-
-
 def quantile_ratio(
     baseline: Histogram, candidate: Histogram, p: float, alpha: float, edges: Edges
 ) -> tuple[float, float]:
-    """(low, high) for candidate's p-quantile / baseline's, at all times; probability 1 - alpha."""
+    """(low, high) for candidate's p-quantile / baseline's, at all times; probability 1 - alpha.
+
+    (0, inf) when nothing was observed; high is infinite until about log(1/alpha) / (1 - p) values of both came.
+    """
     return _contrast(baseline, candidate, p, alpha, edges, _divide)
 
 

@@ -26,9 +26,7 @@ from policies.bayes.posterior import (
     Posterior,
     Student,
     compare,
-    expected_loss,
     interval,
-    probability_best,
 )
 from policies.bayes.quadrature import compare_posteriors
 
@@ -45,7 +43,7 @@ def posteriors_of(case: dict[str, Any]) -> list[Posterior]:
 
 @pytest.mark.parametrize("case", OUTSIDE, ids=lambda c: str(c["alpha"]))
 def test_outside_values_of_p_best(case: dict[str, Any]) -> None:
-    best = probability_best([Beta(a, b) for a, b in zip(case["alpha"], case["beta"], strict=True)])
+    best = compare([Beta(a, b) for a, b in zip(case["alpha"], case["beta"], strict=True)]).probability_best
     assert math.isclose(sum(best), 1.0, abs_tol=1e-12)
     if "p_best_exact" in case:
         assert best == pytest.approx(case["p_best_exact"], abs=1e-9)
@@ -72,7 +70,7 @@ def exact_two(a1: int, b1: int, a2: int, b2: int) -> Fraction:
 @given(st.tuples(*[st.integers(1, 60)] * 4))
 @settings(deadline=None)
 def test_two_betas_agree_with_exact_fractions(p: tuple[int, int, int, int]) -> None:
-    best = probability_best([Beta(p[0], p[1]), Beta(p[2], p[3])])
+    best = compare([Beta(p[0], p[1]), Beta(p[2], p[3])]).probability_best
     assert best[0] == pytest.approx(float(exact_two(*p)), abs=1e-11)
 
 
@@ -133,8 +131,9 @@ def test_order_does_not_matter(posteriors: list[Posterior]) -> None:
 @settings(deadline=None)
 def test_less_is_better_mirrors_more_is_better(posteriors: list[Beta]) -> None:
     mirrored = [Beta(p.b, p.a) for p in posteriors]
-    assert probability_best(posteriors, "minimize") == pytest.approx(probability_best(mirrored), abs=1e-9)
-    assert expected_loss(posteriors, "minimize") == pytest.approx(expected_loss(mirrored), abs=1e-9)
+    less, more = compare(posteriors, "minimize"), compare(mirrored)
+    assert less.probability_best == pytest.approx(more.probability_best, abs=1e-9)
+    assert less.expected_loss == pytest.approx(more.expected_loss, abs=1e-9)
 
 
 @pytest.mark.parametrize("k", [2, 3, 10, 100])
@@ -150,7 +149,7 @@ def test_equal_variants_are_equally_good(one: Posterior, k: int) -> None:
 def test_expected_maximum_of_uniforms() -> None:
     # E[max of K uniforms] is K / (K + 1); each has the mean 1/2.
     for k in (2, 5, 50):
-        assert expected_loss([Beta(1, 1)] * k) == pytest.approx([k / (k + 1) - 0.5] * k, abs=1e-12)
+        assert compare([Beta(1, 1)] * k).expected_loss == pytest.approx([k / (k + 1) - 0.5] * k, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -312,8 +311,10 @@ def test_a_tiny_parameter_is_exact_and_takes_few_panels(tiny: float) -> None:
         (Gamma(tiny, 1.0), Gamma(2 * tiny, 3.0), of_gammas[1]),
     ]
     for first, second, higher in pairs:
-        assert probability_best([first, second]) == pytest.approx((1 - higher, higher), abs=1e-9)
-        assert probability_best([first, second], "minimize") == pytest.approx((higher, 1 - higher), abs=1e-9)
+        assert compare([first, second]).probability_best == pytest.approx((1 - higher, higher), abs=1e-9)
+        assert compare([first, second], "minimize").probability_best == pytest.approx(
+            (higher, 1 - higher), abs=1e-9
+        )
     few = BetaCoordinates(np.array([1.0, 1.0]), np.array([tiny, 2 * tiny]))
     lower, upper = few.limits()
     assert len(few.edges(1.0, float(lower.max()), upper, 1.0)) < 1_000
@@ -325,4 +326,4 @@ def test_limits_hold_where_the_quantiles_of_scipy_do_not() -> None:
     mean, deviation = np.log(a / b), np.sqrt(special.polygamma(1, a) + special.polygamma(1, b))
     assert ((mean - lower > 7.0 * deviation) & (mean - lower < 13.0 * deviation)).all()
     assert ((upper - mean > 7.0 * deviation) & (upper - mean < 13.0 * deviation)).all()
-    assert probability_best([Beta(1e3, 1e9), Beta(1e3, 1e9)]) == pytest.approx((0.5, 0.5), abs=1e-9)
+    assert compare([Beta(1e3, 1e9), Beta(1e3, 1e9)]).probability_best == pytest.approx((0.5, 0.5), abs=1e-9)

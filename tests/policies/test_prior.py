@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.bayes.posterior import Beta, Gamma, Student, compare, probability_best
+from policies.bayes.posterior import Beta, Gamma, Student, compare
 from policies.bayes.prior import BetaPrior, GammaPrior, NormalPrior, dispersion, posteriors
 from policies.types import Discounted, RewardSums
 
@@ -109,7 +109,7 @@ def test_few_counts_in_bursts_make_no_variant_the_best(each: int) -> None:
     """Nine of ten counts are 0, the tenth is about 20: with 20 of each variant, 62 % of equal ones were surely best."""
     rng = np.random.default_rng(each)
     values = rng.poisson(20, (200, 2, each)) * (rng.random((200, 2, each)) < 0.1).astype(float)
-    best = [max(probability_best(posteriors("count", [sums_of(v) for v in pair]))) for pair in values]
+    best = [max(compare(posteriors("count", [sums_of(v) for v in pair])).probability_best) for pair in values]
     assert np.mean(np.array(best) >= 0.99) < 0.06
 
 
@@ -122,7 +122,7 @@ def test_few_counts_of_a_variant_whose_bursts_have_not_come_do_not_rule_it_out(e
     bursts = rng.poisson(20 * mean, (200, each)) * (rng.random((200, each)) < 0.05).astype(float)
     calm = rng.poisson(mean, (200, each)).astype(float)
     best = [
-        max(probability_best(posteriors("count", [sums_of(one), sums_of(other)])))
+        max(compare(posteriors("count", [sums_of(one), sums_of(other)])).probability_best)
         for one, other in zip(bursts, calm, strict=True)
     ]
     assert np.mean(np.array(best) >= 0.99) < 0.03
@@ -130,7 +130,7 @@ def test_few_counts_of_a_variant_whose_bursts_have_not_come_do_not_rule_it_out(e
 
 def test_a_variant_that_gets_nothing_is_ruled_out_by_a_hundred_counts() -> None:
     nothing, little = RewardSums(100), RewardSums(100, 20, 24)
-    assert probability_best(posteriors("count", [nothing, little]))[1] > 0.99
+    assert compare(posteriors("count", [nothing, little])).probability_best[1] > 0.99
 
 
 def test_discounted_sums_make_posteriors_too() -> None:
