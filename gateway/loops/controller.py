@@ -136,7 +136,8 @@ class Controller:
         """Stops the clocks of the rollouts that ``document`` does not have, once, in the leader."""
         if self._complete is document or not self._allocations.leads:
             return
-        names = [name for name in self._allocations.published if name not in canaries(document)]
+        present = canaries(document)
+        names = [name for name in self._allocations.published if name not in present]
         stored = await self._routes.read_all(names)
 
         async def stop(name: str) -> None:
