@@ -86,7 +86,7 @@ class ApiServers:
             started = monotonic()
             try:
                 ended = f"ended with code {await self._run(listening)}"
-            except OSError as error:  # no process or file is left; connections wait on the socket meanwhile
+            except Exception as error:  # noqa: BLE001  no process, thread or file is left; connections wait meanwhile
                 ended = f"could not be started ({error})"
             if self._stop_ms is None:
                 log.error("an API server %s; it is started again", ended)
@@ -104,7 +104,7 @@ class ApiServers:
             # In this thread, because the process ends with the thread that has started it; in a group of its own,
             # because a signal to that of the server would end it before it ignores signals.
             process = subprocess.Popen(words, pass_fds=files, process_group=0)  # noqa: ASYNC220
-        except OSError:
+        except BaseException:
             ours.close()
             raise
         finally:

@@ -26,7 +26,7 @@ from gateway.commands.output import add_json, complain, note, print_json, progre
 from gateway.commands.times import positive
 from gateway.config.faults import ConfigError
 from gateway.config.load import load_file
-from turnout import AsyncClient, FlushTimeout, RewardsRejected
+from turnout import AsyncClient, BufferFull, FlushTimeout, RewardsRejected
 
 EXAMPLE: Final = "config.example.yaml"
 CHAT: Final = "chat"
@@ -136,11 +136,15 @@ class Place(NamedTuple):
 async def _demo(
     arguments: argparse.Namespace, rows: Sequence[list[float]], labels: Sequence[int], place: Place
 ) -> int:
-    processes = await _start(arguments, place)
+    end, loop = asyncio.Event(), asyncio.get_running_loop()
+    # Before the servers start: in sessions of their own, they would outlive a demo that a signal ends.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, end.set)
+    processes = await _start(arguments, place, end)
     tally = Tally()
     try:
         note(f"dashboard: {place.gateway}/-/dashboard/   (Ctrl-C ends the demo)")
-        await _replay(arguments, place.gateway, rows, labels, tally, chat=place.chat)
+        await _replay(arguments, place.gateway, rows, labels, tally, end, chat=place.chat)
         async with httpx.AsyncClient(base_url=place.gateway) as client:
             await asyncio.sleep(1.5)  # the last rewards reach the allocation within a second
             response = await client.get("/-/routes/digits")
@@ -154,7 +158,10 @@ async def _demo(
     return 0 if not tally.lost else 1
 
 
-async def _start(arguments: argparse.Namespace, place: Place) -> list[subprocess.Popen[bytes]]:
+async def _start(
+    arguments: argparse.Namespace, place: Place, end: asyncio.Event
+) -> list[subprocess.Popen[bytes]]:
+    """Raises SystemExit if a server does not start, and KeyboardInterrupt at the ``end``."""
     turnout = [sys.executable, "-m", "gateway.cli"]
     port = str(urlsplit(place.backend).port)
     backend = [
@@ -165,9 +172,9 @@ async def _start(arguments: argparse.Namespace, place: Place) -> list[subprocess
     ]  # fmt: skip
     processes = [_spawned(backend)]
     try:
-        await _ready(f"{place.backend}/v2/health/ready", processes)
+        await _ready(f"{place.backend}/v2/health/ready", processes, end)
         processes.append(_spawned(gateway))
-        await _ready(f"{place.gateway}/-/readyz", processes)
+        await _ready(f"{place.gateway}/-/readyz", processes, end)
     except BaseException:
         _stop(processes)
         raise
@@ -179,10 +186,12 @@ def _spawned(words: Sequence[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(words, start_new_session=True)
 
 
-async def _ready(url: str, processes: Sequence[subprocess.Popen[bytes]]) -> None:
+async def _ready(url: str, processes: Sequence[subprocess.Popen[bytes]], end: asyncio.Event) -> None:
     deadline = monotonic() + 120.0
     async with httpx.AsyncClient() as client:
         while monotonic() < deadline:
+            if end.is_set():
+                raise KeyboardInterrupt
             if any(process.poll() is not None for process in processes):
                 raise SystemExit(
                     "turnout demo: a server has ended before it was ready; see its message above"
@@ -210,14 +219,12 @@ async def _replay(
     rows: Sequence[list[float]],
     labels: Sequence[int],
     tally: Tally,
+    end: asyncio.Event,
     *,
     chat: bool,
 ) -> None:
-    """Sends images, and with ``chat`` prompts, in turn until the time is up or a signal arrives."""
-    end = asyncio.Event()
+    """Sends images, and with ``chat`` prompts, in turn until the time is up or a signal arrives (``end``)."""
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, end.set)
     limits = httpx.Limits(max_connections=CLIENTS + 1, max_keepalive_connections=CLIENTS + 1)
     client = AsyncClient(url, limits=limits, timeout=30.0)
     pace = _Pace(arguments.rate)
@@ -286,7 +293,10 @@ async def _sender(
             continue
         correct = int(response.outputs()["label"][0]) == label
         tally.saw(response.decision.variant, correct)
-        response.decision.reward("correct", correct)
+        try:
+            response.decision.reward("correct", correct)
+        except BufferFull:  # the store has been away for a while: requests go on, as in a real service
+            tally.lost += 1
 
 
 async def _progress(tally: Tally) -> None:

@@ -431,8 +431,11 @@ async def test_api_servers_that_hang_are_replaced(tmp_path: Path, caplog: pytest
         await servers.stop(1.0)
 
 
+@pytest.mark.parametrize(
+    "fault", [BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), MemoryError()]
+)
 async def test_one_that_cannot_be_started_is_started_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: Exception
 ) -> None:
     registry = Registry(tmp_path)
     await registry.load_all({})
@@ -441,7 +444,7 @@ async def test_one_that_cannot_be_started_is_started_later(
 
     def refused(*_: object, **__: object) -> None:
         monkeypatch.setattr(subprocess, "Popen", start)
-        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        raise fault
 
     monkeypatch.setattr(subprocess, "Popen", refused)
     address = await servers.start("127.0.0.1", 0)

@@ -97,6 +97,19 @@ def test_ctrl_c_ends_it_quietly_with_the_summary(installed: Path, models: Path, 
     assert "0 requests failed, 0 rewards lost." in out
 
 
+def test_a_signal_while_the_servers_start_ends_them_too(
+    installed: Path, models: Path, tmp_path: Path
+) -> None:
+    process = demo(installed, tmp_path, models)
+    assert process.stderr is not None
+    next(line for line in process.stderr if "listening on" in line)  # of the model server
+    process.terminate()
+    # Until all have closed standard error, the model server too; on a slow machine the demo has begun.
+    _, err = process.communicate(timeout=120)
+    assert process.returncode in (0, 130)
+    assert "Traceback" not in err
+
+
 @pytest.mark.parametrize(
     ("package", "words"),
     [
