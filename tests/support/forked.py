@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import fcntl
+import gc
 import json
 import os
 import runpy
@@ -29,7 +30,7 @@ from typing import IO, Any
 
 ROOT = Path(__file__).parent.parent.parent
 NEEDS: Mapping[str, Sequence[str]] = {
-    "gateway.cli": ("gateway.commands.run", "gateway.serving"),
+    "gateway.cli": ("gateway.commands.run", "gateway.serving", "gateway.supervisor", "gateway.state.sqlite", "uvloop"),
     "backends.cli": ("torch", "backends.app", "backends.runtime.device"),
     "tests.support.worker": ("tests.support.collected",),
 }
@@ -189,7 +190,11 @@ if __name__ == "__main__":
         os._exit(0)  # it belongs to none of the processes that it serves
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # as long as a process wants more
     program = sys.argv[1]
+    gc.disable()
     for name in NEEDS.get(program, ()):
         import_module(name)
+    # A collection in each of the processes would look through all of it, and copy its pages.
+    gc.freeze()
+    gc.enable()
     serve(Path(sys.argv[2]), socket.socket(fileno=int(sys.argv[3])))
     runpy.run_module(program, run_name="__main__", alter_sys=True)
