@@ -8,6 +8,7 @@ tests are collected; what execnet adds begins with ``-u``.
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 
@@ -18,7 +19,7 @@ def main() -> int:
     if "-u" not in sys.argv:  # forked
         exec(eval(sys.stdin.readline()), globals())  # what execnet has any Python do that it starts
         return 0
-    os.environ["TURNOUT_COLLECT"] = " ".join(sys.argv[1 : sys.argv.index("-u")])
+    os.environ["TURNOUT_COLLECT"] = shlex.join(sys.argv[1 : sys.argv.index("-u")])
     os.environ["PYTEST_XDIST_TESTRUNUID"] = f"of-{os.getppid()}"  # until xdist says it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     process = Forked("tests.support.worker")
