@@ -316,9 +316,9 @@ async def test_upkeep_without_work_is_one_short_call_for_each_route(
         await store.reward([reward(of=outcome(route=route))])
         for epoch in range(1, 5):
             await store.publish(published(epoch, route=route, time=now))
-        base = store._link.of_route(route)
-        for index in ("cells", "shadow_cells"):
-            await store._link.command("ZADD", f"{base}:{index}", *[part for c in cells for part in (c, c)])
+    base = store._link.of_route("r0")
+    for index in ("cells", "shadow_cells"):
+        await store._link.command("ZADD", f"{base}:{index}", *[part for c in cells for part in (c, c)])
     while await store.prune(Retention(), now=now):
         pass
     replies: list[object] = []
