@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,8 +21,10 @@ from tests.support.deployed import deployed
 from tests.support.models import reference_models, with_texts
 
 HOT_PATH = [
-    "tests/wire", "tests/http2", "tests/faults", "tests/dataplane", "tests/transport", "tests/record",
-    "tests/telemetry", "tests/e2e/test_life.py", "tests/policies/test_ejection.py", "tests/state/test_golden.py",
+    "tests/wire", "tests/http2", "tests/faults", "tests/dataplane", "tests/transport", "tests/e2e/test_life.py",
+    "tests/record/test_token.py", "tests/telemetry/test_attempts.py", "tests/telemetry/test_choice.py",
+    "tests/telemetry/test_spans.py", "tests/engines/test_rows.py", "tests/engines/test_weight_rows.py",
+    "tests/policies/test_bucketing.py", "tests/policies/test_ejection.py",
 ]  # fmt: skip
 BESIDE = (
     "tests", "benchmarks", "docs", "deploy", "pyproject.toml", "config.example.yaml", "README.md", "Makefile",
@@ -124,7 +127,10 @@ def test_an_edited_source_is_noticed_at_start(compiled: Path, tmp_path: Path) ->
 def test_the_hot_path_passes_its_tests(compiled: Path) -> None:
     """Few examples of each property: the source is what the run around this one tries them all on."""
     workers = 1 + (os.cpu_count() or 1)  # beside those of the tests that run meanwhile
-    parallel = ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
+    forked = (
+        f"{workers}*popen//python={shlex.join([sys.executable, '-m', 'tests.support.worker', *HOT_PATH])}"
+    )
+    parallel = ["--tx", forked, "--dist", "loadfile", "--no-loadscope-reorder"]
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--few-examples"]
     done = subprocess.run(
         [*words, *parallel, *HOT_PATH], cwd=compiled, capture_output=True, text=True, timeout=1500

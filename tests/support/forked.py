@@ -30,7 +30,7 @@ from typing import IO, Any
 
 ROOT = Path(__file__).parent.parent.parent
 NEEDS: Mapping[str, Sequence[str]] = {
-    "gateway.cli": ("gateway.commands.run", "gateway.serving", "gateway.supervisor", "gateway.state.sqlite", "uvloop"),
+    "gateway.cli": ("gateway.commands.run", "gateway.supervisor", "gateway.state.sqlite", "uvloop"),
     "backends.cli": ("torch", "backends.app", "backends.runtime.device"),
     "tests.support.worker": ("tests.support.collected",),
 }
