@@ -1,4 +1,4 @@
-"""10,000 units on a real Envoy, one by one: each gets the variant that Python predicts, however often shares move."""
+"""Units on a real Envoy, one by one: each gets the variant that Python predicts, however often shares move."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from gateway.state.sqlite import SqliteStore
 from policies.allocation.cells import PARTS, cells
 from policies.allocation.model import Allocation
 from tests.engines.node import Setup, wait_for
+from tests.soak.load import scale
 
 pytestmark = pytest.mark.soak
 
-UNITS = [f"user-{n}" for n in range(10_000)]
+UNITS = [f"user-{n}" for n in range(scale(3_000, 10_000))]
 CONNECTIONS = 16
 CONFIG = """
 listen: 127.0.0.1:@PORT@
