@@ -54,7 +54,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 
 _SYNONYMS: Final = {
     "serve": "run", "start": "run", "validate": "check",
-    **{action: f"rollout ROUTE {action}" for action in ("promote", "rollback", "pause", "resume", "restart", "set")},
+    **{
+        action: f"rollout ROUTE {action}"
+        for action in ("promote", "rollback", "pause", "resume", "confirm", "restart", "set")
+    },
 }  # fmt: skip
 """What other tools call a command."""
 EXTRAS: Final = {"demo": "backend", "backend": "backend"}

@@ -155,6 +155,7 @@ def _rows(
             rows.append(
                 {
                     "share": stage.weight,
+                    "confirm": stage.confirm,
                     "metric": rail.metric,
                     "bound": rail.bound,
                     "limit": rail.limit,
@@ -252,6 +253,8 @@ def _table(rows: list[dict[str, Any]], usual: Usual, worse: float, *, sticky: bo
         for row in rows
     ]
     table("{:>6}  {:40}{:>34}{:>34}", header, cells)
+    if waiting := dict.fromkeys(f"{row['share']:.1%}" for row in rows if row["confirm"]):
+        say(f"A person confirms before these shares, which takes time of its own: {', '.join(waiting)}")
 
 
 def _cell(found: dict[str, float | None] | None) -> str:

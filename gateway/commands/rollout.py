@@ -1,4 +1,4 @@
-"""``turnout rollout ROUTE promote|rollback|pause|resume|restart|set WEIGHT``: steers a running gateway."""
+"""``turnout rollout ROUTE promote|rollback|pause|resume|confirm|restart|set WEIGHT``: steers a running gateway."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from gateway.commands.remote import RemoteError, add_remote_arguments, call, rou
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("route", type=route_name, metavar="ROUTE", help="name of the route")
-    parser.add_argument("action", choices=("promote", "rollback", "pause", "resume", "restart", "set"))
+    parser.add_argument(
+        "action", choices=("promote", "rollback", "pause", "resume", "confirm", "restart", "set")
+    )
     parser.add_argument("weight", nargs="?", metavar="WEIGHT", help="share for set: 5%% or 0.05")
     parser.add_argument("--reason", default="", metavar="TEXT", help="one line for the history of the route")
     add_remote_arguments(parser)

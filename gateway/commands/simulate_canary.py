@@ -46,7 +46,7 @@ def run(
     """Raises ValueError for options that mean nothing to a rollout."""
     _refuse(arguments)
     arguments.repetitions = arguments.repetitions or REPETITIONS
-    rollout = plan_of(section)
+    rollout, to_confirm = _confirmed(plan_of(section))
     rails = [rail_of(rail) for rail in section.guardrails]
     valued = {
         r.metric: r for r in rails if r.metric in metrics and metrics[r.metric].type in ("real", "count")
@@ -59,6 +59,8 @@ def run(
         for name in chosen(list(CANDIDATES), arguments.world)
     }
     notes = [note for rail in rails if rail.metric not in valued and (note := _note(rail))]
+    if to_confirm:
+        notes.append(f"stages that wait for a person are confirmed immediately: {to_confirm}")
     if rollout.bandit is not None:
         notes.append(_STOPS)
     known = [rail if rail.metric in valued else _known(rail) for rail in rails]
@@ -80,6 +82,12 @@ def _refuse(arguments: argparse.Namespace) -> None:
             raise ValueError(
                 f"--{option} means nothing to a canary: its candidates are {', '.join(CANDIDATES)}; leave it out"
             )
+
+
+def _confirmed(plan: Plan) -> tuple[Plan, str]:
+    """The plan without confirmations, and the shares of the stages that need one."""
+    shares = ", ".join(f"{stage.weight:.1%}" for stage in plan.stages if stage.confirm)
+    return replace(plan, stages=tuple(replace(stage, confirm=False) for stage in plan.stages)), shares
 
 
 def _simulated(

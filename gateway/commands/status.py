@@ -97,7 +97,7 @@ def _shown(route: dict[str, Any]) -> str:
     lines = [f"{route['route']}: {route['policy']}, epoch {route['epoch']}, {shares}"]
     if route["shadows"]:
         lines.append("  shadows: " + ", ".join(f"{n} {s:.0%}" for n, s in route["shadows"].items()))
-    lines += _rollout(route["rollout"])
+    lines += [*_rollout(route["rollout"]), *_asked_of_a_person(route["route"], route["rollout"])]
     # Of a bandit; a canary's are with its rollout.
     lines += [f"  {verdict['variant']}: {_verdict(verdict)}" for verdict in route.get("guardrails") or ()]
     reports = route.get("shadow_reports") or {}
@@ -153,6 +153,13 @@ def _rollout(rollout: dict[str, Any] | None) -> list[str]:
     when = f"{clock_time(decided['time'])}: " if decided is not None else ""
     by = f" (by {decided['actor']})" if decided is not None and decided["actor"] else ""
     return [*lines, f"    {when}{rollout['reason']}{by}"]
+
+
+def _asked_of_a_person(name: str, rollout: dict[str, Any] | None) -> Iterator[str]:
+    """The commands that end a wait."""
+    if rollout is not None and rollout["state"] == "waiting":
+        onward = "confirm" if "confirm" in rollout["possible"] else "promote"
+        yield f"    waits for you: turnout rollout {name} {onward} (or rollback)"
 
 
 def _agreed(name: str, found: dict[str, Any], report: dict[str, Any] | None) -> str:

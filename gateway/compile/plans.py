@@ -258,7 +258,7 @@ def plan_of(section: CanaryConfig) -> rollout.Plan:
     return rollout.Plan(
         section.baseline,
         section.candidate,
-        tuple(rollout.Stage(s.weight, s.for_, s.min_samples) for s in section.stages),
+        tuple(rollout.Stage(s.weight, s.for_, s.min_samples, s.confirm) for s in section.stages),
         promote=section.on_success == "promote",
         bandit=None if section.bandit is None else section.bandit.stop.then if section.bandit.stop else "ask",
         bake=section.bake,

@@ -91,7 +91,9 @@ def of_control(document: Document) -> list[str]:
 
 def guardrails_fingerprint(section: BanditConfig | CanaryConfig, competing: float | None = None) -> str:
     """Changes with the policy's section, and each time that a canary goes on as a bandit."""
-    text = section.model_dump_json() + ("" if competing is None else str(competing))
+    # A confirmation changes nothing about the evidence, and an earlier build knew none.
+    text = section.model_dump_json(exclude={"stages": {"__all__": {"confirm"}}})
+    text += "" if competing is None else str(competing)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

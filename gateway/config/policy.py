@@ -111,6 +111,8 @@ class StageConfig(ConfigModel):
     """Minimum time at this share."""
     min_samples: Count = 0
     """Minimum number of responses of the candidate in this stage before the next stage starts."""
+    confirm: bool = False
+    """Whether a person confirms before this stage starts; until then the rollout waits in the stage before it."""
 
     @model_validator(mode="after")
     def _lasts(self) -> Self:
@@ -315,6 +317,11 @@ class CanaryConfig(ConfigModel):
         if (self.on_success == "bandit") != (self.bandit is not None):
             raise ValueError(
                 "'on_success: bandit' and the section 'bandit' need each other; write both or neither"
+            )
+        if self.stages[0].confirm and self.gate is None:
+            raise ValueError(
+                "nothing comes before the first stage, so it can't wait for a person; leave 'confirm' out, or add a "
+                "'gate' that it follows"
             )
         return self
 

@@ -52,7 +52,7 @@ def rollout_view(
         "bake_until": state.bake_until,
         "verdicts": [verdict.as_dict() for verdict in judgement.verdicts],
         "sick_baseline": judgement.sick or None,
-        "possible": list(possible(state)),
+        "possible": list(possible(state, plan)),
         "leads_to": {
             action: _step_view(after) for action, after in foreseen(state, plan, now, share).items()
         },

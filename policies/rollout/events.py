@@ -45,7 +45,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A person's word: pause, resume, promote, rollback, restart, or set with a ``weight``.
+    """A person's word: pause, resume, confirm, promote, rollback, restart, or set with a ``weight``.
 
     ``share``: the candidate's while a bandit decides on it; a pause holds it there.
     """

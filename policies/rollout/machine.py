@@ -13,7 +13,7 @@ from itertools import takewhile
 from typing import Any, Final
 
 from policies.rollout.events import Audit, Command, Configured, Effect, Event, Refused, SetWeight, Tick
-from policies.rollout.state import Plan, Stage, State, begin, shadow_share, stage_of
+from policies.rollout.state import Plan, Stage, State, begin, shadow_share, stage_of, to_confirm
 from policies.rollout.table import COMMANDS, TABLE, Action, Signal, Status
 from policies.rollout.verdicts import Verdict
 
@@ -110,9 +110,10 @@ def _standing(state: State, share: float | None) -> State:
     return replace(state, weight=share) if state.deciding and share is not None else state
 
 
-def possible(state: State) -> tuple[str, ...]:
+def possible(state: State, plan: Plan) -> tuple[str, ...]:
     """The commands that mean something now."""
-    return tuple(str(signal) for signal in COMMANDS if signal in TABLE[state.status])
+    row, nothing = TABLE[state.status], to_confirm(state, plan) is None
+    return tuple(str(one) for one in COMMANDS if one in row and not (one is Signal.CONFIRM and nothing))
 
 
 def foreseen(state: State, plan: Plan, now: float, share: float | None) -> dict[str, State]:
@@ -122,7 +123,7 @@ def foreseen(state: State, plan: Plan, now: float, share: float | None) -> dict[
     """
     return {
         action: step(state, Command(action, share=share), plan, now)[0]
-        for action in possible(state)
+        for action in possible(state, plan)
         if action != Signal.SET
     }
 
@@ -173,7 +174,10 @@ def _signals(state: State, tick: Tick, plan: Plan, now: float) -> list[tuple[Sig
     lasted = now - state.entered >= stage.duration
     decided = not by_verdict["inconclusive"] and not by_verdict["error"] and tick.samples >= stage.min_samples
     if lasted and decided:
-        found.append((_onward(state, plan), "minimum time, samples and all guardrails passed"))
+        found.append(_onward(state, plan))
+    following = to_confirm(state, plan)
+    if following is not None and not plan.stages[following].confirm:
+        found.append((Signal.OPEN, "the configuration asks for no confirmation any more"))
     # After a pause patience begins again: a person has just looked.
     deadline = max(state.entered + stage.duration, state.patient_from) + _patience(plan)
     if lasted and not decided and now >= deadline:
@@ -206,12 +210,17 @@ def _patience(plan: Plan) -> float:
     return math.inf if plan.patience is None else plan.patience
 
 
-def _onward(state: State, plan: Plan) -> Signal:
-    if state.stage < len(plan.stages) - 1:
-        return Signal.PASSED
+def _onward(state: State, plan: Plan) -> tuple[Signal, str]:
+    """What follows a stage that is passed, and why."""
+    reason, following = "minimum time, samples and all guardrails passed", state.stage + 1
+    if following < len(plan.stages):
+        if plan.stages[following].confirm:
+            weight = plan.stages[following].weight
+            return Signal.COMPLETE, f"{reason}; stage {following + 1} ({weight:.1%}) waits for a confirmation"
+        return Signal.PASSED, reason
     if plan.bandit is not None:
-        return Signal.COMPETE
-    return Signal.FINISHED if plan.promote else Signal.COMPLETE
+        return Signal.COMPETE, reason
+    return Signal.FINISHED if plan.promote else Signal.COMPLETE, reason
 
 
 def _undecided(tick: Tick, stage: Stage) -> str:
@@ -222,11 +231,12 @@ def _undecided(tick: Tick, stage: Stage) -> str:
 
 
 def _command(state: State, command: Command, plan: Plan, now: float) -> tuple[State, tuple[Effect, ...]]:
-    can = ", ".join("set WEIGHT" if name == "set" else name for name in possible(state))
+    allowed = possible(state, plan)
+    can = ", ".join("set WEIGHT" if name == "set" else name for name in allowed)
     if command.action not in [str(signal) for signal in COMMANDS]:
         return state, (Refused(f"there is no command {command.action!r}; possible now: {can}"),)
     signal = Signal(command.action)
-    if signal not in TABLE[state.status]:
+    if signal not in allowed:
         verb, status = signal.replace("rollback", "roll back"), state.status.replace("_", " ")
         return state, (Refused(f"can't {verb} a rollout that is {status}; possible now: {can}"),)
     weight = command.weight

@@ -18,11 +18,15 @@ Phase = Literal["shadow", "canary", "bandit"]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """``weight``: the candidate's share. ``duration`` (the file's `for`): its shortest time, in seconds."""
+    """``weight``: the candidate's share. ``duration`` (the file's `for`): its shortest time, in seconds.
+
+    ``confirm``: a person confirms before it starts.
+    """
 
     weight: float
     duration: float = 0.0
     min_samples: int = 0
+    confirm: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 1:
@@ -174,8 +178,15 @@ class State:
 
 def shadow_share(state: State, plan: Plan) -> float:
     """The share of requests to be copied to the candidate: the gate's, while the rollout is in it."""
-    waiting = state.status in (Status.RUNNING, Status.PAUSED) and state.stage == GATE
-    return plan.gate.share if waiting and plan.gate is not None else 0.0
+    in_gate = state.status in (Status.RUNNING, Status.WAITING, Status.PAUSED) and state.stage == GATE
+    return plan.gate.share if in_gate and plan.gate is not None else 0.0
+
+
+def to_confirm(state: State, plan: Plan) -> int | None:
+    """The stage that waits for a person's confirmation; None if none does."""
+    if state.status is not Status.WAITING or state.competing is not None:
+        return None
+    return state.stage + 1 if state.stage < len(plan.stages) - 1 else None
 
 
 def begin(plan: Plan, now: float) -> State:

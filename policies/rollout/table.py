@@ -2,10 +2,11 @@
 
 A rollout is in one of six states. `running`: the candidate has a stage's share, and the guardrails are
 watched until the stage is shown to be good, bad, or cannot be decided; or, after the last stage, a bandit
-over the two decides on the share (`compete`), until its stop rule names a winner. `waiting`: all stages are
-passed, or the bandit has a winner, and a person is to promote or roll back. `paused`: nothing goes forward by
-itself; a bandit's share is held. `halted`: the baseline is sick, so there is nothing to compare with, and a
-person must look. `promoted`: the candidate has all traffic; for the time of the bake it is still watched.
+over the two decides on the share (`compete`), until its stop rule names a winner. `waiting`: a stage is
+passed, and a person is to confirm the next one or roll back; or all stages are passed, or the bandit has a
+winner, and a person is to promote or roll back. `paused`: nothing goes forward by itself; a bandit's share
+is held. `halted`: the baseline is sick, so there is nothing to compare with, and a person must look.
+`promoted`: the candidate has all traffic; for the time of the bake it is still watched.
 `rolled_back`: the baseline has all traffic.
 
 Everything that happens is a *signal*. Some are read off a tick (time, sample counts and verdicts), some
@@ -47,13 +48,14 @@ class Signal(StrEnum):
     FINISHED = "finished"
     """The last stage is passed, and the plan says to promote."""
     COMPLETE = "complete"
-    """The last stage is passed, or the bandit has a winner, and the plan says to wait for a person."""
+    """A stage is passed and the next one needs a confirmation, or the last stage is passed or the bandit has a winner,
+    and the plan says to wait for a person."""
     COMPETE = "compete"
     """The last stage is passed, and the plan says that a bandit over candidate and baseline goes on."""
     LOST = "lost"
     """The bandit's winner is the baseline. (Where it is the candidate, that is `finished`.)"""
     OPEN = "open"
-    """The bandit asked about a winner, and has none any more."""
+    """The bandit asked about a winner and has none any more, or the plan asks for no confirmation any more."""
     STALE = "stale"
     """Still undecided when the patience for the stage is over."""
     BAKED = "baked"
@@ -61,6 +63,8 @@ class Signal(StrEnum):
     # commands
     PAUSE = "pause"
     RESUME = "resume"
+    CONFIRM = "confirm"
+    """The stage that waits for it may start."""
     PROMOTE = "promote"
     ROLLBACK = "rollback"
     SET = "set"
@@ -73,7 +77,15 @@ class Signal(StrEnum):
     """The plan is for another candidate or baseline: a new rollout."""
 
 
-COMMANDS: Final = (Signal.PAUSE, Signal.RESUME, Signal.PROMOTE, Signal.ROLLBACK, Signal.SET, Signal.RESTART)
+COMMANDS: Final = (
+    Signal.PAUSE,
+    Signal.RESUME,
+    Signal.CONFIRM,
+    Signal.PROMOTE,
+    Signal.ROLLBACK,
+    Signal.SET,
+    Signal.RESTART,
+)
 
 
 class Action(StrEnum):
@@ -131,6 +143,9 @@ TABLE: Final[Mapping[Status, Mapping[Signal, Rule]]] = {
         Signal.FAIL: _BACK,
         Signal.SICK: _HALT,
         Signal.OPEN: Rule(Status.RUNNING, Action.KEEP),
+        Signal.CONFIRM: Rule(
+            Status.RUNNING, Action.NEXT
+        ),  # only where a stage waits for it: `machine.possible`
         Signal.PAUSE: _PAUSE,
         Signal.PROMOTE: _FULL,
         Signal.ROLLBACK: _BACK,

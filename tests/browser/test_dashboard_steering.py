@@ -171,6 +171,28 @@ def test_a_rollout_that_was_rolled_back_is_restarted_by_one_button(keyed: Served
     assert page.locator(".steering button").all_inner_texts() == ["Set share", "Restart", "Promote"]
 
 
+def test_a_manual_gate_is_confirmed_where_it_is_shown(keyed: Served, tabs: Tabs) -> None:
+    waits = {
+        "state": "waiting",
+        "weight": 0.05,
+        "reason": "minimum time, samples and all guardrails passed; stage 2 (50.0%) waits for a confirmation",
+        "possible": ["pause", "confirm", "promote", "rollback", "set", "restart"],
+        "leads_to": {"confirm": {"state": "running", "phase": "canary", "stage": 1, "weight": 0.5}},
+    }
+    keyed.set_rollout("shop", STATE | waits)
+    page = log_in(keyed, tabs, "ops", steer=True, path="")
+    row = page.locator("[data-group=needs] [data-route=shop]")
+    row.get_by_text("stage 2 (50.0%) waits for a confirmation. Confirm it or roll it back.").wait_for()
+    row.get_by_role("button", name="Confirm shop").click()
+    dialog = page.get_by_role("dialog")
+    said = dialog.get_by_role("listitem").all_inner_texts()
+    assert said[:2] == ["new gets 50% of the traffic (now 10%), old 50%, immediately.", "That is stage 2."]
+    dialog.get_by_label("Reason").fill("looked at the responses")
+    dialog.get_by_role("button", name="Confirm").click()
+    dialog.wait_for(state="detached")
+    assert keyed.harness.rollouts["shop"]["state"] == "running"
+
+
 def test_a_resumed_bandit_and_a_promotion_with_a_holdback_are_told_as_they_are(
     keyed: Served, tabs: Tabs
 ) -> None:

@@ -134,6 +134,9 @@ TABLE = [
         "this stage would end immediately; write 'for', 'min_samples' or both"),
     row(POLICY, CANARY.replace("[{weight: 1%, for: 1m}]", "[]") + "}", 12, "routes.digits.policy.stages",
         "a list is too short; write at least 1"),
+    row(POLICY, CANARY.replace("for: 1m", "for: 1m, confirm: true") + "}", 12, "routes.digits.policy",
+        "nothing comes before the first stage, so it can't wait for a person; leave 'confirm' out, or add a 'gate' "
+        "that it follows"),
     # Guardrails
     canary(", guardrails: [{metric: correct}]}", "guardrails[0]", BOUNDS),
     canary(", guardrails: [{metric: correct, max_decrease: 1%, max_ratio: 1}]}", "guardrails[0]", BOUNDS),

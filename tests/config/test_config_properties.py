@@ -155,7 +155,7 @@ routes:
       type: canary
       baseline: v1
       candidate: v2
-      stages: [{weight: 1%, for: 10m, min_samples: 5}, {weight: 100%, min_samples: 1}]
+      stages: [{weight: 1%, for: 10m, min_samples: 5}, {weight: 100%, min_samples: 1, confirm: true}]
       guardrails: [{metric: error_rate, max_increase: 0.5%, min_samples: 3}, {metric: latency_p99, max_increase: 20ms},
                    {metric: cost, max_relative_increase: 5%}, {metric: correct, max_relative_decrease: 2%}]
       gate: {agreement: 98%, share: 10%, for: 1m, min_samples: 7}

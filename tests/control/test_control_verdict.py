@@ -148,6 +148,19 @@ async def test_flagger_continues_or_is_held_back(
         assert found.json()["error"]["message"].startswith(f"{verdict}: ")
 
 
+async def test_a_stage_that_waits_for_a_person_is_not_decided(harness: Harness, client: Client) -> None:
+    at_gate = {"reason": "stage 2 (50.0%) waits for a confirmation", "possible": ["confirm", "rollback"]}
+    harness.rollouts["shop"] = rollout("waiting", rail("pass"), **at_gate)
+    http = client("reader")
+    for query in ("", "?of=stage"):
+        found = (await http.get(URL + query)).json()
+        assert (found["verdict"], found["reasons"]) == ("inconclusive", [f"waiting: {at_gate['reason']}"])
+    hook = "/-/hooks/flagger/shop"
+    assert (await http.post(f"{hook}/confirm-promotion")).status_code == 409
+    assert (await http.post(f"{hook}/confirm-rollout")).status_code == 200
+    assert harness.rollouts["shop"]["state"] == "waiting", "it is not restarted: it has not ended"
+
+
 @pytest.mark.parametrize("state", ["waiting", "paused"])
 async def test_a_rollout_in_doubt_is_neither_promoted_nor_rolled_back(
     harness: Harness, client: Client, state: str

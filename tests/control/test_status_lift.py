@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.commands.status import _lift, _rollout, _shown, _variant
+from gateway.commands.status import _asked_of_a_person, _lift, _rollout, _shown, _variant
 
 
 def test_the_difference_comes_with_its_intervals() -> None:
@@ -120,3 +120,12 @@ def test_a_rollout_in_its_bake_is_in_no_stage(rollout: dict[str, Any], line: str
     first = _rollout(base | rollout)[0]
     assert first.startswith(f"  rollout: {line}")
     assert ("watch" in first) == ("bake_until" in rollout)
+
+
+@pytest.mark.parametrize(
+    ("possible", "command"), [(["confirm", "promote"], "confirm"), (["promote"], "promote")]
+)
+def test_a_rollout_that_waits_names_the_command(possible: list[str], command: str) -> None:
+    (line,) = _asked_of_a_person("shop", {"state": "waiting", "possible": possible})
+    assert line == f"    waits for you: turnout rollout shop {command} (or rollback)"
+    assert list(_asked_of_a_person("shop", {"state": "running", "possible": possible})) == []

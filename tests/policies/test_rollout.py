@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from policies.rollout.events import Audit, Command, Configured, Event, Refused, Tick
-from policies.rollout.machine import foreseen, is_due, next_due, step
+from policies.rollout.machine import foreseen, is_due, next_due, possible, step
 from policies.rollout.state import GATE, Gate, Plan, Stage, State, begin, shadow_share
 from policies.rollout.table import TABLE, Status
 from tests.policies.rollout_plays import PLAN, play, tick, verdict, weights
@@ -206,6 +206,91 @@ def test_on_success_wait_leaves_promotion_to_a_person() -> None:
     state, _ = step(state, Command("promote", "ops"), plan, 1e6 + 1)
     assert (state.status, state.weight) == (Status.PROMOTED, 1.0)
     assert weights(effects) == [0.1, 0.5]
+
+
+CONFIRMED = replace(PLAN, stages=(Stage(0.01, 600), Stage(0.1, 1800, 500, confirm=True), Stage(0.5, 3600)))
+
+
+def test_a_stage_waits_for_its_confirmation_without_end() -> None:
+    state, effects = play((600, tick()), (1e6, tick()), (2e6, tick("inconclusive")), plan=CONFIRMED)
+    assert (state.status, state.stage, state.weight, weights(effects)) == (Status.WAITING, 0, 0.01, [])
+    assert state.reason.endswith("; stage 2 (10.0%) waits for a confirmation")
+    assert possible(state, CONFIRMED) == ("pause", "confirm", "promote", "rollback", "set", "restart")
+    assert foreseen(state, CONFIRMED, 2e6, None)["confirm"].weight == 0.1
+    state, effects = step(state, Command("confirm", "ann", reason="seen"), CONFIRMED, 2e6)  # type: ignore[assignment]
+    assert (state.status, state.stage, state.entered, state.window) == (Status.RUNNING, 1, 2e6, 2e6)
+    assert weights(list(effects)) == [0.1]
+    (audit,) = [effect for effect in effects if isinstance(effect, Audit)]
+    assert (audit.signal, audit.source, audit.actor, audit.reason) == (
+        "confirm",
+        "waiting",
+        "ann",
+        "confirm: seen",
+    )
+    state, _ = step(state, tick(), CONFIRMED, 2e6 + 1800)
+    assert (state.status, state.stage) == (Status.RUNNING, 2)
+
+
+@pytest.mark.parametrize(
+    ("event", "status", "weight"),
+    [
+        (tick("fail"), Status.ROLLED_BACK, 0.0),
+        (tick(sick="it is sick"), Status.HALTED, 0.01),
+        (tick("error"), Status.WAITING, 0.01),
+        (Command("pause"), Status.PAUSED, 0.01),
+        (Command("resume"), Status.WAITING, 0.01),
+        (Command("promote"), Status.PROMOTED, 1.0),
+        (Command("rollback"), Status.ROLLED_BACK, 0.0),
+        (Command("set", weight=0.3), Status.PAUSED, 0.3),
+        (Command("restart"), Status.RUNNING, 0.01),
+    ],
+)
+def test_what_else_may_happen_while_a_stage_waits(event: Event, status: Status, weight: float) -> None:
+    state, _ = play((600, tick()), (700, event), plan=CONFIRMED)
+    assert (state.status, state.weight) == (status, weight)
+
+
+def test_after_a_pause_or_a_share_by_hand_the_stage_waits_again() -> None:
+    for command in (Command("pause"), Command("set", weight=0.05)):
+        state, _ = play(
+            (600, tick()), (700, command), (800, Command("resume")), (5000, tick()), plan=CONFIRMED
+        )
+        assert (state.status, state.stage, state.weight) == (Status.WAITING, 0, command.weight or 0.01)
+
+
+def test_the_gate_may_end_with_a_confirmation() -> None:
+    plan = replace(PLAN, gate=Gate(0.98), stages=(Stage(0.01, 600, confirm=True), Stage(0.5, 600)))
+    state, _ = play((10, tick()), plan=plan)
+    assert (state.status, state.stage, state.weight, shadow_share(state, plan)) == (
+        Status.WAITING,
+        GATE,
+        0,
+        1.0,
+    )
+    state, _ = step(state, Command("confirm"), plan, 20)
+    assert (state.status, state.stage, state.weight) == (Status.RUNNING, 0, 0.01)
+
+
+def test_an_edit_that_asks_for_no_confirmation_goes_on() -> None:
+    asking, _ = play((600, tick()), plan=CONFIRMED)
+    assert step(asking, Configured(), PLAN, 650) == (asking, ())
+    state, _ = step(asking, tick(), PLAN, 700)
+    assert (state.status, state.stage) == (Status.RUNNING, 0)
+    state, _ = step(state, tick(), PLAN, 701)
+    assert (state.status, state.stage) == (Status.RUNNING, 1)
+    short = replace(CONFIRMED, stages=CONFIRMED.stages[:1])
+    state, _ = step(asking, tick(), short, 700)
+    assert state.status is Status.WAITING, "a person was asked: what it promotes, they promote"
+    assert "confirm" not in possible(state, short)
+
+
+def test_there_is_nothing_to_confirm_after_the_last_stage() -> None:
+    plan = replace(PLAN, stages=PLAN.stages[:1], promote=False)
+    state, effects = play((600, tick()), (700, Command("confirm")), plan=plan)
+    assert state.status is Status.WAITING
+    assert effects[-1] == Refused(
+        "can't confirm a rollout that is waiting; possible now: pause, promote, rollback, set WEIGHT, restart"
+    )
 
 
 def test_fast_return_during_the_bake_and_by_hand_after_it() -> None:

@@ -70,7 +70,9 @@ ACTIONS = st.sampled_from([str(c) for c in COMMANDS] + ["nonsense"])
 WEIGHTS = st.none() | st.floats(allow_nan=True, allow_infinity=True) | st.floats(0, 1)
 EVENTS = st.one_of(TICKS, TICKS, st.builds(Command, ACTIONS, st.just("ops"), WEIGHTS), st.builds(Configured))
 STAGES = st.lists(
-    st.builds(Stage, st.floats(0, 1), st.floats(0, 100), st.integers(0, 50)), min_size=1, max_size=4
+    st.builds(Stage, st.floats(0, 1), st.floats(0, 100), st.integers(0, 50), st.booleans()),
+    min_size=1,
+    max_size=4,
 )
 PLANS = st.builds(
     Plan,
@@ -94,7 +96,7 @@ def test_every_life_keeps_the_promises(plan: Plan, life: list[tuple[float, Event
     for wait, event in life:
         now += wait
         before = state
-        allowed = possible(before)
+        allowed = possible(before, plan)
         state, effects = step(before, event, plan, now)
         published = [effect.weight for effect in effects if isinstance(effect, SetWeight)]
         assert all(0 <= weight <= 1 for weight in [state.weight, *published])
@@ -109,6 +111,8 @@ def test_every_life_keeps_the_promises(plan: Plan, life: list[tuple[float, Event
             if any(v.verdict == "error" for v in event.verdicts) and state.status is Status.ROLLED_BACK:
                 failed = any(v.verdict == "fail" for v in event.verdicts)
                 assert failed or before.status is Status.ROLLED_BACK
+            if state.status is Status.RUNNING and state.stage > before.stage:
+                assert not plan.stages[state.stage].confirm
         if state.status is Status.ROLLED_BACK:
             assert state.weight == 0
         if state.status is not before.status:

@@ -228,6 +228,7 @@ class Harness:
         state["state"] = {
             "pause": "paused",
             "resume": "running",
+            "confirm": "running",
             "restart": "running",
             "promote": "promoted",
             "rollback": "rolled_back",

@@ -78,10 +78,16 @@ function rollout(report) {
         .join(", ")}: ${told("error")[0].reason}`
     };
   if (told("inconclusive").length) return { tone, title, detail: undecided(told("inconclusive")) };
+  if (found.state === "waiting") return { tone, title, detail: `${sentence(found.reason || "all stages are passed")}.${nextOf(found)}` };
   if (found.phase === "shadow") return { tone, title, detail: "The stages begin once the gate passes." };
-  if (found.state === "waiting") return { tone, title, detail: `${sentence(found.reason || "all stages are passed")}. Promote it or roll it back.` };
   if (found.phase === "bandit" && found.state === "running") return { tone, title, detail: `${contest(report).title}.` };
   return { tone, title, detail: verdicts.length ? "All guardrails pass." : `${contest(report).title}.` };
+}
+
+// What a person can do about a rollout that does not go on by itself.
+export function nextOf({ state, possible }) {
+  if (state === "waiting") return possible?.includes("confirm") ? " Confirm it or roll it back." : " Promote it or roll it back.";
+  return state === "paused" ? " Resume it or roll it back." : "";
 }
 
 function ended(found, name) {
@@ -96,7 +102,7 @@ function why(step, failed, report) {
 
 // Why a person did it, without the command, which the state says.
 export const reasonOf = ({ actor, reason }) =>
-  actor ? (reason ?? "").replace(/^(rollback|pause|resume|restart|promote|set [\d.e-]+)(: |$)/, "") : (reason ?? "");
+  actor ? (reason ?? "").replace(/^(rollback|pause|resume|confirm|restart|promote|set [\d.e-]+)(: |$)/, "") : (reason ?? "");
 
 function undecided(verdicts) {
   const most = Math.max(...verdicts.map((v) => v.more_requests ?? 0));

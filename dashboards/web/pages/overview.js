@@ -3,7 +3,7 @@
 import { palette } from "../core/colours.js";
 import { ago, count, difference, estimate, kind, milliseconds, perSecond, seconds, share } from "../core/format.js";
 import { choose, here, href, typed } from "../core/router.js";
-import { agreed, alarmed, bounded, event, failure, POLICIES, reasonOf, STATES, sentence, verdictsOf } from "../core/words.js";
+import { agreed, alarmed, bounded, event, failure, nextOf, POLICIES, reasonOf, STATES, sentence, verdictsOf } from "../core/words.js";
 import { badge, choices, emptyState, explained, figure, inOrder, notice, shareBar } from "../parts/basics.js";
 import { spark } from "../parts/spark.js";
 import { html, useEffect } from "../vendor/preact.js";
@@ -112,8 +112,7 @@ function ended(route) {
   const failed = verdicts.filter((one) => one.verdict === "fail");
   const step = frozen ?? route.rollout;
   const why = failed.length ? failed.map((one) => failure(one, route)).join("; ") : reasonOf(step);
-  const next = { waiting: " Promote it or roll it back.", paused: " Resume it or roll it back." }[route.rollout.state] ?? "";
-  return `${STATES[route.rollout.state]}${step.actor && !failed.length ? ` by ${step.actor}` : ""}${why ? `: ${why}` : ""}.${next}`;
+  return `${STATES[route.rollout.state]}${step.actor && !failed.length ? ` by ${step.actor}` : ""}${why ? `: ${why}` : ""}.${nextOf(route.rollout)}`;
 }
 
 function group(name, title, routes, now, steering) {

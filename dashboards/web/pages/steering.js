@@ -7,9 +7,9 @@ import { verdictsOf } from "../core/words.js";
 import { Ask } from "../parts/ask.js";
 import { html, useState } from "../vendor/preact.js";
 
-const NAMES = { promote: "Promote", rollback: "Roll back", pause: "Pause", resume: "Resume", set: "Set share", restart: "Restart" };
+const NAMES = { promote: "Promote", rollback: "Roll back", pause: "Pause", resume: "Resume", confirm: "Confirm", set: "Set share", restart: "Restart" };
 const OF_BANDIT = { resume: "Resume", promote: "Hand over", rollback: "Take back" };
-const ORDER = ["pause", "resume", "set", "restart", "promote", "rollback"]; // what takes everything back stands apart, at the end
+const ORDER = ["pause", "resume", "confirm", "set", "restart", "promote", "rollback"]; // what takes everything back stands apart, at the end
 const EFFECTS = {
   resume: "Guardrails are judged from then on.",
   restart: "Guardrails count only requests and rewards from then on: for a new build under the same name."
@@ -99,7 +99,7 @@ function question(report, action, act) {
   }
   const failing = action === "promote" && verdictsOf(report.rollout).verdicts.some((one) => one.verdict === "fail");
   return {
-    title: action === "promote" ? `Promote ${name}?` : `${NAMES[action]} the rollout?`,
+    title: { promote: `Promote ${name}?`, confirm: "Confirm the next stage?" }[action] ?? `${NAMES[action]} the rollout?`,
     action: NAMES[action],
     tone: failing ? "danger" : "",
     typed: failing ? report.route : null,

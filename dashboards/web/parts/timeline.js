@@ -44,11 +44,17 @@ function stages({ stages: all, candidate, metrics }, found) {
   const bandit = found.phase === "bandit";
   const ended = ["rolled_back", "halted"].includes(found.state);
   const baking = ended && found.decided?.source === "promoted";
+  const asked = found.state === "waiting" ? found.leads_to?.confirm?.stage : null;
   const place = (k) => (over || baking || bandit || k < found.stage ? "done" : k > found.stage ? "ahead" : ended ? "failed" : "now");
   return html`<ol class="stages" aria-label="Stages">
     ${gate && html`<li class=${ended ? "failed" : "now"} key="gate" aria-current=${ended ? null : "step"}><b>shadow</b><small>${candidate} agrees in ${bounded(gate, kind(gate.metric, metrics))}${ended && ", ended here"}</small></li>`}
     ${all.map((stage, k) => {
-      const says = [stage.for > 0 && seconds(stage.for), stage.min_samples > 0 && counted(stage.min_samples, "request"), place(k) === "failed" && "ended here"]
+      const says = [
+        stage.for > 0 && seconds(stage.for),
+        stage.min_samples > 0 && counted(stage.min_samples, "request"),
+        stage.confirm && (asked === k ? "waits for you" : place(k) === "ahead" && "confirmed by a person"),
+        place(k) === "failed" && "ended here"
+      ]
         .filter(Boolean)
         .join(", ");
       return html`<li key=${k} class=${place(k)} aria-current=${place(k) === "now" ? "step" : null}><b>${share(stage.weight)}</b><small>${says}</small></li>`;

@@ -49,7 +49,7 @@ async def flagger_hook(request: ApiRequest) -> Response:
     rollout that has ended, which needs the scope `steer`.
     """
     rollout, hook = await _rollout(request), request.http.path_params["hook"]
-    if hook == "confirm-rollout" and rollout["state"] in verdict.ENDED:
+    if hook == "confirm-rollout" and verdict.has_ended(rollout):
         rollout = await _restarted(request, rollout["state"])
     if hook not in verdict.HOOKS:
         raise TurnoutError("not_found", f"There is no hook {hook!r}; use one of {', '.join(verdict.HOOKS)}.")

@@ -248,7 +248,11 @@ def _roles(policy: PolicyConfig) -> Json:
     return {
         "baseline": getattr(policy, "baseline", None),
         "candidate": policy.candidate if isinstance(policy, CanaryConfig) else None,
-        "stages": [{"weight": s.weight, "for": s.for_, "min_samples": s.min_samples} for s in stages] or None,
+        "stages": [
+            {"weight": s.weight, "for": s.for_, "min_samples": s.min_samples, "confirm": s.confirm}
+            for s in stages
+        ]
+        or None,
     }
 
 

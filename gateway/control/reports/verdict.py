@@ -25,6 +25,11 @@ _ORDER: Final = ("fail", "error", "inconclusive", "pass")
 """The worst guardrail decides: verdicts in order of precedence."""
 
 
+def waits_for_confirmation(rollout: Mapping[str, Any]) -> bool:
+    """Whether the next stage waits for a person."""
+    return "confirm" in rollout.get("possible", ())
+
+
 def of_rollout(rollout: Mapping[str, Any], now: float) -> Json:
     """Return whether the candidate may take over: ``pass`` only once every stage has passed."""
     found = of_stage(rollout, now)
@@ -52,7 +57,8 @@ def of_stage(rollout: Mapping[str, Any], now: float) -> Json:
     if state in _OF_STATE:
         reason = rollout.get("reason") or "no reason was given"
         doubts = [_reason(r) for r in rails if state in _WATCHED and r["verdict"] == "error"]
-        return _verdict_json("error" if doubts else _OF_STATE[state], [f"{state}: {reason}", *doubts], ())
+        verdict = "inconclusive" if waits_for_confirmation(rollout) else _OF_STATE[state]
+        return _verdict_json("error" if doubts else verdict, [f"{state}: {reason}", *doubts], ())
     reasons = [_reason(rail) for rail in rails if rail["verdict"] != "pass"]
     verdict = next((v for v in _ORDER if any(rail["verdict"] == v for rail in rails)), "pass")
     minutes = ((rollout.get("stage_ends") or now) - now) / 60
@@ -113,7 +119,11 @@ HOOKS: Final[Mapping[str, tuple[str, ...]]] = {
     "event": _ORDER,
 }
 """Type of a Flagger webhook → the verdicts with a 200 response; any other stops Flagger."""
-ENDED: Final = frozenset({"waiting", "promoted", "rolled_back"})
-"""The states of a rollout that has its verdict, which says nothing about another revision."""
+_ENDED: Final = frozenset({"waiting", "promoted", "rolled_back"})
 STAGE_HOOKS: Final = frozenset({"rollout", "confirm-traffic-increase"})
 """The webhooks that concern only the current step."""
+
+
+def has_ended(rollout: Mapping[str, Any]) -> bool:
+    """Whether the rollout has its verdict, which says nothing about another revision."""
+    return rollout["state"] in _ENDED and not waits_for_confirmation(rollout)

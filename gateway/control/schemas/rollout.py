@@ -20,7 +20,7 @@ RolloutPhase = Annotated[
 
 
 class RolloutRequest(ApiBody):
-    action: Literal["promote", "rollback", "pause", "resume", "set", "restart"]
+    action: Literal["promote", "rollback", "pause", "resume", "confirm", "set", "restart"]
     weight: Annotated[
         float | None, Field(ge=0, le=1, description="The candidate's share; only for 'set'.")
     ] = None

@@ -147,6 +147,7 @@ class StageModel(ApiModel):
     weight: Probability
     for_: Annotated[float, Field(alias="for", description="Seconds.")]
     min_samples: Count
+    confirm: Annotated[bool, Field(description="Whether a person confirms before it starts.")]
 
 
 class Coefficient(ApiModel):
