@@ -84,6 +84,22 @@ def test_lost_rows_are_counted_once_those_behind_them_have_settled() -> None:
     assert [ledger.settle(), ledger.settle()][1] == (6, 3)
 
 
+async def test_rows_are_taken_after_haproxy_s_counter_of_32_bits_begins_again(tmp_path: Path) -> None:
+    last = 2**32 - 1
+    (tmp_path / "rows.json").write_text(json.dumps({"41-1": (last - 2, 0, last - 2)}))
+    async with httpx.AsyncClient() as control:
+        delivery = Delivery(Node("edge", "h1", "t", "http://127.0.0.1:1", str(tmp_path), None), control)
+    for number in (last - 1, last, 0, 2, last, 1, 1):
+        delivery.take("41-1", LINE.replace("7", str(number), 1))
+    rows, ledger = delivery._waiting, delivery._ledger
+    assert [row.number for row in rows] == [last - 1, last, 2**32, 2**32 + 2, 2**32 + 1]
+    ledger.deliver(rows)
+    ledger.end("41-1", 3)
+    assert [ledger.settle() for _ in range(2)][1] == (last + 3, 1)
+    ledger.end("41-1", 4)
+    assert [Ledger(ledger.state()).settle()] == [(last + 3, 2)]
+
+
 def test_rows_are_lost_though_none_follows_them() -> None:
     ledger = Ledger()
     take(ledger, "a", 1, 2)

@@ -71,7 +71,7 @@ class Delivery:
     def take(self, worker: str, line: str) -> None:
         """Take a line that a worker logged, unless it came before."""
         text, _, _ = line.partition(" ")
-        number = int(text) if text.isdecimal() else None
+        number = self._ledger.whole(worker, int(text)) if text.isdecimal() else None
         if number is not None and not self._ledger.take(worker, number):
             return
         row = parsed(worker, number, line)

@@ -37,6 +37,8 @@ _BY_STATE: Final = {
 _WELL: Final = "--"
 _NO_SERVER: Final = "<NOSRV>"
 _STATE: Final = TypeAdapter(dict[str, tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt]])
+_TURN: Final = 2**32
+"""HAProxy counts rows in 32 bits: after five days of 10,000 requests/s it begins at zero again."""
 _MAX_WORKERS: Final = 32
 """Workers that are counted one by one; each reload starts one."""
 
@@ -108,6 +110,10 @@ class Worker:
     numbers: set[int] = field(default_factory=set)
     """Of the rows after ``settled`` that came."""
 
+    def whole(self, number: int) -> int:
+        """``number`` with the turns that HAProxy's counter has made."""
+        return number + _TURN * max(0, round((self.settled - number) / _TURN))
+
     def missing(self, until: int) -> int:
         """Rows after ``settled``, up to ``until``, that did not come yet."""
         return until - self.settled - sum(number <= until for number in self.numbers)
@@ -139,6 +145,11 @@ class Ledger:
         except (OSError, ValueError):
             return cls()
 
+    def whole(self, name: str, number: int) -> int:
+        """Of a worker's row, the number that the worker logged with the turns of its counter."""
+        worker = self.workers.get(name) or self._retired.get(name)
+        return number if worker is None else worker.whole(number)
+
     def take(self, name: str, number: int) -> bool:
         """Note a row that came; False if it came before."""
         worker = self.workers.get(name)
@@ -155,7 +166,7 @@ class Ledger:
         """Note the last number of a worker, all rows that could be taken having been delivered."""
         worker = self.workers.get(name)
         if worker is not None:
-            worker.done = max(worker.done, number)
+            worker.done = max(worker.done, worker.whole(number))
 
     def deliver(self, rows: Iterable[Row]) -> None:
         """Note that a gateway has accepted ``rows``."""
