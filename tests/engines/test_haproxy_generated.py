@@ -23,6 +23,7 @@ from policies.allocation.cells import PARTS, cells
 from policies.allocation.model import Allocation
 from tests.e2e.test_tls import Issuer
 from tests.engines.haproxy_node import HAPROXY, NEEDS_HAPROXY
+from tests.engines.node import Backend, wait_for
 
 pytestmark = NEEDS_HAPROXY
 
@@ -100,7 +101,15 @@ def text_of(route: str, folder: Path) -> str:
 @pytest.mark.parametrize("name", ROUTES)
 def test_the_real_haproxy_takes_it(name: str, tmp_path: Path) -> None:
     Issuer(tmp_path)
-    document = load(text_of(ROUTES[name], tmp_path), source=name, env={})
+    write(load(text_of(ROUTES[name], tmp_path), source=name, env={}), tmp_path)
+    assert HAPROXY is not None
+    command = [HAPROXY, "-c", "-f", "node.cfg", "-f", "routes.cfg"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def write(document: Document, folder: Path) -> None:
+    """The files of a node."""
     made = config(document, "edge", 4)
     variants = document.routes["digits"].variants
     shares = cells(allocation(dict.fromkeys(variants, 1 / len(variants))))
@@ -108,13 +117,25 @@ def test_the_real_haproxy_takes_it(name: str, tmp_path: Path) -> None:
     # Not tmp_path: its name has what neither HAProxy nor the limit of a socket's path allows.
     node = Node("edge", "h1", "t" * 16, "https://turnout.example", "/proc/self/cwd", None)
     files = {**made.files, RANGES: f"digits {ranges('digits', given)}\n"}
-    files |= {"routes.cfg": made.text, "node.cfg": bootstrap(node, "127.0.0.1:8000")}
+    files |= {"routes.cfg": made.text, "node.cfg": bootstrap(node, "unix@listen.sock")}
     for file, text in files.items():
-        (tmp_path / file).write_text(text)
+        (folder / file).write_text(text)
+
+
+def test_the_path_of_a_probe_is_sent_as_it_is_written(tmp_path: Path) -> None:
+    backend = Backend("a")
+    text = text_of(ROUTES["once"], tmp_path).replace(
+        '{url: "http://127.0.0.1:9001"}', f"{{url: {backend.url}/a%20b, health: {{path: /100%/%7E, every: 1s}}}}"
+    )
+    write(load(text, source="test", env={}), tmp_path)
     assert HAPROXY is not None
-    command = [HAPROXY, "-c", "-f", "node.cfg", "-f", "routes.cfg"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    with subprocess.Popen([HAPROXY, "-f", "node.cfg", "-f", "routes.cfg"], cwd=tmp_path) as haproxy:
+        try:
+            wait_for(lambda: backend.seen, "it probes the backend")
+        finally:
+            haproxy.terminate()
+    backend.stop()
+    assert backend.seen[0][0] == "/a%20b/100%/%7E"
 
 
 def test_ranges_that_come_apart_have_a_rule_each(tmp_path: Path) -> None:

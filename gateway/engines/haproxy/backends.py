@@ -129,7 +129,8 @@ def _health(backend: BackendConfig) -> Iterator[str]:
     path = ("" if health.from_root else backend.addresses[0].path) + health.path
     host = backend.addresses[0].authority
     yield "  option httpchk"
-    yield f"  http-check send meth {word(health.method)} uri {_format(path)} ver HTTP/1.1 hdr host {_format(host)}"
+    # Unlike the value of a field, the path is not a format: HAProxy would send two % for each.
+    yield f"  http-check send meth {word(health.method)} uri {word(path)} ver HTTP/1.1 hdr host {_format(host)}"
     runs = ",".join(f"{low}-{high}" for low, high in health.status_runs)
     yield f"  http-check expect status {runs}"
     yield f"  timeout check {milliseconds(health.timeout)}"
