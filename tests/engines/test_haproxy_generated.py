@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from random import Random
 from unittest.mock import Mock
 
 import pytest
 
 from gateway.compile.plans import salt
+from gateway.config.document import Document
 from gateway.config.engine import HAPROXY_HEADERS, HAPROXY_VARIANTS
 from gateway.config.load import ConfigError, load
 from gateway.engines.haproxy.agent import HaproxyFollower
@@ -125,7 +127,8 @@ def write(document: Document, folder: Path) -> None:
 def test_the_path_of_a_probe_is_sent_as_it_is_written(tmp_path: Path) -> None:
     backend = Backend("a")
     text = text_of(ROUTES["once"], tmp_path).replace(
-        '{url: "http://127.0.0.1:9001"}', f"{{url: {backend.url}/a%20b, health: {{path: /100%/%7E, every: 1s}}}}"
+        '{url: "http://127.0.0.1:9001"}',
+        f"{{url: {backend.url}/a%20b, health: {{path: /100%/%7E, every: 1s}}}}",
     )
     write(load(text, source="test", env={}), tmp_path)
     assert HAPROXY is not None
@@ -152,6 +155,21 @@ def test_ranges_that_come_apart_have_a_rule_each(tmp_path: Path) -> None:
 
     assert rules(0, 1) == rules(0, 1, 0, 1) == 4
     assert rules(*(0, 1) * 3) == 8
+
+
+def test_a_bandit_that_learns_reloads_no_node(tmp_path: Path) -> None:
+    Issuer(tmp_path)
+    document = load(text_of(ROUTES["tls"], tmp_path), source="test", env={})
+    offers, chance = HaproxyOffers(Sealer([b"k" * 16])), Random(1)
+    weights, last, configs = dict.fromkeys(document.routes["digits"].variants, 1.0), None, set()
+    for epoch in range(1, 201):
+        weights = {name: weight * chance.lognormvariate(0, 0.1) for name, weight in weights.items()}
+        total = sum(weights.values())
+        last = allocation({name: weight / total for name, weight in weights.items()}, previous=last)
+        effects = {"digits": InEffect(epoch, last, 1.0)}
+        (resource,) = json.loads(offers.make(document, 1, "edge", "routes", effects).body)["resources"]
+        configs.add(resource["config_version"])
+    assert len(configs) == 1
 
 
 @pytest.mark.parametrize("count", [2, HAPROXY_VARIANTS])

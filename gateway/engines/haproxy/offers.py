@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from gateway.compile.plans import salt
 from gateway.config.document import Document
+from gateway.config.policy import bandit_of
+from gateway.config.route import RouteConfig
 from gateway.engines.haproxy.config import Config, config, ranges
 from gateway.engines.offers import InEffect, Kind, Offer, assigned, version_of
 from gateway.json_text import compact
@@ -34,7 +36,7 @@ class HaproxyOffers:
         entries = self._ranges(document, revision, engine, served)
         counts = [text.count("~") + 1 for text in entries.values()]
         # A power of two, and room for ranges that come apart: each change of the configuration is a reload.
-        counts += [2 * len(document.routes[name].variants) for name in served]
+        counts += [_room(document.routes[name]) for name in served]
         most = 1 << (max(counts, default=1) - 1).bit_length()
         known = self._configs.get(engine)
         if known is None or known[0] != (revision, most):
@@ -65,3 +67,11 @@ class HaproxyOffers:
             maps[name] = known
         self._maps[engine] = maps
         return {name: text for name, (_, text) in maps.items()}
+
+
+def _room(route: RouteConfig) -> int:
+    """Ranges that a route of this many variants may have without a reload."""
+    variants = len(route.variants)
+    # Those of a bandit come apart and together all the time: with room for two each, of three variants every sixth
+    # allocation was a reload.
+    return (4 if variants > 2 and bandit_of(route.policy) is not None else 2) * variants
