@@ -114,8 +114,11 @@ class Fleet:
         poll = self._explained(poll)
         node = self._heard(poll)
         began = self._clock()
-        deadline = began + (RETRY_S if poll.refused else HOLD_S)
         while True:
+            if not self.admits(poll.engine, poll.node):  # by an edit since it was asked
+                return _nothing(poll)
+            began = min(began, self._clock())  # of a clock that was set back, it would be held for as long
+            deadline = began + (RETRY_S if poll.refused else HOLD_S)
             if poll.kind == "routes" and not poll.seals and self._must_seal(poll.engine):
                 return await self._withhold(replace(poll, refused=CANNOT_SEAL), closing)
             changed, offer = self._changed, self.offer(poll.engine, poll.kind)
@@ -154,7 +157,7 @@ class Fleet:
         with suppress(TimeoutError):
             async with asyncio.timeout(RETRY_S):
                 await closing.wait()
-        return Offer(poll.version, compact({"version_info": poll.version, "resources": []}), {})
+        return _nothing(poll)
 
     def _due(self, node: NodeState, poll: Poll, offer: Offer, began: float) -> float:
         """When to send ``offer``, which the node may have or have refused."""
@@ -341,3 +344,7 @@ class Fleet:
                 self._versions.popitem(last=False)
         self._offers[engine, kind] = document, published, offer
         return offer
+
+
+def _nothing(poll: Poll) -> Offer:
+    return Offer(poll.version, compact({"version_info": poll.version, "resources": []}), {})

@@ -1,0 +1,38 @@
+"""What happens to a poll while it is held: the clock is set back, or an edit takes its engine away."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from gateway.config.load import load
+from tests.engines.test_fleet import CONFIG, DAY_S, World, held
+
+
+async def test_a_clock_that_is_set_back_holds_no_poll() -> None:
+    world = World()
+    has = (await world.ask("routes")).version
+    task = world.ask("routes", has)
+    assert await held(task)
+    world.now -= DAY_S
+    world.publish(0.1)
+    assert (await asyncio.wait_for(task, 60)).version != has
+
+
+@pytest.mark.parametrize("other", ["engines: {}", "{type: kubernetes, token: a-token-of-the-edge-engine}"])
+async def test_a_poll_of_an_engine_that_an_edit_takes_away_gets_nothing(other: str) -> None:
+    world = World()
+    has = (await world.ask("routes")).version
+    task = world.ask("routes", has)
+    assert await held(task)
+    own, _, _ = CONFIG.partition("backends:")
+    made = other if other.startswith("engines") else f"engines: {{edge: {other}}}"
+    world.document = load(
+        CONFIG.replace(own.strip(), made).replace("    engine: edge\n", ""), source="test", env={}
+    )
+    world.fleet.wake()
+    offer = await task
+    assert (offer.version, offer.epochs) == (has, {})
+    assert json.loads(offer.body)["resources"] == []
