@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,36 @@ async def test_an_api_server_that_is_away_is_silent_after_some_time_and_then_fol
         it.server.start()
         await it.accepted()
         assert (it.state, it.weights["digits-v2"]) == ("accepted", 600_000)
+
+
+async def test_a_clock_that_is_set_back_holds_no_look_up() -> None:
+    async with world() as it:
+        it.publish(HALF)
+        await it.accepted()
+        it.now -= 3600
+        it.server.update(*PLACE, reset, "helm")
+        async with asyncio.timeout(60):  # of the event loop's clock
+            one = await it.routes.look("digits", it.now + 7200, it.published["digits"])
+            assert one.changes[-1].weights == {0: {"v1": 1, "v2": 0}}
+            it.now -= 3600
+            it.server.update(*PLACE, lambda found: None, "helm")
+            reads = one.read_at
+            await it.step(1)
+        assert one.read_at < reads
+
+
+async def test_a_route_that_is_removed_while_the_api_server_responds_fails_no_other() -> None:
+    async with world() as it:
+        it.publish(HALF)
+        await it.accepted()
+        it.publish({"v1": 0.4, "v2": 0.6})
+
+        def remove() -> None:
+            it.document = it.document.model_copy(update={"routes": {}})
+
+        it.server.before_patch = remove
+        await it.step()
+        assert "'digits' was removed meanwhile" in it.node.refused
 
 
 async def test_an_api_server_that_no_route_needs_is_not_silent() -> None:

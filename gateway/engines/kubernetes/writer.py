@@ -124,12 +124,11 @@ class HttpRoutes:
         one = self.observed(route)
         async with one.reading:
             now = self._clock()
-            regular = (
-                effect is not None and one.looked_for == effect.epoch and now - one.read_at < self._read_s
-            )
+            regular = effect is not None and one.looked_for == effect.epoch and self._is_recent(one)
             wait = one.tried_at + MIN_READ_S - now
             if one.read_at <= until and not regular and not (wait > 0.0 and one.found is None):
-                await asyncio.sleep(max(0.0, wait))
+                # At most, since a clock that is set back would hold up writes as well.
+                await asyncio.sleep(min(MIN_READ_S, max(0.0, wait)))
                 await self._look(route, one)
                 if (
                     one.found is not None
@@ -139,9 +138,10 @@ class HttpRoutes:
                     one.looked_for = effect.epoch
         return one
 
-    @property
-    def _read_s(self) -> float:
-        return max(READ_S, len(self._observed) / MAX_READS_PER_S)
+    def _is_recent(self, one: Observed) -> bool:
+        """Whether no regular look is due."""
+        # From 0 on: a clock that was set back says nothing.
+        return 0.0 <= self._clock() - one.read_at < max(READ_S, len(self._observed) / MAX_READS_PER_S)
 
     async def _look(self, route: str, one: Observed) -> None:
         began = self._clock()
@@ -166,8 +166,10 @@ class HttpRoutes:
 
     def _take(self, route: str, one: Observed, returned: dict[str, object], began: float) -> HttpRoute:
         """Raises UnusableError."""
-        variants = tuple(self._document().routes[route].variants)
-        found = read(returned, "/".join(one.place), variants)
+        section = self._document().routes.get(route)
+        if section is None:
+            raise UnusableError(f"the route {route!r} was removed meanwhile")
+        found = read(returned, "/".join(one.place), tuple(section.variants))
         own = found.applied is not None and found.applied.route == route and not found.overwritten
         epoch = found.applied.epoch if found.applied is not None and own else 0
         last = one.changes[-1] if one.changes else None
@@ -202,7 +204,7 @@ class HttpRoutes:
         self._show(node)
 
     async def _write(self, route: str, one: Observed, effect: InEffect) -> None:
-        if one.looked_for == one.epoch == effect.epoch and self._clock() - one.read_at < self._read_s:
+        if one.looked_for == one.epoch == effect.epoch and self._is_recent(one):
             return
         async with one.reading:
             await self._look(route, one)
