@@ -98,8 +98,9 @@ def write(files: Mapping[Path, bytes]) -> None:
     made = {path: path.with_name(f".{path.name}.new") for path in files}
     try:
         for path, body in files.items():
+            made[path].touch()
+            made[path].chmod(0o600)  # before it holds anything
             made[path].write_bytes(body)
-            made[path].chmod(0o600)
     except OSError:
         for new in made.values():
             with suppress(OSError):

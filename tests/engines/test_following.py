@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.engines.following import Follower
+from gateway.engines.following import Follower, write
 from gateway.engines.haproxy.agent import HaproxyFollower, Refused
 from gateway.engines.haproxy.bootstrap import Node
 from gateway.engines.haproxy.rings import Rings
@@ -30,6 +30,21 @@ async def test_a_full_disk_is_logged_once_a_version(caplog: pytest.LogCaptureFix
         await follower.offer(version, b"")
         assert "cannot write its files" in follower.refused
     assert len(caplog.records) == 2
+
+
+def test_no_other_user_reads_a_file_while_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes, write_bytes = list[int](), Path.write_bytes
+
+    def watched(path: Path, body: bytes) -> int:
+        size = write_bytes(path, body)
+        modes.append(path.stat().st_mode & 0o777)
+        return size
+
+    monkeypatch.setattr(Path, "write_bytes", watched)
+    write({tmp_path / "ranges.map": b"a key"})
+    assert modes == [0o600]
 
 
 class Torn(HaproxyFollower):
