@@ -53,12 +53,14 @@ class Names:
     """By route."""
     covariates: tuple[str, ...]
     """Of all routes."""
+    engines: tuple[str, ...]
 
     @classmethod
     def of(cls, document: Document) -> Names:
         variants = {name: tuple(route.variants) for name, route in document.routes.items()}
         covariates = dict.fromkeys(name for route in document.routes.values() for name in route.covariates)
-        return cls(tuple(document.backends), tuple(document.metrics), variants, tuple(covariates))
+        engines = tuple(document.engines)
+        return cls(tuple(document.backends), tuple(document.metrics), variants, tuple(covariates), engines)
 
 
 def faults_of(document: Document, names: Names | None = None) -> Iterator[Finding]:
@@ -91,13 +93,11 @@ def _keys(document: Document, routes: tuple[str, ...]) -> Iterator[Finding]:
     for index, key in enumerate(document.auth.keys if document.auth else ()):
         here: KeyPath = ("auth", "keys", index)
         if key.id in ids:
-            yield Finding(
-                (*here, "id"), f"there is another key with the id '{key.id}'; write a different one"
-            )
+            message = f"there is another key with the id '{key.id}'; write a different one"
+            yield Finding((*here, "id"), message)
         elif key.hash in hashes:
-            yield Finding(
-                (*here, "hash"), f"this is the hash of the key '{hashes[key.hash]}' too; generate another key"
-            )
+            message = f"this is the hash of the key '{hashes[key.hash]}' too; generate another key"
+            yield Finding((*here, "hash"), message)
         ids.add(key.id)
         hashes.setdefault(key.hash, key.id)
         for place, route in enumerate(key.routes or ()):
@@ -109,10 +109,8 @@ def _webhooks(document: Document, routes: tuple[str, ...]) -> Iterator[Finding]:
     seen: set[tuple[str, str]] = set()
     for index, hook in enumerate(document.webhooks):
         if (hook.format, hook.url) in seen:
-            yield Finding(
-                ("webhooks", index, "url"),
-                "another webhook has the same URL and format; write one with all events",
-            )
+            message = "another webhook has the same URL and format; write one with all events"
+            yield Finding(("webhooks", index, "url"), message)
         seen.add((hook.format, hook.url))
         for place, route in enumerate(hook.routes):
             if route not in routes:
@@ -155,6 +153,9 @@ class _RouteCheck:
     variants: tuple[str, ...]
 
     def findings(self) -> Iterator[Finding]:
+        name = self.route.engine
+        if name in self.names.engines and name not in self.document.engines and not self.route.proxied:
+            return  # what such a route may say depends on the engine, whose section has a fault
         if self.document.httproute(str(self.here[-1])) is not None:
             yield from self._engine()
         elif self.route.proxied:
@@ -179,17 +180,15 @@ class _RouteCheck:
 
     def _variant(self, name: str, *at: str | int) -> Iterator[Finding]:
         if name not in self.variants:
-            found = unknown("variant", name, self.variants)
-            yield Finding(self._at(*at), *found, of_key=at[-1] == name)
+            yield Finding(self._at(*at), *unknown("variant", name, self.variants), of_key=at[-1] == name)
 
     def _metric(self, name: str, *at: str | int, by_gateway: bool = False) -> Iterator[Finding]:
         if name not in self.names.metrics and not (by_gateway and observed(name)):
             known = (*self.names.metrics, *(_OBSERVED if by_gateway else ()))
+            found = unknown("metric", name, known)
             if observed(name):
-                message = f"'{name}' is not reported by clients; write one of the declared metrics"
-                yield Finding(self._at(*at), message, of_key=at[-1] == name)
-            else:
-                yield Finding(self._at(*at), *unknown("metric", name, known), of_key=at[-1] == name)
+                found = f"'{name}' is not reported by clients; write one of the declared metrics", ""
+            yield Finding(self._at(*at), *found, of_key=at[-1] == name)
 
     def _paths(self) -> Iterator[Finding]:
         path = self.route.match.path
@@ -337,7 +336,8 @@ class _RouteCheck:
             return
         engine = self.document.engines.get(name)
         if engine is None:
-            yield Finding(self._at("engine"), *unknown("engine", name, tuple(self.document.engines)))
+            if name not in self.names.engines:
+                yield Finding(self._at("engine"), *unknown("engine", name, self.names.engines))
             return
         found = (
             weight_refusals(self.route, request_ids=self.document.record.request_ids)

@@ -101,7 +101,7 @@ def _names(data: Mapping[str, Any]) -> Names:
     routes = {name: data["routes"][name] for name in keys(data, "routes")}
     variants = {name: keys(route, "variants") for name, route in routes.items()}
     covariates = tuple(dict.fromkeys(name for route in routes.values() for name in keys(route, "covariates")))
-    return Names(keys(data, "backends"), keys(data, "metrics"), variants, covariates)
+    return Names(keys(data, "backends"), keys(data, "metrics"), variants, covariates, keys(data, "engines"))
 
 
 def _scrubbed(tree: Tree, message: str) -> str:

@@ -218,3 +218,18 @@ def test_faults_of_engines_and_their_routes(old: str, new: str, said: str, tmp_p
     with pytest.raises(ConfigError) as refused:
         load(head + new + tail, source="test", env={})
     assert said in " ".join(fault.message for fault in refused.value.faults)
+
+
+@pytest.mark.parametrize("kind", ["envoy", "haproxy", "kubernetes"])
+def test_a_fault_of_an_engine_is_none_of_its_routes(kind: str) -> None:
+    match = "" if kind == "kubernetes" else "match: {path: /p}, "
+    variant = "{}" if kind == "kubernetes" else "{backend: a}"
+    text = (
+        f'backends: {{a: {{url: "http://a:1"}}}}\nengines: {{edge: {{type: {kind}, token: short}}}}\n'
+        f"routes: {{p: {{engine: edge, {match}variants: {{v: {variant}, w: {variant}}}, policy: {{type: canary, "
+        "baseline: v, candidate: w, stages: [{weight: 10%, for: 1h}], "
+        "guardrails: [{metric: error_rate, max_ratio: 2}]}}}"
+    )
+    with pytest.raises(ConfigError) as refused:
+        load(text, source="test", env={})
+    assert [fault.path for fault in refused.value.faults] == ["engines.edge.token"]
