@@ -105,7 +105,7 @@ def main(arguments: argparse.Namespace) -> int:
     except OverflowError:
         return complain("these numbers are too large to be squared; write smaller --means and --sd")
     except MemoryError:
-        return complain("so many requests do not fit into memory; write a smaller --requests or --rate")
+        return complain("this many requests do not fit into memory; write a smaller --requests or --rate")
     except FAILURES as error:
         return complain(error)
 
