@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from math import inf
 from typing import Final
 
 from gateway.state.base import StoreUnavailable
@@ -14,6 +15,8 @@ log = logging.getLogger("turnout.loops")
 
 MAX_READ_SHARE: Final = 0.05
 """Reading what grows with the history of a route takes at most this part of the time."""
+REMINDER_S: Final = 60.0
+"""Seconds between two traces of one failure: a step may be taken each second."""
 STORE_RETRY_S: Final = 5.0
 """Seconds between two attempts while the store is unavailable, where ``interval`` is longer."""
 Step = Callable[[], Awaitable[object]]
@@ -32,6 +35,7 @@ async def periodically(
     A store that can't be reached leaves everything as it is, and no failure ends the loop. It is tried again after
     `STORE_RETRY_S` at most: pages say that the store is unavailable as long as one loop fails.
     """
+    now, said, last = asyncio.get_running_loop().time, -inf, ""
     if delay:
         await asyncio.sleep(interval())
     while True:
@@ -42,8 +46,10 @@ async def periodically(
         except StoreUnavailable as error:
             outage.failed(name, error)
             rest = min(rest, STORE_RETRY_S)
-        except Exception:
-            log.exception("%s failed once; it will be repeated", name)
+        except Exception as error:
+            if repr(error) != last or now() - said >= REMINDER_S:
+                said, last = now(), repr(error)
+                log.exception("%s failed; it will be repeated", name)
         await asyncio.sleep(rest)
 
 

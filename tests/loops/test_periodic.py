@@ -28,3 +28,19 @@ async def test_what_is_done_rarely_does_not_keep_an_outage_alive(monkeypatch: py
     task.cancel()
     assert tries[0] is None
     assert tries[1] == tries[2] is not None
+
+
+async def test_a_failure_that_is_repeated_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    failures = iter([ValueError("a")] * 50 + [KeyError("b")] * 50)
+    done = asyncio.Event()
+
+    async def step() -> None:
+        if (failure := next(failures, None)) is not None:
+            raise failure
+        done.set()
+
+    task = asyncio.create_task(periodic.periodically("it", step, lambda: 0.0, StoreOutage()))
+    async with asyncio.timeout(20):
+        await done.wait()
+    task.cancel()
+    assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["a", "'b'"]
