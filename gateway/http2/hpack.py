@@ -32,10 +32,17 @@ MAX_EXPANSION: Final = 8
 A literal that names a long entry of the table costs its peer three bytes and makes a field of 4 KiB. The shortest
 literals cost four bytes each, and take as long to check as longer ones.
 """
+MAX_CODE_BYTES: Final = 131_072
+"""Huffman code in a block that is decoded, or as much as a header list may have bytes.
+
+Beyond it, and in a list over its limit, strings that no later block can refer to are passed over.
+"""
 
 _STATIC: Final = [Field(b"", b""), *[Field(name, value) for name, value in STATIC_TABLE]]
 """By index; the first has none."""
 _FIRST_DYNAMIC: Final = len(_STATIC)
+_PASSED_OVER: Final = Field(b"-", b"")
+"""In place of a field that was not decoded; its list is oversized."""
 
 
 class HeaderList:
@@ -71,7 +78,9 @@ class Decoder:
 
     __slots__ = (
         "_block",
+        "_code",
         "_known",
+        "_passed_over",
         "_place",
         "_size",
         "_table",
@@ -89,6 +98,10 @@ class Decoder:
         self._table_bytes = TABLE_BYTES
         self._block = b""
         self._place = 0
+        self._code = 0
+        """Bytes of Huffman code that may still be decoded of the block."""
+        self._passed_over = False
+        """Whether some of it was not."""
         self._known: dict[bytes, HeaderList] = {}
         """By block, as long as the table stays as it is: most messages of a connection have few different heads."""
 
@@ -102,6 +115,8 @@ class Decoder:
         if result is not None:
             return result
         self._block = block
+        self._code = max(MAX_CODE_BYTES, self.max_list_bytes)
+        self._passed_over = False
         result = HeaderList()
         fields, table = result.fields, self._table
         place, total, size, table_sizes = 0, 0, len(block), 0
@@ -120,11 +135,7 @@ class Decoder:
                         raise ConnectionFault(ENHANCE_YOUR_CALM, "a header block expands too far")
                     if byte & 0x80:
                         field = self._entry(self._integer(byte, 0x7F))
-                    elif byte & 0x40:
-                        field = self._literal(byte, 0x3F)
-                        self._add(field)
-                        same_table = False
-                    elif byte & 0x20:
+                    elif byte & 0x60 == 0x20:
                         table_sizes += 1
                         if fields or table_sizes > MAX_TABLE_SIZES:
                             raise _fault("a table size update after a field, or one too many")
@@ -133,7 +144,8 @@ class Decoder:
                         place = self._place
                         continue
                     else:
-                        field = self._literal(byte, 0x0F)
+                        field = self._literal(byte, total)
+                        same_table = same_table and not byte & 0x40
                     place = self._place
                 total += field.size
                 fields.append(field)
@@ -145,7 +157,7 @@ class Decoder:
         finally:
             self._block = b""
         result.size = total
-        if total > self.max_list_bytes or len(fields) > self.max_fields:
+        if total > self.max_list_bytes or len(fields) > self.max_fields or self._passed_over:
             result.oversized = True
             # What the error response needs is among the first; the rest is never looked at.
             del fields[self.max_fields :]
@@ -171,7 +183,8 @@ class Decoder:
             shift += 7
         raise _fault("an integer is too large")
 
-    def _string(self) -> bytes:
+    def _string(self, needed: bool) -> bytes | None:
+        """The string at the current place; None if its code is passed over."""
         place = self._place
         byte = self._block[place]
         length = self._integer(byte, 0x7F)
@@ -181,12 +194,29 @@ class Decoder:
             raise _fault("a string is longer than its header block")
         self._place = end
         data = self._block[start:end]
-        return huffman_decode(data) if byte & 0x80 else data
+        if not byte & 0x80:
+            return data
+        if not needed or length > self._code:
+            return None
+        self._code -= length
+        return huffman_decode(data)
 
-    def _literal(self, byte: int, mask: int) -> Field:
-        index = self._integer(byte, mask)
-        name = self._entry(index).name if index else self._string()
-        return Field(name, self._string())
+    def _literal(self, byte: int, total: int) -> Field:
+        """The literal field at the current place, in a list of ``total`` bytes so far."""
+        indexed = byte & 0x40 != 0
+        needed = indexed or not (self._passed_over or total > self.max_list_bytes)
+        index = self._integer(byte, 0x3F if indexed else 0x0F)
+        name = self._entry(index).name if index else self._string(needed)
+        value = self._string(needed)
+        if name is None or value is None:
+            if indexed:
+                raise ConnectionFault(ENHANCE_YOUR_CALM, "a header block has too much Huffman code")
+            self._passed_over = True
+            return _PASSED_OVER
+        field = Field(name, value)
+        if indexed:
+            self._add(field)
+        return field
 
     def _entry(self, index: int) -> Field:
         if not index:
