@@ -164,10 +164,10 @@ def served(name: str, app: str, ready_path: str) -> Callable[[Path, str], Server
     return lambda folder, factor: Served(name, app, ready_path, folder, factor)
 
 
-def torchserve(folder: Path, factor: str) -> Served:
+def on_java(name: str) -> Callable[[Path, str], ServerProcess]:
     if shutil.which("java") is None:
-        pytest.skip("TorchServe needs Java; install openjdk-17-jre-headless")
-    return Served("torchserve", "torchserve", "/ping", folder, factor)
+        return lambda _folder, _factor: pytest.skip("it needs Java; install openjdk-17-jre-headless")
+    return served(name, name, "/ping")
 
 
 LITSERVE = served("litserve", "litserve", "/health")
@@ -196,7 +196,8 @@ KINDS = {
     "ray": Kind(
         served("ray", "ray", "/-/healthz"), partial(post, path="/", body={"x": 4.0}), one_by_one=True
     ),
-    "torchserve": Kind(torchserve, partial(post, path="/predictions/m", body={"x": 4.0})),
+    "sagemaker": Kind(on_java("sagemaker"), partial(post, path="/invocations", body=[1.5, 2])),
+    "torchserve": Kind(on_java("torchserve"), partial(post, path="/predictions/m", body={"x": 4.0})),
     "triton": Kind(triton, infer, {"type": "v2"}),
     "triton-grpc": Kind(triton, ask_rpc, {"type": "v2"}, rpc=True),
 }
