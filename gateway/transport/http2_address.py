@@ -40,7 +40,8 @@ class Sessions(SessionOwner):
     def on_idle(self, session: Http2Session) -> None:
         if session in self.all:
             self.all[session] = self._address.time()
-        if not self._address.max_idle:
+        # One that permits no further requests is never used again.
+        if not self._address.max_idle or not session.has_room:
             session.end(None)
 
     def forget(self, session: Http2Session) -> None:
@@ -100,6 +101,9 @@ class Http2Address(Address):
                     return
                 if fresh.peer.streams < 1:
                     raise ConnectionError("it permits no requests")
+                # Or it would be connected to without pause until the request's limit.
+                if fresh.closing or fresh.ended:
+                    raise ConnectionError("it ended the connection before a request")
             except (OSError, UnicodeError) as error:
                 self._report(handler, error)
                 return

@@ -10,6 +10,8 @@ from gateway.internal_errors import INTERNAL_ERRORS
 from gateway.transport.http2_session import BackendStream, Http2Session, SessionOwner
 
 HIGH_WATER_BYTES: Final = 65_536
+MAX_UNREAD_BYTES: Final = 16 << 20
+"""Of what a backend does not read while it sends: more than the heads of all its streams."""
 
 
 class Http2Connection(asyncio.Protocol):
@@ -38,6 +40,10 @@ class Http2Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         session = self.session
         if session is None:
+            return
+        # Every PING is responded to, so a backend that reads nothing would fill the memory.
+        if session.write_paused and self.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
+            self.transport.abort()
             return
         behind = self._handle(session, data, perf_counter())
         if behind:

@@ -29,8 +29,11 @@ from gateway.transport.response import MAX_FIELDS, MAX_HEAD_BYTES, MAX_INTERIM_R
 MAX_STREAMS: Final = 100
 """Requests on one connection at the same time, if the backend permits as many."""
 CONNECTION_WINDOW_BYTES: Final = 1 << 30
-"""Only the windows of streams bound what waits, and these do not grow: clients that do not read must not hold up
-others."""
+"""Only the windows of streams bound what waits: clients that do not read must not hold up others."""
+MAX_STREAM_WINDOW_BYTES: Final = 2 << 20
+MAX_GROWN_BYTES: Final = 16 << 20
+"""The windows of streams grow to these while clients take what comes: of one, and of all on a connection if each had
+that of the one that grows. A backend that is far away sends one window per round trip."""
 MIN_SILENCE_S: Final = 1.0
 """Seconds without a byte after which a request that is given up makes its connection suspect."""
 
@@ -283,7 +286,6 @@ class Http2Session(Http2):
     def __init__(self, owner: SessionOwner, transport: asyncio.Transport) -> None:
         limits = Limits(
             connection_window=CONNECTION_WINDOW_BYTES,
-            growth=1,
             max_list_bytes=MAX_HEAD_BYTES,
             max_fields=MAX_FIELDS,
             turn_frames=MAX_TURN_FRAMES,
@@ -322,9 +324,17 @@ class Http2Session(Http2):
         assert isinstance(stream, BackendStream)
         stream.connection_of.on_response_head(stream, headers, end=end)
 
+    def widened(self, window: int) -> int:
+        wider = 2 * window
+        if wider > MAX_STREAM_WINDOW_BYTES or wider * len(self.streams) > MAX_GROWN_BYTES:
+            return window
+        return wider
+
     def on_settings(self) -> None:
         if not self.ready.done():
             self.ready.set_result(None)
+        elif not (self.streams or self.has_room):
+            self.end(None)  # it permits no further requests
 
     def on_ended(self, fault: ConnectionFault | None) -> None:
         self.fail(f"it does not speak HTTP/2: {fault.message}" if fault is not None else "it was given up")

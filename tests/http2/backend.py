@@ -28,6 +28,8 @@ class Request:
     trailers: Pairs = field(default_factory=list)
     complete: bool = False
     reset: bool = False
+    window: int = 0
+    """The largest that the response could use."""
 
     def get(self, name: bytes) -> bytes | None:
         return dict(self.fields).get(name)
@@ -43,6 +45,8 @@ class Http2Backend:
     plans: deque[Plan] = field(default_factory=deque)
     """For the requests to come, called when they are complete; without any a request is echoed."""
     settings: dict[int, int] = field(default_factory=dict)
+    leaves: bool = False
+    """Whether a GOAWAY follows the settings in one packet."""
     upgrades: list[bytes] = field(default_factory=list)
     """Requests that came in HTTP/1.1."""
     port: int = 0
@@ -61,6 +65,7 @@ class Http2Backend:
         self.connections.clear()
         self.plans.clear()
         self.settings.clear()
+        self.leaves = False
 
     async def stop(self) -> None:
         self.reset()
@@ -112,6 +117,8 @@ class Connection(asyncio.Protocol):
         if self.backend.settings:
             self.h2.local_settings = Settings(client=False, initial_values=cast("Any", self.backend.settings))
         self.h2.initiate_connection()
+        if self.backend.leaves:
+            self.h2.close_connection()
         self.flush()
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -121,6 +128,8 @@ class Connection(asyncio.Protocol):
         self.transport.write(self.h2.data_to_send())
 
     def data_received(self, data: bytes) -> None:
+        if self.backend.leaves:
+            return
         try:
             events = self.h2.receive_data(data)
         except ProtocolError:
@@ -164,6 +173,8 @@ class Connection(asyncio.Protocol):
 
     def _send(self, stream: int) -> None:
         body, trailers = self.waiting[stream]
+        request = self.requests[stream]
+        request.window = max(request.window, self.h2.local_flow_control_window(stream))
         while body and (room := min(self.h2.local_flow_control_window(stream), 16_384)):
             self.h2.send_data(stream, body[:room], end_stream=len(body) <= room and trailers is None)
             body = body[room:]

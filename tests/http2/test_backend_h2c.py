@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from functools import partial
+from typing import Any
 
 import pytest
 
-from gateway.transport.http2_connection import Http2Connection
-from tests.http2.backend import Http2Backend, Request
+from gateway.transport.endpoint import Endpoint
+from gateway.transport.http2_address import Http2Address
+from gateway.transport.http2_connection import MAX_UNREAD_BYTES, Http2Connection
+from tests.http2.backend import Http2Backend, Request, echo
 from tests.http2.client import PATIENCE, Client
 from tests.http2.h2c import backend, code, shared_rig, started, to
-from tests.http2.raw import WINDOW_UPDATE, Pair, Reader, block, data, frame, headers, word
+from tests.http2.raw import PING, SETTINGS, WINDOW_UPDATE, Pair, Reader, block, data, frame, headers, word
 from tests.wire.rig import Rig
 
 __all__ = ["backend", "shared_rig", "started"]
@@ -99,6 +103,18 @@ def test_large_bodies_both_ways(rig: Rig, backend: Http2Backend, size: int) -> N
             sent += 16_384
         client.send(data(b""))
         assert client.reply().body == b"x" * size
+
+
+def test_the_window_of_a_response_grows_while_the_client_reads(rig: Rig, backend: Http2Backend) -> None:
+    """At 256 KiB, a backend 50 ms away sent 4 MB a second."""
+    body = b"x" * (4 << 20)
+    backend.plans.append(lambda request: request.connection.respond(request, [(b":status", b"200")], body))
+    with Client(rig.port) as client:
+        client.send(
+            frame(SETTINGS, payload=b"\0\4" + word(len(body))) + frame(WINDOW_UPDATE, payload=word(len(body)))
+        )
+        assert client.request(headers(to(b"/m"))).body == body
+    assert 262_144 < backend.requests[0].window <= 2 << 20
 
 
 def test_a_refused_stream_is_repeated(rig: Rig, backend: Http2Backend) -> None:
@@ -315,6 +331,63 @@ def test_a_backend_that_permits_no_requests_is_an_error(rig: Rig, backend: Http2
         reply = client.request(headers(to(b"/m")))
     assert (reply.status, code(reply)) == (502, "backend_connect")
     assert len(backend.connections) == 1
+
+
+def test_a_backend_that_ends_every_connection_is_an_error(rig: Rig, backend: Http2Backend) -> None:
+    """One request made 15,000 connections in its time to connect."""
+    backend.leaves = True
+    with Client(rig.port) as client:
+        reply = client.request(headers(to(b"/m")))
+    assert (reply.status, code(reply)) == (502, "backend_connect")
+    assert len(backend.connections) == 1
+
+
+def test_connections_that_permit_no_further_requests_are_ended(rig: Rig, backend: Http2Backend) -> None:
+    """They piled up for ``pool.idle``, one for each request."""
+
+    def before(request: Request) -> None:
+        request.connection.h2.update_settings({3: 0})
+        echo(request)
+
+    def after(request: Request) -> None:
+        echo(request)
+        request.connection.h2.update_settings({3: 0})
+
+    backend.plans.extend([before, after] * 5)
+    with Client(rig.port) as client:
+        for stream in range(1, 21, 2):
+            assert client.request(headers(to(b"/m"), stream), stream).status == 200
+        assert len(backend.connections) == 10
+        rig.until(lambda: sum(connection.open for connection in backend.connections) <= 1)
+
+
+def test_a_backend_that_sends_but_reads_nothing_is_cut() -> None:
+    class Unread(asyncio.Transport):
+        aborted = False
+
+        def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+        def write(self, data: Any) -> None: ...
+        def is_closing(self) -> bool:
+            return self.aborted
+
+        def get_write_buffer_size(self) -> int:
+            return MAX_UNREAD_BYTES + 1
+
+        def abort(self) -> None:
+            self.aborted = True
+
+    async def ping() -> bool:
+        loop = asyncio.get_running_loop()
+        address = Http2Address(Endpoint("h2c", "127.0.0.1", 1), loop)
+        connection, transport = Http2Connection(address.sessions), Unread()
+        connection.connection_made(transport)
+        connection.data_received(frame(SETTINGS))
+        assert not transport.aborted
+        connection.pause_writing()
+        connection.data_received(frame(PING, 0, 0, b"ping ..."))
+        return transport.aborted
+
+    assert asyncio.run(ping())
 
 
 @pytest.mark.parametrize("path", [b"/old", b"/closing"])
