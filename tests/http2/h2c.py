@@ -31,7 +31,7 @@ STRANGERS: dict[int, bytes] = {}
 """Port → what is said to connections there."""
 BACKEND = Http2Backend()
 BACKENDS = """\
-  multi: {{url: "h2c://127.0.0.1:{}", ejection: null}}
+  multi: {{url: "h2c://127.0.0.1:{}", ejection: null, pool: {{idle: 1h}}}}
   old: {{url: "h2c://127.0.0.1:{}", ejection: null}}
   closing: {{url: "h2c://127.0.0.1:{}", ejection: null}}
 """
