@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
 OK: Final = 0
 UNKNOWN: Final = 2
+RESOURCE_EXHAUSTED: Final = 8
 
 _TO_HTTP: Final[tuple[int, ...]] = (
     200, 499, 500, 400, 504, 404, 409, 403, 503, 400, 409, 400, 404, 500, 503, 500, 401
@@ -20,6 +21,11 @@ _FROM_HTTP: Final = {
 }  # fmt: skip
 _UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
+_TOO_LARGE: Final = re.compile(
+    rb"grpc-message: .*(received message larger than max|message exceeds maximum size|metadata size exceeds)",
+    re.IGNORECASE,
+)
+"""How the servers of gRPC in C, Go and Java refuse what a client sent: RESOURCE_EXHAUSTED, but the client's fault."""
 _UNSAFE: Final = re.compile(rb"[^ -$&-~]")
 
 
@@ -36,17 +42,19 @@ def parse_timeout(value: bytes) -> float:
     return int(match[1]) * _UNITS[match[2]] if match is not None else -1.0
 
 
-def judged_status(lines: Iterable[bytes], otherwise: int) -> int:
+def judged_status(lines: Sequence[bytes], otherwise: int) -> int:
     """The HTTP status that ``grpc-status`` among whole field lines stands for; ``otherwise`` if it is absent."""
     for line in lines:
         if line.startswith(b"grpc-status: "):
             value = line[13:].strip()
             code = int(value) if value.isdigit() and len(value) < 3 else UNKNOWN
+            if code == RESOURCE_EXHAUSTED and any(map(_TOO_LARGE.match, lines)):
+                return 413
             return _TO_HTTP[code] if code < len(_TO_HTTP) else 500
     return otherwise
 
 
-def judged_head(lines: Iterable[bytes], status: int, *, over: bool) -> tuple[int, bool]:
+def judged_head(lines: Sequence[bytes], status: int, *, over: bool) -> tuple[int, bool]:
     """The HTTP status that the head of a response to a gRPC request stands for, and whether its status is to follow.
 
     ``over``: the response has ended, and no status followed.

@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from backends.rpc.messages import MESSAGES
-from gateway.http.grpc import error_fields
+from gateway.http.grpc import error_fields, judged_status
 from tests.faults.rig import FaultRig
 from tests.http2.client import Client
 from tests.http2.inference import (
@@ -276,6 +276,31 @@ def test_the_record_tells_whose_fault_a_status_is(
     assert failure(channel, "alpha").code() is ONE.failure
     found = rig.outcome()
     assert (found.status, found.error, found.served) == (status, error, "v1")
+
+
+def test_what_is_too_large_for_the_backend_is_the_clients_fault(rig: FaultRig, channel: grpc.Channel) -> None:
+    """The server says RESOURCE_EXHAUSTED; five of these in a row ejected it."""
+    method = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+    with pytest.raises(grpc.RpcError) as caught:
+        method(infer_request("alpha", 1.0).SerializeToString(), metadata=[("x", "v" * 40_000)], timeout=60)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (rig.outcome().status, rig.outcome().error) == (413, "")
+
+
+@pytest.mark.parametrize(
+    ("message", "status"),
+    [
+        (b"SERVER: Received message larger than max (5242880 vs. 4194304)", 413),
+        (b"grpc: received message larger than max (5242880 vs. 4194304)", 413),
+        (b"gRPC message exceeds maximum size 4194304: 5242880", 413),
+        (b"the queue is full", 503),
+    ],
+    ids=["C", "Go", "Java", "full"],
+)
+def test_messages_that_servers_refuse_as_too_large(message: bytes, status: int) -> None:
+    lines = [b"grpc-message: " + message + b"\r\n", b"grpc-status: 8\r\n"]
+    assert judged_status(lines, 200) == judged_status(lines[::-1], 200) == status
+    assert judged_status([lines[0], b"grpc-status: 14\r\n"], 200) == 503
 
 
 def test_a_status_behind_messages_counts(rig: FaultRig, channel: grpc.Channel) -> None:
