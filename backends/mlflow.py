@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
+from urllib.parse import quote
 
 import httpx
 
@@ -197,7 +198,7 @@ class MlflowRegistry:
                 (target / name).mkdir()
                 self._fetch(f"{place}/{name}", target / name, depth - 1)
             else:
-                self._copy(f"{ARTIFACTS}/{place}/{name}", target / name)
+                self._copy(f"{ARTIFACTS}/{quote(f'{place}/{name}')}", target / name)
 
     def _copy(self, path: str, target: Path) -> None:
         try:

@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -22,6 +23,7 @@ from backends.registry import Registry
 from backends.served import Served
 from backends.threads import Overrun, in_daemon
 from tests.backends.repositories import ECHO, write_model
+from tests.support.http_server import Handler, HttpServer
 
 X, Y = {"x": ("FP32", [1])}, {"y": ("FP32", [1])}
 SLOW = """
@@ -299,6 +301,23 @@ async def test_a_model_of_mlflow_is_loaded_though_another_one_cannot_be_copied(t
     await asyncio.wait([following])
     await registry.close()
     mlflow.close()
+
+
+class Artifacts(Handler):
+    def do_GET(self) -> None:
+        path, _, query = self.path.partition("?")
+        self.respond(unquote(path).encode() if not query else {"files": [{"path": "folder/a#1 50%41?.bin"}]})
+
+
+def test_artifacts_of_mlflow_may_have_any_name(tmp_path: Path) -> None:
+    """What looked like a query or a fragment was left out of the request: the file could not be found."""
+    with HttpServer(Artifacts) as server:
+        mlflow = MlflowRegistry(MlflowSource(server.url, (), 1.0), tmp_path)
+        mlflow._fetch("1/folder", tmp_path, 1)
+        mlflow.close()
+    (copied,) = tmp_path.iterdir()
+    assert copied.name == "a#1 50%41?.bin"
+    assert copied.read_text().endswith("/artifacts/1/folder/a#1 50%41?.bin")
 
 
 class Unfinished(Served):
