@@ -17,6 +17,8 @@ RUNS: Final = 80
 LOOKS: Final = 160
 MAX_RUN: Final = 10.0
 """Times the requests of one fixed look after which a run is given up."""
+MAX_REQUESTS: Final = 1e15
+"""A verdict that takes more counts as one that does not come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +42,12 @@ def for_rates(
     ``share`` of the requests go to the candidate; ``alpha`` is the verdict's level.
     """
     gap = abs(limit.excess(*rates))
-    if gap <= 0:
+    if gap <= 1 / MAX_REQUESTS:
         return Needed(math.inf, math.inf)
     variance = limit.factor**2 * rates[0] * (1 - rates[0]) / (1 - share) + rates[1] * (1 - rates[1]) / share
     one_look = (ndtri(alpha) + ndtri(0.2)) ** 2 * max(variance, gap / share) / gap**2
+    if MAX_RUN * one_look > MAX_REQUESTS:
+        return Needed(math.inf, math.inf)
     per = max(1, math.ceil(MAX_RUN * one_look / LOOKS))
     rng = np.random.default_rng(0)
     found = sorted(_run(rng, rates, limit, share, alpha, verdict, per) for _ in range(RUNS))
@@ -97,7 +101,7 @@ def _least(wide: Callable[[float], bool]) -> float:
     low, high = 1.0, 2.0
     while wide(high):
         low, high = high, high * 2
-        if high > 1e15:
+        if high > MAX_REQUESTS:
             return math.inf
     while high / low > 1.01:
         middle = math.sqrt(low * high)

@@ -9,7 +9,7 @@ import pytest
 
 from policies.sequential.asymptotic import Sample, difference_interval
 from policies.sequential.betting import Limit
-from policies.sequential.planning import for_means, for_rates
+from policies.sequential.planning import Needed, for_means, for_rates
 from policies.types import RewardSums
 
 
@@ -17,6 +17,13 @@ def test_rates_need_about_what_the_review_measured() -> None:
     """1 against 6 % errors at 1.67 %, share 50 %: at most 1.1 times 2.28 fixed looks of 424 requests."""
     needed = for_rates((0.01, 0.06), Limit(), 0.5, 1 / 60, "fail")
     assert 200 < needed.median < needed.most < 1.25 * 2.28 * 424
+
+
+@pytest.mark.parametrize("beyond", [1e-8, 1e-10, 1e-14, 1e-16])
+def test_a_difference_next_to_nothing_never_shows(beyond: float) -> None:
+    """More requests than 64 bits count ended in a traceback."""
+    needed = for_rates((0.01, 0.06 + beyond), Limit(shift=0.05), 0.5, 0.05, "fail")
+    assert needed == Needed(math.inf, math.inf)
 
 
 @pytest.mark.long
