@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from gateway.commands.remote import connect_failure, reason_of
-from gateway.telemetry.log import printable
+from gateway.telemetry.printable import printable
 
 TIMEOUT_S: Final = 3.0
 MAX_BODY_BYTES: Final = 1 << 20

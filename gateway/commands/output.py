@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from gateway.config.faults import ConfigError
-from gateway.telemetry.log import printable
+from gateway.telemetry.printable import printable
 
 FAILURES: Final = (ConfigError, ValueError, OSError)
 """What `complain` reports: a file, an option or a disk that a command cannot work with."""

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Any, Final, Literal
 
-from gateway.telemetry.log import printable
+from gateway.telemetry.printable import printable
 
 NONE: Final = "–"
 MIN_SHARE: Final = 1e-11

@@ -12,7 +12,7 @@ from gateway.commands.tensorzero_providers import ByHand, Limits, Names, Provide
 from gateway.commands.tensorzero_text import LONGEST, Route, by_hand_lines, comments, flow, literal, text
 from gateway.commands.toml_file import Table, TomlFiles
 from gateway.config.document import observed
-from gateway.telemetry.log import printable
+from gateway.telemetry.printable import printable
 
 _STATIC: Final = ("static", "static_weights", "uniform")
 _ADAPTIVE: Final = ("adaptive", "track_and_stop")

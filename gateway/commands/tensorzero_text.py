@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.commands.tensorzero_providers import Limits, Target
-from gateway.telemetry.log import printable
+from gateway.telemetry.printable import printable
 
 LONGEST: Final = 900_000.0
 """TensorZero's own limit for a request to a provider, in milliseconds."""

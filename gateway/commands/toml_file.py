@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn, TypeVar
 from gateway.config.faults import ConfigError, Fault, unknown
 from gateway.config.load import read_text
 from gateway.config.yaml_text import MAX_CHARACTERS
-from gateway.telemetry.log import printable
+from gateway.telemetry.printable import printable
 
 Kind = TypeVar("Kind")
 KeyPath = tuple[str, ...]

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from gateway.config.service import LogConfig
+from gateway.telemetry.printable import printable
 
 _STANDARD_KEYS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-"""Characters that a terminal obeys instead of showing them; the tabulator and the line feed are harmless."""
-
-
-def printable(text: str) -> str:
-    """Return ``text`` with control characters as escapes, since clients wrote parts of it."""
-    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def _continued(text: str) -> str:
