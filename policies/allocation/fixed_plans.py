@@ -86,7 +86,7 @@ def allocate_shadow(plan: Shadow) -> Allocation:
     """
     for name, share in plan.shadows:
         if not 0 <= share <= 1:
-            raise ValueError(f"the share of shadow {name!r} is {share!r}; write one between 0 % and 100 %")
+            raise ValueError(f"the share of shadow {name!r} is {share!r}; write one between 0% and 100%")
     return allocation({plan.primary: 1.0}, shadows=plan.shadows)
 
 
@@ -101,7 +101,7 @@ def allocate_canary(plan: Canary) -> Allocation:
     """
     w = plan.weight
     if not 0 <= w <= 1:
-        raise ValueError(f"the candidate's weight is {w!r}; write one between 0 % and 100 %")
+        raise ValueError(f"the candidate's weight is {w!r}; write one between 0% and 100%")
     shares = {plan.baseline: 1.0 - w, plan.candidate: w}
     return allocation(shares, anchor=(plan.candidate, plan.baseline), shadows=plan.shadows)
 

@@ -143,7 +143,7 @@ def sick_baseline(
         return ""  # the lower end lies below the estimate
     low, _ = mean_interval(own, alpha)
     if low > limit:
-        return f"the baseline's own error rate is above {100 * limit:.3g} % (at least {100 * low:.3g} %)"
+        return f"the baseline's own error rate is above {100 * limit:.3g}% (at least {100 * low:.3g}%)"
     if failed:
         _, high = difference_interval(own, error_martingale(candidate), alpha)
         if high < 0:

@@ -182,7 +182,7 @@ class Verdict:
     def _amount(self, value: float) -> str:
         """In the words of the scorecard: differences of shares in percentage points, of latencies in milliseconds."""
         if self.bound in ("at_least", "at_most"):
-            return f"{100 * value:.4g} %"
+            return f"{100 * value:.4g}%"
         if self.bound not in ("max_increase", "max_decrease"):
             return f"{value:.4g}"
         if self.shares or self.metric == "error_rate":

@@ -252,7 +252,7 @@ def test_the_moment_that_is_pointed_at_is_told_on_every_chart(lived: Served, tab
     latest = tab.page.locator(".readout > .note").first.inner_text()
     chart.locator(".u-over").hover(position={"x": 100, "y": 60})
     tab.page.wait_for_function(same, arg=latest)  # every chart tells the same moment
-    assert "n = " in chart.locator(".readout").inner_text()
+    assert "n\u00a0=\u00a0" in chart.locator(".readout").inner_text()
     slider = chart.get_by_role("slider")
     slider.focus()
     slider.press("ArrowLeft")

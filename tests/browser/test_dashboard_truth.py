@@ -121,13 +121,18 @@ def test_t2_a_dead_backend_is_not_healthy(world: Served, tabs: Tabs) -> None:
     world.harness.health["legacy"] = {"old": [well], "new": [dead]}
     tab = tabs.new(world.address, "/-/dashboard/routes/legacy")
     tab.page.locator("#verdict", has_text="new does not serve").wait_for()
-    assert "1,393 attempts all failed" in tab.page.locator(".verdict").inner_text()
+    assert "its last 1,393 attempts failed" in tab.page.locator(".verdict").inner_text()
     tab.page.get_by_role("link", name="Health").click()
     row = tab.page.locator("#health tr", has_text="9102")
     row.wait_for()
     assert "Failing" in row.inner_text()
     assert "backend_connect" in row.inner_text()
     listed = tabs.new(world.address)
+    reason = listed.page.locator('[data-route="legacy"] .problem', has_text="its last 1,393 attempts failed")
+    box = "one => [one.clientWidth, one.closest('.route-row').clientHeight]"
+    width, height = reason.evaluate(box)
+    assert width > 600, "what needs a person has the width of two columns more"
+    assert height < 72, "so that 20 routes fit one screen"
     listed.page.locator('[data-group="needs"] [data-route="legacy"]').wait_for()
 
 
@@ -359,7 +364,7 @@ def test_t9_a_p99_comes_with_its_interval_and_count_or_not_at_all(world: Served,
     tab.page.get_by_role("button", name="p50").click()
     chart.locator("canvas").wait_for()
     for said in chart.locator(".said").all_inner_texts():
-        assert re.search(r"ms \(.* – .*\), n = \d+", said), said
+        assert re.search(r"ms \(.* – .*\), n\xa0=\xa0\d+", said), said
     tab.page.goto(world.address + "/-/dashboard/routes/translate")
     row = tab.page.locator('[data-metric="latency_p99"] [data-row="v1"]')
     row.wait_for()

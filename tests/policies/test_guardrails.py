@@ -212,7 +212,7 @@ def test_alpha_is_split() -> None:
 
 def test_a_sick_baseline_is_recognised() -> None:
     sick = judge_all([ERRORS], errors(400, 1_000), errors(0, 100), 0.05).sick
-    assert re.fullmatch(r"the baseline's own error rate is above 20 % \(at least 3\d(\.\d)? %\)", sick)
+    assert re.fullmatch(r"the baseline's own error rate is above 20% \(at least 3\d(\.\d)?%\)", sick)
     assert judge_all([ERRORS], errors(100, 1_000), errors(0, 1_000), 0.05).sick == ""
 
 
@@ -236,7 +236,7 @@ def test_counts_that_cannot_be_do_not_make_a_baseline_sick() -> None:
 def test_agreement(agreeing: int, compared: int, outcome: str) -> None:
     verdict = judge_agreement(agreeing, compared, 0.98, 0.05, seconds=60)
     if verdict.verdict == "fail":
-        assert verdict.breach().startswith("agreement is below 98 %: ")
+        assert verdict.breach().startswith("agreement is below 98%: ")
     assert verdict.verdict == outcome
     assert (verdict.more_requests is not None) is (outcome == "inconclusive" and compared > 0)
     if verdict.more_requests is not None:

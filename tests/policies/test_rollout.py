@@ -108,7 +108,7 @@ def test_an_error_pauses_and_keeps_the_weight() -> None:
 
 
 def test_a_sick_baseline_halts_even_when_a_guardrail_fails() -> None:
-    state, effects = play((5, tick("fail", sick="the baseline's own error rate is above 20 %")))
+    state, effects = play((5, tick("fail", sick="the baseline's own error rate is above 20%")))
     assert (state.status, state.weight) == (Status.HALTED, 0.01)
     assert weights(effects) == []
     assert step(state, tick("fail"), PLAN, 6)[1] == ()

@@ -23,16 +23,20 @@ export function standing(report) {
 }
 
 // A variant that traffic is sent to and none of whose addresses serves.
-function deadVariant(report) {
+export function deadVariant(report) {
   for (const [name, addresses] of Object.entries(report.health)) {
     if (!(report.allocation[name] > 0) || !addresses.length) continue;
     if (!addresses.every((one) => one.state === "failing" || one.state === "unhealthy")) continue;
     const run = addresses.find((one) => one.failing)?.failing;
-    const detail = run ? `The last ${count(run.attempts)} attempts all failed, the last with ${run.error}.` : "Its probes fail.";
-    return { tone: "bad", title: `${name} does not serve`, detail };
+    const since = report.alarms.find((alarm) => ofVariant(alarm, name))?.since ?? run?.since;
+    const detail = run ? `Since ${moment(since, report.as_of)} its last ${counted(run.attempts, "attempt")} failed, with ${run.error}.` : "Its probes fail.";
+    return { tone: "bad", variant: name, title: `${name} does not serve`, detail };
   }
   return null;
 }
+
+// Whether an alarm says that the variant fails.
+export const ofVariant = ({ code, message }, name) => code === "variant_failing" && message.startsWith(`${name} `);
 
 // The verdicts to show: those of now, or, once the rollout has ended, those that decided.
 export function verdictsOf(found) {

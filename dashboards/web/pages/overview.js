@@ -1,9 +1,9 @@
 // All routes, a line each: what needs a person, what moves by itself, what is steady, what is idle.
 
 import { palette } from "../core/colours.js";
-import { ago, count, difference, estimate, kind, milliseconds, perSecond, seconds, share } from "../core/format.js";
+import { ago, count, counted, difference, estimate, kind, milliseconds, perSecond, seconds, share } from "../core/format.js";
 import { choose, here, href, typed } from "../core/router.js";
-import { agreed, alarmed, bounded, event, failure, nextOf, POLICIES, reasonOf, STATES, sentence, verdictsOf } from "../core/words.js";
+import { agreed, alarmed, bounded, deadVariant, event, failure, nextOf, ofVariant, POLICIES, reasonOf, STATES, sentence, verdictsOf } from "../core/words.js";
 import { badge, choices, emptyState, explained, figure, inOrder, notice, shareBar } from "../parts/basics.js";
 import { spark } from "../parts/spark.js";
 import { html, useEffect } from "../vendor/preact.js";
@@ -17,6 +17,7 @@ const GROUPS = [
 ];
 const MAX_IDLE = 3;
 const MAX_STEP_CHARS = 60;
+const TOLD = ["alarm", "rollout", "winner"]; // the steps that say what the problem of the row says
 const COMPUTING = "The comparison is being computed.";
 const SORTS = {
   name: (r) => r.route,
@@ -59,8 +60,8 @@ export function Overview({ view, now, ...given }) {
         `${refused.faults} fault${refused.faults > 1 ? "s" : ""}, the first at ${refused.place}${refused.path ? ` (${refused.path})` : ""}; by ${refused.author}, ${ago(refused.time, now)}. The one in force stays.`
       ),
     alarms.map((alarm) => notice("bad", sentence(alarm.code), alarmed(alarm, now))),
-    html`<p class="route-head" aria-hidden="true" key="head">${["Route", "What it does", "Shares", "Last hour"].map((text) => html`<span key=${text}>${text}</span>`)}<span class="facts"><span>Req/s</span><span>Errors</span><span>p99</span></span></p>`,
-    GROUPS.filter(([name]) => !chosen || name === chosen).map(([name, title]) => group(name, title, grouped(name), now, steering)),
+    html`<p class="route-head" aria-hidden="true" key="head">${["", "What it does", "Shares", "Last hour"].map((text) => html`<span key=${text}>${text}</span>`)}<span class="facts"><span>Req/s</span><span>Errors</span><span>p99</span></span></p>`,
+    html`<div class="groups" key="groups">${GROUPS.filter(([name]) => !chosen || name === chosen).map(([name, title]) => group(name, title, grouped(name), now, steering))}</div>`,
     steering.dialog(all.find((route) => route.route === steering.asked)),
     found.length ? null : html`<p class="empty" key="none">No route's name contains “${query.search}”.</p>`
   ];
@@ -91,28 +92,36 @@ export function groupOf(route) {
 
 // What waits for a person, in sentences; the worst first.
 export function problems(route, now) {
-  const found = route.alarms.map((alarm) => alarmed(alarm, now));
+  const dead = deadVariant(route);
+  const found = route.alarms.filter((alarm) => !dead || !ofVariant(alarm, dead.variant)).map((alarm) => alarmed(alarm, now));
+  if (dead) found.unshift(`${dead.title}. ${dead.detail}${instead(route.recent)}`);
   for (const [variant, addresses] of Object.entries(route.health)) {
     const down = addresses.filter((one) => one.state === "failing" || one.state === "unhealthy");
-    const alarmed = route.alarms.some((alarm) => alarm.code === "variant_failing" && alarm.message.startsWith(`${variant} `));
-    if (!down.length || alarmed) continue;
+    const alarmed = route.alarms.some((alarm) => ofVariant(alarm, variant));
+    if (!down.length || alarmed || variant === dead?.variant) continue;
     const run = down.find((one) => one.failing)?.failing;
     const last = run ? `: the last ${count(run.attempts)} attempts failed (${run.error})` : ": its probes fail";
     found.push(`${variant}: ${down.length} of ${addresses.length} address${addresses.length > 1 ? "es" : ""} ${down[0].state}${last}.`);
   }
   const state = route.rollout?.state;
   const stopped = state === "paused" && !route.rollout.decided?.actor; // not by a person
-  if (stopped || ["rolled_back", "halted", "waiting"].includes(state)) found.push(ended(route));
+  if (stopped || ["rolled_back", "halted", "waiting"].includes(state)) found.push(ended(route, now));
   if (route.stop?.state === "asking") found.push(`${route.stop.winner} has won by its stop rule; a person decides.`);
   return found;
 }
 
-function ended(route) {
+// Whether the clients noticed.
+function instead({ fallbacks, seconds: span }) {
+  return fallbacks ? ` A fallback served ${counted(fallbacks, "request")} of the last ${seconds(span)}.` : "";
+}
+
+function ended(route, now) {
   const { verdicts, frozen } = verdictsOf(route.rollout);
   const failed = verdicts.filter((one) => one.verdict === "fail");
   const step = frozen ?? route.rollout;
   const why = failed.length ? failed.map((one) => failure(one, route)).join("; ") : reasonOf(step);
-  return `${STATES[route.rollout.state]}${step.actor && !failed.length ? ` by ${step.actor}` : ""}${why ? `: ${why}` : ""}.${nextOf(route.rollout)}`;
+  const since = step.time ?? step.since;
+  return `${STATES[route.rollout.state]}${step.actor && !failed.length ? ` by ${step.actor}` : ""}${since ? ` ${ago(since, now)}` : ""}${why ? `: ${why}` : ""}.${nextOf(route.rollout)}`;
 }
 
 function group(name, title, routes, now, steering) {
@@ -138,14 +147,18 @@ function row(route, now, steering) {
   const { recent } = route;
   const rate = estimate(recent.error_rate, "boolean");
   const buttons = steering.buttons({ ...route, candidate: route.rollout?.candidate, baseline: route.rollout?.baseline });
+  const step = route.last_step;
+  const news = step && now - step.time < 3600 && !(told.length && TOLD.includes(step.kind));
+  const shadowed = Object.keys(route.shadows ?? {});
+  const alone = Object.keys(route.allocation).length === 1;
   return html`<li class=${`route-row${told.length ? " bad" : ""}`} key=${name} data-route=${name}>
     <div class="route-name"><a href=${href("routes", name)}>${name}</a> <small>${POLICIES[route.policy] ?? route.policy}</small></div>
     <div class="route-does">${told.length ? told.map((text) => html`<p class="problem" key=${text}>${explained(text)}</p>`) : doing(route, now)}
-      ${route.last_step && now - route.last_step.time < 3600 && html`<small>${ago(route.last_step.time, now)}: ${lastStep(route.last_step)}</small>`}
-      ${buttons && html`<div class="steering">${buttons}</div>`}
+      ${news && html`<small>${ago(step.time, now)}: ${lastStep(step)}</small>`}
     </div>
-    <div class="route-shares">${shareBar(route.allocation, colour)}
-      <small>${inOrder(route.allocation, colour).map(([v, p], k) => html`<span key=${v}>${k ? " · " : ""}${v} ${figure(`${name}.allocation.${v}`, p, share(p))}</span>`)}${Object.keys(route.shadows ?? {}).map((v) => html`<span key=${`s-${v}`}> · ${v} shadow</span>`)}</small>
+    ${buttons && html`<div class="steering">${buttons}</div>`}
+    <div class="route-shares">${!alone && shareBar(route.allocation, colour)}
+      <small>${inOrder(route.allocation, colour).map(([v, p], k) => html`<span key=${v}>${k ? " · " : ""}${v} ${figure(`${name}.allocation.${v}`, p, share(p))}</span>`)}${shadowed.length > 0 && ` · ${shadowed.length > 1 ? "shadows" : "shadow"} ${shadowed.join(", ")}`}</small>
     </div>
     ${spark(route.trend, colour)}
     <dl class="facts" aria-label=${`Last ${Math.round(recent.seconds / 60)} minutes`}>

@@ -49,7 +49,7 @@ function row(one, now) {
   return html`<li class="card disagreement" key=${one.decision} data-decision=${one.decision}>
     <div class="card-head">${when(one.time, now)}<a href=${href("decisions", one.decision)} class="mono">${one.decision.slice(0, 12)}…</a>
       <span class="note">${one.difference === null ? "" : `difference ${significant(one.difference, 3)} · `}${one.shadow} took ${milliseconds(Math.abs(slower))} ${slower >= 0 ? "more" : "less"}</span></div>
-    <table class="plain sides"><thead><tr><th scope="col">Where</th><th scope="col">${one.primary}, what the client got</th><th scope="col">${one.shadow}</th></tr></thead>
+    <table class="plain sides"><thead><tr><th scope="col">Where</th><th scope="col">${one.primary}, served</th><th scope="col">${one.shadow}</th></tr></thead>
     <tbody>${one.sides.map((side) => html`<tr key=${side.where}><th scope="row" class="mono">${side.where}</th><td class="mono">${written(side.primary)}</td><td class="mono">${written(side.shadow)}</td></tr>`)}</tbody></table>
   </li>`;
 }

@@ -3,7 +3,7 @@
 
 import { post } from "../core/api.js";
 import { share } from "../core/format.js";
-import { verdictsOf } from "../core/words.js";
+import { failure, verdictsOf } from "../core/words.js";
 import { Ask } from "../parts/ask.js";
 import { html, useState } from "../vendor/preact.js";
 
@@ -97,13 +97,18 @@ function question(report, action, act) {
     const says = [`${name} gets 100% of the traffic (now ${share(now)}), immediately; the bandit stops.`, "It can be taken back."];
     return { title: `Hand over to ${name}?`, action: "Hand over", says, run };
   }
-  const failing = action === "promote" && verdictsOf(report.rollout).verdicts.some((one) => one.verdict === "fail");
+  const failed = verdictsOf(report.rollout).verdicts.filter((one) => action === "promote" && one.verdict === "fail");
+  const failing = failed.length > 0;
   return {
     title: { promote: `Promote ${name}?`, confirm: "Confirm the next stage?" }[action] ?? `${NAMES[action]} the rollout?`,
     action: NAMES[action],
     tone: failing ? "danger" : "",
     typed: failing ? report.route : null,
-    says: [...consequences(report, report.rollout.leads_to[action], name, base, now), failing && "A guardrail fails.", EFFECTS[action]],
+    says: [
+      ...consequences(report, report.rollout.leads_to[action], name, base, now),
+      failing && `Over its limit: ${failed.map((one) => failure(one, report)).join("; ")}.`,
+      EFFECTS[action]
+    ],
     run
   };
 }

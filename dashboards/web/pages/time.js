@@ -173,7 +173,7 @@ const inside =
 function inWords(found, type) {
   if (!found || found.mean === null) return "–";
   const said = estimate(found, type);
-  return `${said.mean}${said.interval ? ` (${said.interval})` : ""}, n = ${count(found.count)}`;
+  return `${said.mean}${said.interval ? ` (${said.interval})` : ""}, n\u00a0=\u00a0${count(found.count)}`;
 }
 
 function rewards(page) {
@@ -269,7 +269,7 @@ function quantileWords(bucket, q) {
   if (!bucket?.latency_ms) return "–";
   const [low, high] = bucket.latency_interval_ms[q];
   const said = high === null ? "too few" : `${milliseconds(low)} – ${milliseconds(high)}`;
-  return `${milliseconds(bucket.latency_ms[q])} (${said}), n = ${count(bucket.served)}`;
+  return `${milliseconds(bucket.latency_ms[q])} (${said}), n\u00a0=\u00a0${count(bucket.served)}`;
 }
 
 function shares(page) {

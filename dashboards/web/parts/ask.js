@@ -32,7 +32,7 @@ export function Ask({ ask, moved = false, error, onError, onClose }) {
       <h2 id="ask-title">${ask.title}</h2>
       ${ask.children}
       <ul class="says">${ask.says.filter(Boolean).map((text) => html`<li key=${text}>${text}</li>`)}</ul>
-      ${ask.typed && html`<label>Type <b>${ask.typed}</b> to go on<input value=${typed} autocomplete="off" onInput=${(e) => setTyped(e.target.value)} /></label>`}
+      ${ask.typed && html`<label><span>Type <b>${ask.typed}</b> to go on</span><input value=${typed} autocomplete="off" onInput=${(e) => setTyped(e.target.value)} /></label>`}
       <label>Reason (kept in the history)<input name="reason" maxlength="200" value=${reason} autocomplete="off" onInput=${(e) => setReason(e.target.value)} /></label>
       ${error && html`<p class="notice bad" role="alert">${error.message}</p>`}
       ${moved && !busy && !error && html`<p class="notice warn" role="alert">The rollout's state has changed since you opened this. Close it and look again.</p>`}

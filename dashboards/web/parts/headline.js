@@ -28,7 +28,7 @@ function facts(found) {
   const ms = (field, value) => figure(field, value, milliseconds(value));
   return html`<dl class="facts" aria-label=${`Last ${minutes} minutes`}>
     ${fact(`Requests, ${minutes} min`, figure("recent.assigned", found.assigned, count(found.assigned)))}
-    ${fact("Errors", figure("recent.error_rate", found.error_rate.mean, rate.mean), html`<small>${rate.interval}</small>`)}
+    ${fact("Errors", figure("recent.error_rate", found.error_rate.mean, rate.mean), " ", html`<small>${rate.interval}${found.fallbacks > 0 && ` · a fallback served ${count(found.fallbacks)}`}</small>`)}
     ${fact("Latency p50 · p99", ms("recent.p50", found.latency_ms?.p50), " · ", ms("recent.p99", found.latency_ms?.p99))}
     ${fact("Gateway's own p50 · p99", ms("recent.gateway.p50", found.gateway_ms?.p50), " · ", ms("recent.gateway.p99", found.gateway_ms?.p99))}
   </dl>`;

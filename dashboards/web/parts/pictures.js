@@ -150,7 +150,7 @@ function line(d, look, filled) {
   return html`<path d=${d} fill=${filled ? look.hue : "none"} fill-opacity="0.15" stroke=${look.hue} stroke-width="2" stroke-dasharray=${look.dash.join(" ")} vector-effect="non-scaling-stroke" />`;
 }
 
-const MIN_APART = 0.19; // of the width: labels of a logarithmic axis would lie on each other on a phone
+const MIN_APART = 0.23; // of the width: labels of a logarithmic axis would lie on each other on a phone
 
 function legible(ticks) {
   const kept = [];

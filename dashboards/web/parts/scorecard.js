@@ -1,7 +1,7 @@
 // The scorecard: a block for each metric, a row for each variant. The mean with its interval, the difference from the
 // baseline with its always-valid interval, zero and the limit on one axis, and what follows from that.
 
-import { count, counted, difference, estimate, kind, milliseconds, none, seconds, significant } from "../core/format.js";
+import { count, counted, difference, estimate, kind, milliseconds, moment, none, seconds, significant } from "../core/format.js";
 import { choose } from "../core/router.js";
 import { bounded, FEW, level, metricsOf, VERDICTS, verdictsOf } from "../core/words.js";
 import { html } from "../vendor/preact.js";
@@ -23,7 +23,7 @@ export function scorecard(report, colour) {
         html`<label class="note">Baseline <select value=${report.compared_with} onChange=${(e) => choose({ baseline: e.target.value })}>
         ${names.map((name) => html`<option key=${name} value=${name}>${name}</option>`)}</select></label>`
       }
-      <p class="note">${explained(apart(report))} ${names.length > 1 && "Differences hold however often you look (95%)."}</p>
+      <p class="note">${explained(period(report))} ${explained(apart(report))} ${names.length > 1 && "Differences hold however often you look (95%)."}</p>
       ${frozen && html`<p class="note frozen">Guardrails as they stood when the rollout ended: ${explained(frozen.reason)}</p>`}
     </div>
     ${metricsOf(report).map(([metric, m]) => block(page, metric, m.goal, rewardCell))}
@@ -31,6 +31,11 @@ export function scorecard(report, colour) {
     ${["latency_p50", "latency_p99"].map((metric) => block(page, metric, "minimize", latencyCell))}
     ${guarded.map((one) => html`<div class="metric" key=${one.metric} data-guardrail=${one.metric}><h3>${one.metric}</h3>${guardrail(report, one)}</div>`)}
   </section>`;
+}
+
+// What the means are of: everything on record, not the last minutes of the headline.
+function period({ first_decision: first, as_of: now }) {
+  return first === null ? "" : `Each variant: all its requests since ${moment(first, now)}, with 95% intervals for one look.`;
 }
 
 // How the differences come about, where they are not those of the means next to them.
@@ -60,7 +65,7 @@ function block(page, metric, goal, cell) {
   if (!guarded.length && shown.every(([, one]) => one === null)) return null;
   const limits = guarded.map(limitOf).filter((x) => x !== null);
   return html`<div class="metric" key=${metric} data-metric=${metric} data-guardrail=${guarded.length ? metric : null}>
-    <h3>${metric} <small>${[report.metrics[metric]?.description, wanted(goal), metric === report.metric && "goal"].filter(Boolean).join(" · ")}</small></h3>
+    <h3>${metric} <small>${[report.metrics[metric]?.description, wanted(goal), metric === report.metric && report.policy === "bandit" && "goal of the bandit"].filter(Boolean).join(" · ")}</small></h3>
     ${guarded.map((one) => guardrail(report, one))}
     ${byVariant(page, metric, shown, axes([page], metric, shown, limits), limits[0] ?? null, guarded)}
   </div>`;
@@ -88,6 +93,7 @@ export function axes(pages, metric, shown, limits = []) {
 
 export function byVariant({ report, names, colour, where, latest }, metric, shown, { means, apart }, limit = null, guarded = []) {
   return html`<div class="metric-rows" role="table" aria-label=${`${metric} by variant${where ? ` where ${where}` : ""}`}>
+    <div role="row" class="hidden"><span role="columnheader">Variant</span> <span role="columnheader">Estimate</span> ${names.length > 1 && !latest && html`<span role="columnheader">Difference from ${report.compared_with}</span>`}</div>
     ${shown.map(
       ([name, one]) => html`<div class="metric-row" role="row" key=${name} data-row=${name}>
       <div role="rowheader">${variantName(name, colour(name))}</div>
@@ -149,11 +155,16 @@ function latencyCell(report, name, metric) {
 // The ratio may be below 1 or above 10: for its noise, the baseline is too near 0 to divide by it.
 const nearZero = ([low, high]) => (low ?? -1) < 0 && (high ?? Infinity) > 9;
 
+// Why there is no difference from the baseline.
+function incomparable(report, name, metric) {
+  if (report.contextual && !(metric in report.metrics)) return "not compared: each request's features decide its variant";
+  return report.rollout && !(report.allocation[name] > 0) ? "not compared: it gets no traffic" : none;
+}
+
 function lift(report, name, metric, scale, limit, guarded) {
   const found = report.variants[name].lift[metric];
   if (name === report.compared_with) return html`<small class="note">baseline</small>`;
-  if (!found)
-    return html`<small class="thin">${report.contextual && !(metric in report.metrics) ? "not compared: each request's features decide its variant" : none}</small>`;
+  if (!found) return html`<small class="thin">${incomparable(report, name, metric)}</small>`;
   const said = difference(found.absolute, found.interval, kind(metric, report.metrics));
   if (said.text === none) return html`<small class="thin">too few to compare</small>`;
   // A guardrail may decide before the interval does: it tests nothing but its limit.
