@@ -95,13 +95,17 @@ class Rewarded:
             self.missing + other.missing,
             self.waiting + other.waiting,
             self.loose + other.loose,
-            self.past + other.past,
-            self.weighted + other.weighted,
-            self.inverse + other.inverse,
+            _plus(self.past, other.past),
+            _plus(self.weighted, other.weighted),
+            _plus(self.inverse, other.inverse),
             self.worst + other.worst,
-            self.by_unit + other.by_unit,
+            _plus(self.by_unit, other.by_unit),
             _merged(self.covariates, other.covariates),
         )
+
+    def plain(self) -> Rewarded:
+        """What estimates of the mean take: without the sums that only comparisons need."""
+        return Rewarded(self.values, self.observations, self.missing, self.waiting)
 
     def scaled(self, share: float) -> Rewarded:
         """The same values with ``share`` observations for each."""
@@ -316,6 +320,11 @@ def _rewarded(aspects: Mapping[str, RewardSums]) -> Rewarded:
         for name in (aspect[len(COVARIATE) :] for aspect in aspects if aspect.startswith(COVARIATE))
     }
     return Rewarded(alone + sticky, alone + units, loose=alone.count, covariates=covariates, **pairs)
+
+
+def _plus(one: PairSums, other: PairSums) -> PairSums:
+    # Most metrics have none of these sums, and a day of them is added up for one chart.
+    return other if one is _NO_PAIRS else one if other is _NO_PAIRS else one + other
 
 
 def _merged(mine: Mapping[str, PairSums], theirs: Mapping[str, PairSums]) -> Mapping[str, PairSums]:

@@ -7,8 +7,10 @@ FLOOR_MS * GAMMA**i)``, and bucket 0 everything below `FLOOR_MS`; a quantile is 
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from itertools import accumulate
 from math import ceil, exp, log
 from typing import Final
 
@@ -66,19 +68,7 @@ def quantile_interval(
     The ends are order statistics whose ranks are quantiles of Binomial(n, q), without an assumption on the
     distribution (Hahn & Meeker 1991, Section 5.2). The upper end is None below about 1 / (1 - q) values.
     """
-    n = sum(counts.values())
-    if not n:
-        return None
-    below, above = _ranks(n, q, (1.0 - level) / 2)
-    low = high = None
-    passed = 0
-    for bucket in sorted(counts):
-        passed += counts[bucket]
-        if low is None and passed >= below:
-            low = edges(bucket)[0]
-        if high is None and passed >= above:
-            high = edges(bucket)[1]
-    return (low or 0.0) if below else 0.0, high
+    return Ranked(counts).interval(q, level)
 
 
 @lru_cache(maxsize=65_536)
@@ -93,19 +83,36 @@ def quantile(counts: Mapping[int, int], q: float) -> float | None:
     The value at rank ``q * (n - 1)``, rounded up, of ``n`` times in ascending order. Raises ValueError if ``q`` is
     outside [0, 1].
     """
-    if not 0.0 <= q <= 1.0:
-        raise ValueError(f"a quantile lies between 0 and 1, not at {q}")
-    total = sum(counts.values())
-    if total <= 0:
-        return None
-    rank = ceil(q * (total - 1))
-    passed = 0
-    found = 0
-    for found in sorted(counts):
-        passed += counts[found]
-        if passed > rank:
-            break
-    return value(found)
+    return Ranked(counts).quantile(q)
+
+
+class Ranked:
+    """A histogram in ascending order, for several quantiles of it."""
+
+    def __init__(self, counts: Mapping[int, int]) -> None:
+        self._buckets = sorted(counts)
+        self._passed = list(accumulate(map(counts.__getitem__, self._buckets)))
+        """Number of times up to the end of each bucket."""
+        self._total = self._passed[-1] if self._passed else 0
+
+    def quantile(self, q: float) -> float | None:
+        """See `quantile`."""
+        if not 0.0 <= q <= 1.0:
+            raise ValueError(f"a quantile lies between 0 and 1, not at {q}")
+        if self._total <= 0:
+            return None
+        return value(self._buckets[bisect_right(self._passed, ceil(q * (self._total - 1)))])
+
+    def interval(self, q: float, level: float = 0.95) -> tuple[float, float | None] | None:
+        """See `quantile_interval`."""
+        if self._total <= 0:
+            return None
+        below, above = _ranks(self._total, q, (1.0 - level) / 2)
+        low, high = (bisect_left(self._passed, rank) for rank in (below, above))
+        return (
+            edges(self._buckets[low])[0] if below else 0.0,
+            edges(self._buckets[high])[1] if high < len(self._buckets) else None,
+        )
 
 
 def merge(histograms: Iterable[Mapping[int, int]]) -> dict[int, int]:

@@ -16,7 +16,7 @@ from gateway.config.service import MetricConfig
 from gateway.control.gateway_api import RouteStatus
 from gateway.control.reports.estimates import estimate, reward_estimate
 from gateway.control.reports.route import Evidence, report, shares
-from gateway.control.reports.series import series, step_for, steps
+from gateway.control.reports.series import FIGURES, series, step_for, steps
 from gateway.ingest.evidence import Rewarded, RewardedBucket
 from gateway.record.histogram import index
 from gateway.state.base import Counts, Published, Retention
@@ -367,9 +367,29 @@ async def test_an_epoch_and_a_beginning_can_be_asked_for(harness: Harness, clien
     assert 0 < await assigned("epoch=1") < 80
 
 
+async def test_a_series_has_the_fields_that_are_asked_for(harness: Harness, client: Client) -> None:
+    await live_through(harness, World("digits", {"v1": 0.9, "v2": 0.9}), steps=3, per_step=20, step=10.0)
+
+    async def variants(query: str) -> list[dict[str, Any]]:
+        found = (await client("reader").get(f"/-/routes/digits/series?step=10{query}")).json()["buckets"]
+        return [variant for bucket in found for variant in bucket["variants"].values()]
+
+    everything = await variants("")
+    assert {name for one in everything for name in one} == FIGURES
+    few = ["assigned", "latency_ms", "to_date"]
+    assert await variants(f"&fields={','.join(few)}") == [
+        {name: one[name] for name in few} for one in everything
+    ]
+
+
 async def test_series_say_no_to_the_impossible(client: Client) -> None:
     http = client("reader")
-    for query in ("since=200&until=100", "since=0&until=1800000000&step=10", "step=-1"):
+    for query in (
+        "since=200&until=100",
+        "since=0&until=1800000000&step=10",
+        "step=-1",
+        "fields=assigned,p99",
+    ):
         answer = await http.get(f"/-/routes/digits/series?{query}")
         assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid")
     iso = await http.get(

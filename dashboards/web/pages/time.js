@@ -18,6 +18,7 @@ export const RANGES = [
   ["604800", "7 d"]
 ];
 const STEPS = [10, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21_600, 86_400];
+const FIELDS = "assigned,served,share,allocated,latency_ms,latency_interval_ms,rolling,rolling_error_rate,to_date"; // what is drawn
 const POINTS = 350;
 const TAIL_S = 15;
 const MAX_LISTED = 6;
@@ -105,7 +106,7 @@ function useSeries(route, query, now) {
       const since = query.since ?? until - range;
       const step = STEPS.find((s) => s >= span / POINTS) ?? STEPS.at(-1);
       const tail = before?.buckets.length ? `&after=${before.buckets.at(-1).start}` : "";
-      return `routes/${encodeURIComponent(route)}/series?since=${since}&until=${until}&step=${step}${tail}`;
+      return `routes/${encodeURIComponent(route)}/series?since=${since}&until=${until}&step=${step}&fields=${FIELDS}${tail}`;
     }
     load();
     return () => {

@@ -10,7 +10,15 @@ from starlette.responses import Response
 from gateway.compile.plans import reported
 from gateway.control.api_request import ApiRequest, gzipped_response, json_response
 from gateway.control.endpoint import STORE, Endpoints
-from gateway.control.reports.series import MAX_BUCKETS, ROLLING_PART, agreements, series, step_for, steps
+from gateway.control.reports.series import (
+    FIGURES,
+    MAX_BUCKETS,
+    ROLLING_PART,
+    agreements,
+    series,
+    step_for,
+    steps,
+)
 from gateway.control.schemas.routes import RouteListResponse, RouteQuery, RouteReport
 from gateway.control.schemas.series import SeriesQuery, SeriesResponse
 from gateway.errors import TurnoutError
@@ -76,6 +84,11 @@ async def read_series(request: ApiRequest) -> Response:
         raise TurnoutError(
             "invalid", f"That is more than {MAX_BUCKETS} buckets; write a longer 'step' or a later 'since'."
         )
+    wanted = FIGURES if query.fields is None else frozenset(query.fields.split(","))
+    if unknown := sorted(wanted - FIGURES):
+        raise TurnoutError(
+            "invalid", f"There is no field {unknown[0]!r}; write some of {', '.join(sorted(FIGURES))}."
+        )
     window = max(step, (until - since) / ROLLING_PART)
     start = since // step * step
     if query.after is not None:  # the rolling figures reach back by their window
@@ -87,7 +100,8 @@ async def read_series(request: ApiRequest) -> Response:
     history = await store.allocation_history(name) if query.allocations else []
 
     def respond() -> Response:
-        found = series(variants, declared, of_buckets(buckets, declared, now=now, step=step), before, window)
+        rewards = of_buckets(buckets, declared, now=now, step=step)
+        found = series(variants, declared, rewards, before, window, wanted)
         agreed = agreements(compared, window)
         if query.after is not None:
             found = [bucket for bucket in found if bucket["start"] >= query.after]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
+from functools import partial
 from math import ceil
 from types import MappingProxyType
 from typing import Any, Final
@@ -11,6 +14,7 @@ from typing import Any, Final
 from gateway.config.service import MetricConfig
 from gateway.control.reports.estimates import estimate, reward_estimate
 from gateway.control.reports.served import GATEWAY, LATENCIES, error_rate, latencies, latency_intervals
+from gateway.control.schemas.series import BucketVariant
 from gateway.ingest.evidence import Key, Rewarded, RewardedBucket, share_observed
 from gateway.record.histogram import merge
 from gateway.state.base import Counts, Published
@@ -24,6 +28,8 @@ DEFAULT_BUCKETS: Final = 120
 MAX_BUCKETS: Final = 2000
 ROUND_STEPS_S: Final = (10, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
 _NOTHING: Final = Rewarded()
+FIGURES: Final = frozenset(BucketVariant.model_fields)
+"""Names of the figures of a variant in a bucket."""
 ROLLING_PART: Final = 12
 """The rolling figures cover this part of the period: one twelfth."""
 
@@ -47,22 +53,25 @@ def series(
     buckets: Iterable[RewardedBucket],
     before: Mapping[Key, Rewarded],
     window: float,
+    wanted: AbstractSet[str] = FIGURES,
 ) -> list[Json]:
-    """The buckets as JSON, oldest first.
+    """The buckets as JSON, oldest first, with the ``wanted`` of `FIGURES`.
 
     ``before``: the rewards up to the first of them; ``window``: seconds of the rolling figures. A unit's mean
     stands in one bucket, that of its first value; the others, and the rolling figures, take their values and
     as many observations of them as there are overall.
     """
-    buckets = list(buckets)
+    buckets = [
+        replace(bucket, rewards={metric: one.plain() for metric, one in bucket.rewards.items()})
+        for bucket in buckets
+    ]
     shares = _shares(declared, buckets, before)
-    to_date, rolling = _Totals(before), _Rolling(window)
+    to_date, rolling = _Totals({key: one.plain() for key, one in before.items()}), _Rolling(window)
     made = []
     for start, found in _by_start(buckets):
         to_date.add(found)
-        made.append(
-            _bucket(start, variants, declared, found, to_date, rolling.with_next(start, found), shares)
-        )
+        of_window = rolling.with_next(start, found)
+        made.append(_bucket(start, variants, declared, found, to_date, of_window, shares, wanted))
     return made
 
 
@@ -173,6 +182,7 @@ def _bucket(
     to_date: _Totals,
     rolling: _Totals,
     shares: Mapping[str, float],
+    wanted: AbstractSet[str],
 ) -> Json:
     known = dict.fromkeys([*variants, *(b.variant for b in buckets if b.variant)])
     total = sum(b.counts.assigned for b in buckets if b.variant)
@@ -181,38 +191,45 @@ def _bucket(
         "start": start,
         "epoch": max(b.epoch for b in buckets),
         "variants": {
-            name: _variant([b for b in buckets if b.variant == name], declared, total, expected, shares)
-            | {
-                "to_date": to_date.estimates(name, declared),
-                "rolling": rolling.estimates(name, declared, shares),
-                "rolling_error_rate": rolling.error_rate(name),
+            name: {
+                figure: make()
+                for figure, make in (
+                    _figures([b for b in buckets if b.variant == name], declared, total, expected, shares)
+                    | {
+                        "to_date": partial(to_date.estimates, name, declared),
+                        "rolling": partial(rolling.estimates, name, declared, shares),
+                        "rolling_error_rate": partial(rolling.error_rate, name),
+                    }
+                ).items()
+                if figure in wanted
             }
             for name in known
         },
     }
 
 
-def _variant(
+def _figures(
     buckets: Sequence[RewardedBucket],
     declared: Mapping[str, MetricConfig],
     total: int,
     expected: float,
     shares: Mapping[str, float],
-) -> Json:
+) -> dict[str, Callable[[], Any]]:
+    """What makes each figure: estimates and quantiles take long."""
     counts = [b.counts for b in buckets]
     assigned, errors = sum(c.assigned for c in counts), sum(c.errors for c in counts)
     return {
-        "assigned": assigned,
-        "served": sum(c.served for c in counts),
-        "errors": errors,
-        "error_rate": error_rate(Counts(assigned=sum(c.seen for c in counts), errors=errors)),
-        "fallbacks": sum(c.fallbacks for c in counts),
-        "share": assigned / total if total else None,
-        "allocated": sum(c.expected for c in counts) / expected if expected else None,
-        "latency_ms": latencies(_merged(counts, "latency"), LATENCIES),
-        "latency_interval_ms": latency_intervals(_merged(counts, "latency")),
-        "gateway_ms": latencies(_merged(counts, "gateway"), GATEWAY),
-        "rewards": _estimates({name: _summed(buckets, name) for name in declared}, declared, shares),
+        "assigned": lambda: assigned,
+        "served": lambda: sum(c.served for c in counts),
+        "errors": lambda: errors,
+        "error_rate": lambda: error_rate(Counts(assigned=sum(c.seen for c in counts), errors=errors)),
+        "fallbacks": lambda: sum(c.fallbacks for c in counts),
+        "share": lambda: assigned / total if total else None,
+        "allocated": lambda: sum(c.expected for c in counts) / expected if expected else None,
+        "latency_ms": lambda: latencies(_merged(counts, "latency"), LATENCIES),
+        "latency_interval_ms": lambda: latency_intervals(_merged(counts, "latency")),
+        "gateway_ms": lambda: latencies(_merged(counts, "gateway"), GATEWAY),
+        "rewards": lambda: _estimates({name: _summed(buckets, name) for name in declared}, declared, shares),
     }
 
 

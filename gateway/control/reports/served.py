@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.control.reports.estimates import LEVEL, estimate
-from gateway.record.histogram import merge, quantile, quantile_interval
+from gateway.record.histogram import Ranked, merge
 from gateway.state.base import Counts
 from policies.types import RewardSums
 
@@ -53,16 +53,17 @@ def error_rate(counts: Counts) -> Json:
 
 def latencies(histogram: Mapping[int, int], wanted: Mapping[str, float]) -> dict[str, float] | None:
     """Return quantiles in milliseconds with three significant digits (they are within 1 %); None without responses."""
-    found = {name: quantile(histogram, q) for name, q in wanted.items()}
+    ranked = Ranked(histogram)
+    found = {name: ranked.quantile(q) for name, q in wanted.items()}
     known = {name: _digits(value) for name, value in found.items() if value is not None}
     return known or None
 
 
 def latency_intervals(histogram: Mapping[int, int]) -> Json | None:
     """Return 95 % intervals of the quantiles that `LATENCIES` names; the upper end is None with too few responses."""
-    found = {}
+    found, ranked = {}, Ranked(histogram)
     for name, q in LATENCIES.items():
-        ends = quantile_interval(histogram, q, LEVEL)
+        ends = ranked.interval(q, LEVEL)
         if ends is not None:
             found[name] = [None if end is None else _digits(end) for end in ends]
     return found or None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from gateway.control.schemas.base import ApiModel, Count, Probability
 from gateway.control.schemas.figures import (
@@ -37,10 +37,23 @@ class SeriesQuery(ApiModel):
     after: Annotated[
         Timestamp | None, Field(description="Only buckets from this start on, to extend a known series.")
     ] = None
+    fields: Annotated[
+        str | None,
+        Field(
+            description=(
+                "The figures of each variant, separated by commas, such as `assigned,latency_ms`; the others are left "
+                "out, and not computed. Default: all."
+            )
+        ),
+    ] = None
     allocations: Annotated[bool, Field(description="Whether to list each change of the allocation.")] = False
 
 
 class BucketVariant(ApiModel):
+    """With `fields`, only those."""
+
+    model_config = ConfigDict(json_schema_extra={"required": []})
+
     assigned: Count
     served: Count
     errors: Count
