@@ -102,9 +102,10 @@ def test_routes_are_steered_from_the_overview_by_those_who_may(keyed: Served, ta
     ]
     heights = page.locator(".route-row").evaluate_all("rows => rows.map(row => row.clientHeight)")
     assert max(heights) < 60, "buttons take no line, so that 20 routes fit one screen"
+    shown = "button => (style => [style.opacity, style.pointerEvents])(getComputedStyle(button.closest('.steering')))"
+    assert page.get_by_role("button", name="Pause shop").evaluate(shown) == ["0", "none"]
     page.get_by_role("button", name="Promote shop").focus()
-    shown = "button => getComputedStyle(button.closest('.steering')).opacity"
-    assert page.get_by_role("button", name="Pause shop").evaluate(shown) == "1"
+    assert page.get_by_role("button", name="Pause shop").evaluate(shown) == ["1", "auto"]
     page.get_by_role("button", name="Promote shop").click()
     dialog = page.get_by_role("dialog", name="Promote new?")
     assert (
@@ -308,6 +309,10 @@ def test_a_bandit_that_an_alarm_holds_is_resumed(keyed: Served, tabs: Tabs) -> N
     assert keyed.harness.holds == {}
     keyed.harness.holds["digits"] = "sample_ratio_mismatch: again"
     page.get_by_role("link", name="Routes").click()
+    waiting = page.locator(
+        "[data-group=needs] [data-route=digits]", has_text="until it is resumed: sample_ratio"
+    )
+    waiting.wait_for()
     page.get_by_role("button", name="Resume digits").click()
     asked = page.get_by_role("dialog", name="Resume the bandit?")
     assert "sample_ratio_mismatch: again" in asked.inner_text()

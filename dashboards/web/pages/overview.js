@@ -106,6 +106,8 @@ export function problems(route, now) {
   const state = route.rollout?.state;
   const stopped = state === "paused" && !route.rollout.decided?.actor; // not by a person
   if (stopped || ["rolled_back", "halted", "waiting"].includes(state)) found.push(ended(route, now));
+  if (route.held && !route.alarms.some(({ code }) => route.held.startsWith(code)))
+    found.push(`The bandit ejects nothing and names no winner until it is resumed: ${route.held}.`);
   if (route.stop?.state === "asking") found.push(`${route.stop.winner} has won by its stop rule; a person decides.`);
   return found;
 }
