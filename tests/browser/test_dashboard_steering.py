@@ -122,6 +122,7 @@ def test_routes_are_steered_from_the_overview_by_those_who_may(keyed: Served, ta
     keyed.set_rollout("shop", dict(STATE))
     page.locator("[data-group=moving] [data-route=shop]").wait_for()
     page.get_by_role("button", name="Roll back shop").press("Enter")
+    page.get_by_role("status").get_by_text("shop: Rolled back").wait_for(state="attached")
     other.locator("[data-route=shop]", has_text="Rolled back").wait_for()
     assert page.url.endswith("/-/dashboard/")
     link = page.locator("[data-group=needs] [data-route=shop] .route-name a")

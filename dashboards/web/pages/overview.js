@@ -62,6 +62,7 @@ export function Overview({ view, now, ...given }) {
     alarms.map((alarm) => notice("bad", sentence(alarm.code), alarmed(alarm, now))),
     html`<p class="route-head" aria-hidden="true" key="head">${["", "What it does", "Shares", "Last hour"].map((text) => html`<span key=${text}>${text}</span>`)}<span class="facts"><span>Req/s</span><span>Errors</span><span>p99</span></span></p>`,
     html`<div class="groups" key="groups">${GROUPS.filter(([name]) => !chosen || name === chosen).map(([name, title]) => group(name, title, grouped(name), now, steering))}</div>`,
+    steering.told,
     steering.dialog(all.find((route) => route.route === steering.asked)),
     found.length ? null : html`<p class="empty" key="none">No route's name contains “${query.search}”.</p>`
   ];

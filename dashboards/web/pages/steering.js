@@ -3,7 +3,7 @@
 
 import { post } from "../core/api.js";
 import { share } from "../core/format.js";
-import { failure, verdictsOf } from "../core/words.js";
+import { failure, STATES, sentence, verdictsOf } from "../core/words.js";
 import { Ask } from "../parts/ask.js";
 import { html, useState } from "../vendor/preact.js";
 
@@ -17,29 +17,32 @@ const EFFECTS = {
 const SAFE = new Set(["rollback", "pause"]);
 
 export function Steering({ report, ...given }) {
-  const { buttons, dialog } = useSteering(given);
+  const { buttons, dialog, told } = useSteering(given);
   const [shown, asked] = [buttons(report), dialog(report)];
-  return (shown || asked) && html`<div class="steering">${shown}${asked}</div>`;
+  return [(shown || asked) && html`<div class="steering" key="steering">${shown}${asked}</div>`, told];
 }
 
 // The buttons of each route, and one question, which stays with what was typed, whatever changes: {buttons(report),
-// dialog(report), asked: the route in question}. `named`: buttons of several routes, whose names say which.
+// dialog(report), asked: the route in question, told: what was done, for who does not see the buttons change}. `named`: buttons of several routes, whose names say which.
 export function useSteering({ session, stale, away }, named = false) {
   const [ask, setAsk] = useState(null);
   const [error, setError] = useState(null); // {route, message}
+  const [done, setDone] = useState("");
 
   async function act(report, action, reason, weight) {
     const body = { action, ...(weight === undefined ? {} : { weight }) };
     const sent = post(`routes/${encodeURIComponent(report.route)}/rollout`, { ...body, ...guard(report, action, reason) });
-    await sent.catch((refused) => {
+    const found = await sent.catch((refused) => {
       if (refused.status === 409) refused.message = `Nothing was changed. ${refused.message.replace("read the route again", "look again")}`;
       throw refused;
     });
+    setDone(`${report.route}: ${STATES[found.state] ?? sentence(found.state)}`);
   }
 
   function press(report, action) {
     const { route } = report;
     setError(null);
+    setDone("");
     if (SAFE.has(action)) act(report, action, "").catch(({ message }) => setError({ route, message }));
     else setAsk({ ...question(report, action, (...given) => act(report, ...given)), route, seen: stateOf(report) });
   }
@@ -62,7 +65,7 @@ export function useSteering({ session, stale, away }, named = false) {
   const dialog = (report) =>
     ask &&
     html`<${Ask} key="ask" ask=${ask} moved=${ask.seen !== stateOf(report)} error=${error} onError=${(failure) => setError(failure && { route: ask.route, message: failure.message })} onClose=${() => setAsk(null)} />`;
-  return { buttons, dialog, asked: ask?.route };
+  return { buttons, dialog, asked: ask?.route, told: html`<p class="hidden" role="status" key="done">${done}</p>` };
 }
 
 const stateOf = (report) => report?.rollout?.state ?? report?.stop?.state;
