@@ -1,7 +1,7 @@
 // All routes, a line each: what needs a person, what moves by itself, what is steady, what is idle.
 
 import { palette } from "../core/colours.js";
-import { ago, count, counted, difference, estimate, kind, milliseconds, perSecond, seconds, share } from "../core/format.js";
+import { ago, count, counted, difference, estimate, kind, milliseconds, moment, perSecond, seconds, share } from "../core/format.js";
 import { choose, here, href, typed } from "../core/router.js";
 import { agreed, alarmed, bounded, deadVariant, event, failure, nextOf, ofVariant, POLICIES, reasonOf, STATES, sentence, verdictsOf } from "../core/words.js";
 import { badge, choices, emptyState, explained, figure, inOrder, notice, shareBar } from "../parts/basics.js";
@@ -123,8 +123,9 @@ function ended(route, now) {
   const failed = verdicts.filter((one) => one.verdict === "fail");
   const step = frozen ?? route.rollout;
   const why = failed.length ? failed.map((one) => failure(one, route)).join("; ") : reasonOf(step);
-  const since = step.time ?? step.since;
-  return `${STATES[route.rollout.state]}${step.actor && !failed.length ? ` by ${step.actor}` : ""}${since ? ` ${ago(since, now)}` : ""}${why ? `: ${why}` : ""}.${nextOf(route.rollout)}`;
+  const at = step.time ?? step.since;
+  const since = at ? (route.rollout.state === "rolled_back" ? ` ${ago(at, now)}` : ` since ${moment(at, now)}`) : "";
+  return `${STATES[route.rollout.state]}${step.actor && !failed.length ? ` by ${step.actor}` : ""}${since}${why ? `: ${why}` : ""}.${nextOf(route.rollout)}`;
 }
 
 function group(name, title, routes, now, steering) {
