@@ -30,7 +30,7 @@ from backends.datatypes import named
 from backends.registry import Registry
 from tests.backends.repositories import ECHO, SCALED, write_model, write_sleeper
 from tests.e2e.common import wait_for
-from tests.support.processes import ModelServerProcess
+from tests.support.processes import ModelServerProcess, ended
 
 ROWS = """
 import torch
@@ -475,14 +475,6 @@ def test_api_servers_end_with_a_killed_server(root: Path) -> None:
         server.kill()
         wait_for(lambda: all(ended(one) for one in processes), 30)
         wait_for(lambda: refuses(server.address), 30)
-
-
-def ended(process: int) -> bool:
-    """Also as a zombie: who waits for it is no business of the server."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 def refuses(address: str) -> bool:

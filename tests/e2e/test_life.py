@@ -21,7 +21,7 @@ import pytest
 
 from benchmarks.children import free_port
 from tests.e2e.common import wait_for
-from tests.support.processes import GatewayProcess, children
+from tests.support.processes import GatewayProcess, children, ended
 
 CONFIG = """
 listen: 127.0.0.1:@PORT@
@@ -257,14 +257,6 @@ async def test_a_worker_that_dies_is_replaced_and_no_answered_reward_is_lost(
         scraped = httpx.get(f"{gateway.url}/-/metrics").text
         assert 'turnout_rewards_total{result="accepted"}' in scraped
         assert gateway.stop() == 0
-
-
-def ended(pid: int) -> bool:
-    """Whether the process is gone, or is only waited for."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells a process of its parent's end")

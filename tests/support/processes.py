@@ -191,3 +191,11 @@ class ModuleProcess(ServerProcess):
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+
+
+def ended(pid: int) -> bool:
+    """Whether the process is gone, or is only waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
