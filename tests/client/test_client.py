@@ -359,6 +359,16 @@ async def test_a_reward_after_the_end_is_refused_asynchronously_too(gateway: Gat
         decision.reward("correct", True)
 
 
+async def test_a_closed_client_does_not_wait_for_what_it_can_send_no_more() -> None:
+    """The end of its block waited half a minute for rewards that an earlier `aclose` had given up."""
+    client = AsyncClient("http://127.0.0.1:1")
+    client.decision("unsent").reward("correct", True)
+    with pytest.raises(turnout.FlushTimeout, match="unsent after"):
+        await client.aclose(0.01)
+    with pytest.raises(turnout.FlushTimeout, match="the client is closed"):
+        await client.aclose()
+
+
 def test_a_decision_without_an_id_takes_no_reward(gateway: GatewayProcess) -> None:
     with Client(gateway.url) as client, pytest.raises(ValueError, match="has no id; pass the x-decision-id"):
         client.decision("").reward("correct", True)

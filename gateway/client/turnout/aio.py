@@ -130,8 +130,10 @@ class AsyncClient(httpx.AsyncClient):
 
     async def flush(self, timeout: float = 30.0) -> None:
         """Wait until every reported reward is durable. Raises FlushTimeout and RewardsRejected."""
-        self._wake()
         if len(self._outbox):
+            if self.is_closed:  # a task that tries on would never end
+                raise FlushTimeout(f"{len(self._outbox)} rewards are unsent, and the client is closed")
+            self._wake()
             try:
                 await asyncio.wait_for(self._emptied.wait(), timeout)
             except TimeoutError:
