@@ -7,6 +7,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from shutil import get_terminal_size
+from textwrap import wrap
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -16,6 +18,7 @@ from gateway.commands.report_text import NEAR_ZERO, near_zero
 from gateway.commands.times import clock_time, moment
 
 WATCH_S: Final = 2.0
+MIN_COLUMNS: Final = 40
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,16 +42,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     if arguments.since is not None and not arguments.route:
         return complain("--since is for one route; write 'status ROUTE --since 1h'", MISUSED)
-    watching = False
+    failed = ""
     while True:
         try:
             found = _asked(arguments)
         except RemoteError as error:
-            code = complain(error)
-            if not watching:
-                return code
+            if not arguments.watch:
+                return complain(error)
+            if str(error) != failed:  # once: it is asked again every 2 s
+                complain(f"{error}; trying again every {WATCH_S:g} s")
+            failed = str(error)
             time.sleep(WATCH_S)  # a gateway that restarts, for example
             continue
+        failed = ""
         if arguments.watch and sys.stdout.isatty():
             sys.stdout.write("\x1b[H\x1b[2J")
         if arguments.json:
@@ -57,11 +63,26 @@ def main(arguments: argparse.Namespace) -> int:
             routes = [found] if arguments.route else found["routes"]
             fleets = "".join(map(_fleet, found.get("engines", ())))
             alarms = "" if arguments.route else _alarms(found)
-            say((_banner(found.get("config")) + alarms + "".join(map(_shown, routes)) + fleets).rstrip())
-        watching = arguments.watch
-        if not watching:
+            text = _banner(found.get("config")) + alarms + "".join(map(_shown, routes)) + fleets
+            say(fitted(text.rstrip(), get_terminal_size().columns) if sys.stdout.isatty() else text.rstrip())
+        if not arguments.watch:
             return 0
         time.sleep(WATCH_S)
+
+
+def fitted(text: str, width: int) -> str:
+    """``text`` in lines of at most ``width`` columns, if no word is longer; what continues a line is indented."""
+    wrapped = (
+        wrap(
+            line,
+            max(width, MIN_COLUMNS),
+            subsequent_indent=" " * (len(line) - len(line.lstrip()) + 4),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for line in text.splitlines()
+    )
+    return "\n".join("\n".join(lines) for lines in wrapped)
 
 
 def _asked(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -217,7 +238,7 @@ def _variant(name: str, v: dict[str, Any]) -> str:
             parts.append(f"{metric} {reward['mean']:.4g}{interval} of {reward['count']:g}")
     if v["probability_best"] is not None:
         parts.append(f"P(best) {v['probability_best']:.3f}")
-    return "; ".join(parts)
+    return "\n      ".join(parts)
 
 
 def _lead(lead: dict[str, Any] | None) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.commands.status import _asked_of_a_person, _lift, _rollout, _shown, _variant
+from gateway.commands.status import _asked_of_a_person, _lift, _rollout, _shown, _variant, fitted
 
 
 def test_the_difference_comes_with_its_intervals() -> None:
@@ -129,3 +129,13 @@ def test_a_rollout_that_waits_names_the_command(possible: list[str], command: st
     (line,) = _asked_of_a_person("shop", {"state": "waiting", "possible": possible})
     assert line == f"    waits for you: turnout rollout shop {command} (or rollback)"
     assert list(_asked_of_a_person("shop", {"state": "running", "possible": possible})) == []
+
+
+def test_a_report_fits_a_terminal() -> None:
+    line = "  alarm: " + "the record lost decisions of v2; " * 12
+    text = f"r: canary\n{line}\n  http://{'a' * 90}:1 is unhealthy (v2)"
+    for width in (20, 80, 100):
+        lines = fitted(text, width).splitlines()
+        assert all(len(one) <= max(width, 40) or " " not in one.strip() for one in lines)
+        assert all(one.startswith("      ") for one in lines[2:5])
+        assert "".join(fitted(text, width).split()) == "".join(text.split())
