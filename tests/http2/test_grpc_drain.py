@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 
 from backends.rpc.messages import MESSAGES
 from tests.http2.inference import SERVICE, InferenceServer, infer, infer_request
@@ -17,6 +18,7 @@ from tests.support.processes import GatewayProcess
 PATIENCE = 30.0
 
 
+@pytest.mark.long
 def test_a_call_that_is_under_way_ends_whole(tmp_path: Path) -> None:
     server = InferenceServer().start()
     config = f"""

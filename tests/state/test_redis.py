@@ -305,6 +305,7 @@ async def test_rewards_in_segments_come_in_shorter_scripts(
         assert len([number for number in sent if number > 15]) == 1 + segments
 
 
+@pytest.mark.long
 async def test_upkeep_without_work_is_one_short_call_for_each_route(
     server: RedisServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:

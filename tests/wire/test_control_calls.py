@@ -149,6 +149,7 @@ def test_an_application_hears_that_its_client_left(rig: Rig, serve: Serve) -> No
     assert heard == ["http.request", "http.disconnect", "the client has gone"]
 
 
+@pytest.mark.long
 def test_a_slow_reader_holds_the_application_up(rig: Rig, serve: Serve) -> None:
     sent, pieces = [0], 256
 
