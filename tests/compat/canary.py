@@ -113,7 +113,8 @@ def check(site: Site) -> None:
     report = site.report(whole)
     variants = [report["variants"][name] for name in ("v1", "v2")]
     assert sum(one["assigned"] for one in variants) == REQUESTS
-    assert sum(one["served"] for one in variants) == REQUESTS
+    named = [headers["x-variant"] for headers, _ in asked]
+    assert [one["served"] for one in variants] == [named.count(name) for name in ("v1", "v2")]
     assert sum(one["rewards"]["correct"]["count"] for one in variants) == REQUESTS
     assert [one["errors"] for one in variants] == [0, 0]
     assert whole(report), (report["shadow_counts"], report["agreement"])
