@@ -42,7 +42,7 @@ def test_the_candidate_owns_the_low_end(w: float) -> None:
 
 @pytest.mark.parametrize("w", [-0.1, 1.1, float("nan")])
 def test_a_weight_that_is_no_share_is_refused(w: float) -> None:
-    with pytest.raises(ValueError, match="between 0 % and 100 %"):
+    with pytest.raises(ValueError, match="between 0% and 100%"):
         allocate(Canary("old", "new", weight=w))
 
 
