@@ -144,7 +144,7 @@ def _users(metric: str, users: int, icc: float, looks: int = 8, limit: float = 0
             failed = (rng.random(400) < rates[who]).tolist()
             buckets = _buckets(rng.lognormal(3 + slow[who], 0.3))
             outcomes.add(
-                (mixes[u], float(look), variant[u], failed[k], buckets[k], 0.2)
+                (mixes[u], float(look), variant[u], failed[k], buckets[k], 0.2, False)
                 for k, u in enumerate(who.tolist())
             )
             sides = outcomes.whole()

@@ -39,7 +39,7 @@ class Route:
         for unit, variant, fails, value in requests:
             assigned[variant] += 1
             errors[variant] += fails
-            rows.append((unit, start, variant, fails, -1, shares[variant]))
+            rows.append((unit, start, variant, fails, -1, shares[variant], False))
             if value is not None:
                 one = Reward(b"", "good", value, 0.0, start, *facts)
                 one = one._replace(assigned=variant, served=variant, propensity=shares[variant], unit=unit)

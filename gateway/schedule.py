@@ -45,6 +45,7 @@ def start_loops(
         copies=lambda: in_force.worker.shadow.large_bodies(),
         troubles=lambda: api.fleet.troubles() | archiving.troubles(),
         lost_rows=api.fleet.lost_rows,
+        refusing=api.controller.refusing,
     )
 
     def start(name: str, step: Step, interval: Callable[[], float], *, delay: bool = False) -> None:

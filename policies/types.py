@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,10 @@ Goal = Literal["maximize", "minimize"]
 """Which way a metric is good."""
 MetricType = Literal["boolean", "fraction", "real", "count"]
 """Which values a metric has."""
+CLIENT_ERROR_RATE: Final = "client_error_rate"
+"""A boolean metric that the gateway measures: whether the assigned variant's response was a client error (4xx)."""
+ERROR_RATES: Final = ("error_rate", CLIENT_ERROR_RATE)
+"""Metrics of how requests end: boolean, and less is better."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -239,6 +239,7 @@ def _policy(kind: str) -> list[str]:
             "      stages: [{weight: 1%, for: 10m}, {weight: 10%, for: 30m}, {weight: 50%, for: 1h}]",
             "      guardrails:                 # promoted when all hold, rolled back when one is broken",
             "        - {metric: error_rate, max_increase: 1%}",
+            "        - {metric: client_error_rate, max_increase: 1%}     # 4xx, such as 404 and 422",
             "        - {metric: latency_p95, max_ratio: 1.5}",
             "        # - {metric: correct, max_decrease: 2%}",
         ],

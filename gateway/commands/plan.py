@@ -24,8 +24,10 @@ from policies.rollout.guardrails import border
 from policies.rollout.verdicts import Guardrail, written
 from policies.sequential.adjusted import without_predicted
 from policies.sequential.planning import Needed, for_means, for_rates
-from policies.types import RewardSums
+from policies.types import CLIENT_ERROR_RATE, ERROR_RATES, RewardSums
 
+USUAL_RATE: Final = 0.01
+"""Of errors, and of client errors, if nothing is recorded."""
 DAYS: Final = 7.0
 """Of the record that say what is usual."""
 _OF_UNITS: Final = "share of a unit"
@@ -41,12 +43,19 @@ class Usual:
     """What the route's requests have been like."""
 
     per_day: float
-    error_rate: float
+    error_rate: float = USUAL_RATE
     rewards: dict[str, RewardSums] = field(default_factory=dict)
     adjusted_by: dict[str, str] = field(default_factory=dict)
     """Of metrics whose ``rewards`` have only the variance that adjusting leaves: past | covariate."""
     days: float = 0.0
     """Of the record that say so; 0: an assumption."""
+
+    def rate(self, metric: str) -> float:
+        """The rate of errors, or of client errors."""
+        if metric != CLIENT_ERROR_RATE:
+            return self.error_rate
+        found = self.rewards.get(metric, RewardSums())
+        return found.mean if found.count else USUAL_RATE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -105,7 +114,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 async def _usual(document: Document, name: str, url: str, rate: float | None) -> Usual:
     if stores.missing(url):
-        return Usual((rate or 50.0) * _DAY, 0.01)
+        return Usual((rate or 50.0) * _DAY)
     store = open_store(url)
     await store.open()
     try:
@@ -118,7 +127,7 @@ async def _usual(document: Document, name: str, url: str, rate: float | None) ->
         await store.close()
     assigned, seen = (sum(getattr(c, of) for c in counts.values()) for of in ("assigned", "seen"))
     if not assigned:
-        return Usual((rate or 50.0) * _DAY, 0.01)
+        return Usual((rate or 50.0) * _DAY)
     together: dict[str, Rewarded] = {}
     for (_, metric), one in found.items():
         together[metric] = together.get(metric, Rewarded()) + one
@@ -134,7 +143,7 @@ async def _usual(document: Document, name: str, url: str, rate: float | None) ->
     days = min(DAYS, max(now - first, _HOUR) / _DAY)
     per_day = assigned / days if rate is None else rate * _DAY
     # Of decisions without a proxied request no response is seen.
-    errors = sum(c.errors for c in counts.values()) / seen if seen else 0.01
+    errors = sum(c.errors for c in counts.values()) / seen if seen else USUAL_RATE
     return Usual(per_day, min(errors, 1.0), rewards, adjusted_by, days)
 
 
@@ -148,7 +157,7 @@ def _rows(
         for rail in map(rail_of, section.guardrails):
             if not 0 < stage.weight < 1:
                 continue
-            kind = "boolean" if rail.metric == "error_rate" else _kind(document, rail.metric)
+            kind = "boolean" if rail.metric in ERROR_RATES else _kind(document, rail.metric)
             if sticky and kind == "boolean":
                 kind = _OF_UNITS
             found = _needed(rail, kind, usual, stage.weight, worse, levels.bet, levels.fail, levels.passing)
@@ -184,8 +193,9 @@ def _needed(
     """(until a worse candidate fails, until an equal one passes); None where nothing can be said beforehand."""
     if kind == "latency":
         return None
-    if rail.metric == "error_rate":
-        mean, sd = usual.error_rate, _spread(usual.error_rate)
+    if rail.metric in ERROR_RATES:
+        mean = usual.rate(rail.metric)
+        sd = _spread(mean)
     else:
         sums = usual.rewards.get(rail.metric, RewardSums())
         if sums.count < 2:

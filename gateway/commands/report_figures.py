@@ -27,6 +27,7 @@ from gateway.commands.report_text import (
     value,
     words,
 )
+from policies.types import CLIENT_ERROR_RATE
 
 Json = dict[str, Any]
 
@@ -122,13 +123,20 @@ def metrics(found: Json) -> Iterator[Html]:
         yield tag("p", f"Probability of being best in {metric or 'utility'}: {', '.join(said)}.")
 
 
+_OF_ERRORS: Final = {
+    "error_rate": "failures of the assigned variant",
+    CLIENT_ERROR_RATE: "responses of the assigned variant that are charged to the client, such as 404 and 422",
+}
+
+
 def _measured(found: Json) -> Iterator[tuple[str, str, dict[str, tuple[str, Content]]]]:
     """By metric: its name, what it is, and by variant the number of values and the mean with its interval."""
     variants = found["variants"]
-    rates = {
-        n: (number(v["error_rate"]["count"]), _mean(v["error_rate"], "share")) for n, v in variants.items()
-    }
-    yield "error_rate", "failures of the assigned variant; minimize", rates
+    for metric, about in _OF_ERRORS.items():
+        # An older gateway has no client errors.
+        each = {n: v[metric] for n, v in variants.items() if metric in v}
+        rates = {n: (number(one["count"]), _mean(one, "share")) for n, one in each.items()}
+        yield metric, f"{about}; minimize", rates
     for q in ("p50", "p95", "p99"):
         quantiles: dict[str, tuple[str, Content]] = {
             n: (
@@ -143,7 +151,7 @@ def _measured(found: Json) -> Iterator[tuple[str, str, dict[str, tuple[str, Cont
     for metric, declared in found["metrics"].items():
         rewards = {n: v["rewards"][metric] for n, v in variants.items()}
         if any(one["count"] for one in rewards.values()):
-            about = [
+            said = [
                 declared["type"],
                 declared["description"],
                 declared["goal"],
@@ -151,7 +159,7 @@ def _measured(found: Json) -> Iterator[tuple[str, str, dict[str, tuple[str, Cont
             ]
             kind = kind_of(metric, found["metrics"])
             means = {n: (_values(one), _mean(one, kind)) for n, one in rewards.items()}
-            yield metric, "; ".join(filter(None, about)), means
+            yield metric, "; ".join(filter(None, said)), means
 
 
 def _values(one: Json) -> str:

@@ -8,6 +8,7 @@ from html import escape
 from typing import Any, Final, Literal
 
 from gateway.telemetry.printable import printable
+from policies.types import ERROR_RATES
 
 NONE: Final = "–"
 MIN_SHARE: Final = 1e-11
@@ -51,7 +52,7 @@ def kind_of(metric: str, declared: Mapping[str, Any]) -> Kind:
     if metric.startswith("latency_"):
         return "ms"
     types = declared.get(metric, {}).get("type")
-    return "share" if metric in ("error_rate", "agreement") or types in ("boolean", "fraction") else "number"
+    return "share" if metric in (*ERROR_RATES, "agreement") or types in ("boolean", "fraction") else "number"
 
 
 def number(x: float | None, sign: str = "", factor: float = 1.0) -> str:

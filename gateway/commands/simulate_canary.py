@@ -18,11 +18,13 @@ from policies.rollout.state import Plan
 from policies.rollout.verdicts import Guardrail
 from policies.simulation import rollout as simulate_rollout
 from policies.simulation.rollout import CanaryWorld, RolloutReport, Service, ValueMetric
+from policies.types import CLIENT_ERROR_RATE, ERROR_RATES
 
 CANDIDATES: Final = {
     "sound": Service(),
     "better": Service(error_rate=0.001, correct=0.95, latency_ms=15.0),
     "failing": Service(error_rate=0.03),
+    "rejecting": Service(client_error_rate=0.06),
     "slower": Service(latency_ms=35.0),
     "less accurate": Service(correct=0.82, agrees=0.9),
 }
@@ -145,7 +147,7 @@ def _more_is_worse(rail: Guardrail) -> bool:
 
 
 def _observed(rail: Guardrail) -> bool:
-    return rail.metric == "error_rate" or rail.metric.startswith("latency_")
+    return rail.metric in ERROR_RATES or rail.metric.startswith("latency_")
 
 
 def _known(rail: Guardrail) -> Guardrail:
@@ -174,8 +176,9 @@ def assumed(name: str, rails: list[Guardrail], values: tuple[ValueMetric, ...] =
         for m in values
     )
     return (
-        f"{name}: {made.error_rate:.1%} errors, median latency {made.latency_ms:g} ms, {made.correct:.0%} good "
-        f"(baseline: {sound.error_rate:.1%}, {sound.latency_ms:g} ms, {sound.correct:.0%}); {means}"
+        f"{name}: {made.error_rate:.1%} errors, {made.client_error_rate:.0%} client errors, "
+        f"median latency {made.latency_ms:g} ms, {made.correct:.0%} good (baseline: {sound.error_rate:.1%}, "
+        f"{sound.client_error_rate:.0%}, {sound.latency_ms:g} ms, {sound.correct:.0%}); {means}"
         + (f"beyond your limits: {exceeded}" if exceeded else "within your limits")
     )
 
@@ -199,8 +202,8 @@ def _true(metric: str, service: Service) -> float:
     if metric.startswith("latency_p"):
         digits = metric.removeprefix("latency_p")
         return service.latency_ms * exp(service.spread * NormalDist().inv_cdf(float(f"0.{digits}")))
-    if metric == "error_rate":
-        return service.error_rate
+    if metric in ERROR_RATES:
+        return service.error_rate if metric != CLIENT_ERROR_RATE else service.client_error_rate
     return service.correct if metric == simulate_rollout.REWARD else 1.0 - service.correct
 
 

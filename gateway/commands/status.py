@@ -16,6 +16,7 @@ from gateway.commands.output import MISUSED, complain, print_json, say
 from gateway.commands.remote import RemoteError, add_remote_arguments, call, route_name
 from gateway.commands.report_text import NEAR_ZERO, near_zero
 from gateway.commands.times import clock_time, moment
+from policies.types import ERROR_RATES
 
 WATCH_S: Final = 2.0
 MIN_COLUMNS: Final = 40
@@ -227,7 +228,7 @@ def _verdict(verdict: dict[str, Any]) -> str:
 
 def _variant(name: str, v: dict[str, Any]) -> str:
     parts = [f"{name}: {v['assigned']} assigned, {v['errors']} errors, {v['fallbacks']} fallbacks"]
-    lifts, shown = v.get("lift") or {}, (*v["rewards"], "error_rate")
+    lifts, shown = v.get("lift") or {}, (*v["rewards"], *ERROR_RATES)
     parts += [_lift(metric, lift) for metric, lift in lifts.items() if metric in shown] + _latencies(lifts)
     if v["latency_ms"]:
         parts.append("p50 {p50:.1f} ms, p99 {p99:.1f} ms".format(**v["latency_ms"]))

@@ -11,6 +11,7 @@ from gateway.config.policy import BanditConfig, CanaryConfig, GuardrailConfig, b
 from gateway.config.references import Finding
 from gateway.config.route import RouteConfig
 from gateway.config.service import PAST
+from policies.types import ERROR_RATES
 
 
 def warnings_of(document: Document) -> Iterator[Finding]:
@@ -176,7 +177,10 @@ def _stages(here: KeyPath, route: RouteConfig, document: Document) -> Iterator[F
 
 def _unguarded(here: KeyPath, route: RouteConfig, document: Document) -> Iterator[Finding]:
     if isinstance(route.policy, CanaryConfig) and not route.policy.guardrails:
-        message = "without guardrails nothing stops a bad candidate; write at least one on error_rate"
+        message = (
+            "without guardrails nothing stops a bad candidate; write at least one on error_rate, and one on "
+            "client_error_rate"
+        )
         yield Finding((*here, "policy"), message)
 
 
@@ -196,7 +200,7 @@ def _unbreachable(here: KeyPath, route: RouteConfig, document: Document) -> Iter
     for index, rail in enumerate(_guardrails(route)):
         metric = document.metrics.get(rail.metric)
         span = (
-            1.0 if rail.metric == "error_rate" else inf if metric is None else metric.highest - metric.lowest
+            1.0 if rail.metric in ERROR_RATES else inf if metric is None else metric.highest - metric.lowest
         )
         for key in ("max_increase", "max_decrease"):
             limit: float | None = getattr(rail, key)

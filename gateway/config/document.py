@@ -33,6 +33,7 @@ from gateway.config.service import (
     TlsConfig,
     WebhookConfig,
 )
+from policies.types import ERROR_RATES
 
 
 class Document(ConfigModel):
@@ -95,4 +96,4 @@ def quantile(metric: str) -> float | None:
 
 def observed(metric: str) -> bool:
     """Whether the gateway measures ``metric`` itself, so that clients do not report it."""
-    return metric == "error_rate" or quantile(metric) is not None
+    return metric in ERROR_RATES or quantile(metric) is not None

@@ -58,7 +58,7 @@ class GuardrailConfig(ConfigModel):
     """Limit on how much worse than the baseline a variant may be in one metric; set exactly one bound."""
 
     metric: Name
-    """A declared metric, or one that the gateway measures: error_rate, latency_p50, latency_p99, ..."""
+    """A declared metric, or one that the gateway measures: error_rate, client_error_rate, latency_p99, ..."""
     max_increase: AmountOrTime | None = None
     """Maximum difference above the baseline (latencies: in milliseconds)."""
     max_decrease: AmountOrTime | None = None

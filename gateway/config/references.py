@@ -389,7 +389,7 @@ def _keys_of(value: object) -> tuple[str, ...]:
     return tuple(value) if isinstance(value, dict) else ()
 
 
-_OBSERVED = ("error_rate", "latency_p50", "latency_p95", "latency_p99")
+_OBSERVED = ("error_rate", "client_error_rate", "latency_p50", "latency_p95", "latency_p99")
 
 _PRIORS: Mapping[MetricType, tuple[type[ConfigModel], str]] = {
     "boolean": (BetaPriorConfig, "{alpha, beta}"),

@@ -51,7 +51,15 @@ class _Window:
     def take(self, found: list[Exposure]) -> None:
         epoch = self.epoch
         self.outcomes.add(
-            (one.mix, one.time, one.assigned, one.failed, one.latency, one.propensity)
+            (
+                one.mix,
+                one.time,
+                one.assigned,
+                one.failed,
+                one.latency,
+                one.propensity,
+                one.client_error,
+            )
             for one in found
             if one.seen and (epoch is None or one.epoch == epoch)
         )

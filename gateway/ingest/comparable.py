@@ -12,9 +12,10 @@ from gateway.state.base import Counts
 from gateway.state.store import AggregateStore
 from gateway.state.units import of_covariate
 from policies.sequential.design_based import Period, Periods, UnitSums, WeightedSums, design_effect
-from policies.types import PairSums, RewardSums
+from policies.types import CLIENT_ERROR_RATE, ERROR_RATES, PairSums, RewardSums
 
 _NO_PAIRS: Final = PairSums()
+_NO_VALUES: Final = Rewarded()
 _NO_UNITS: Final[Mapping[Key, PairSums]] = {}
 UNADJUSTED: Final[Mapping[str, str]] = {}
 """No metric is adjusted."""
@@ -105,7 +106,7 @@ def periods(
         decided = sum(bucket.counts.assigned for bucket in cell)
         if decided:
             shares = {b.variant: min(b.counts.expected / decided, 1.0) for b in cell if b.counts.expected > 0}
-            each = [(b.variant, m, r) for b in cell for m, r in b.rewards.items()]
+            each = [(b.variant, m, r) for b in cell for m, r in b.rewards.items() if m != CLIENT_ERROR_RATE]
             sums = {(v, m): r.values if m in one_by_one else r.observations for v, m, r in each}
             sums |= {
                 (v, m + aspect): part
@@ -115,7 +116,9 @@ def periods(
                     of_covariate(adjusted[m]), (pairs.x, pairs.y, pairs.both), strict=True
                 )
             }
-            sums |= {(b.variant, "error_rate"): _errors(b.counts) for b in cell if b.start >= errors_since}
+            known = [b for b in cell if b.start >= errors_since]
+            sums |= {(b.variant, "error_rate"): _errors(b.counts) for b in known}
+            sums |= {(b.variant, CLIENT_ERROR_RATE): client_errors(b.rewards) for b in known}
             of_units = {
                 (v, m): UnitSums(
                     _NO_PAIRS if (v, m) in units else r.weighted,
@@ -130,10 +133,15 @@ def periods(
             }
             if not found:
                 for key, pairs in units.items():
-                    known = of_units.get(key, UnitSums(pairs, float(key[1] == "error_rate")))
-                    of_units[key] = replace(known, weighted=pairs)
+                    before = of_units.get(key, UnitSums(pairs, float(key[1] in ERROR_RATES)))
+                    of_units[key] = replace(before, weighted=pairs)
             found.append(Period(shares, sums, of_units))
     return Periods(found)
+
+
+def client_errors(found: Mapping[str, Rewarded]) -> RewardSums:
+    """The sums of the client error rate among those of a variant's metrics: each request is an observation."""
+    return found.get(CLIENT_ERROR_RATE, _NO_VALUES).values
 
 
 def _errors(counts: Counts) -> RewardSums:

@@ -29,7 +29,7 @@ from gateway.record.events import Outcome, columns
 from gateway.state.base import Bucket, Counts, OutcomeFilter
 from gateway.state.folding import MAX_APART, share_steps
 from gateway.state.store import AggregateStore, RecordStore
-from gateway.state.tally import tally
+from gateway.state.tally import Tally, tally
 from gateway.state.units import SEGMENT
 from policies.contextual.features import SEGMENT_BYTES, SegmentFeature
 from policies.types import RewardSums
@@ -54,8 +54,8 @@ class Latest:
     since: float | None
     """When the oldest of them was decided; None without any."""
     requests: int
-    counts: Sequence[Mapping[str, Counts]]
-    """By segment, and variant."""
+    counts: Sequence[Mapping[str, tuple[Counts, RewardSums]]]
+    """By segment and variant, with the sums of `policies.types.CLIENT_ERROR_RATE`."""
 
 
 async def latest_by_segment(store: RecordStore, route: str, features: Sequence[SegmentFeature]) -> Latest:
@@ -76,8 +76,14 @@ def _latest(features: Sequence[SegmentFeature], found: Sequence[Outcome]) -> Lat
                 rows[name, value].append(same_cell)
     counts = []
     for each in rows.values():
-        cells = tally(columns(each), lambda *_: None) if each else {}
-        counts.append({key.variant: one for key, one in cells.items()})
+        found_there = tally(columns(each), lambda *_: None) if each else Tally({}, {})
+        refused = {key.variant: sums.rounded for key, sums in found_there.sums.items()}
+        counts.append(
+            {
+                key.variant: (one, refused.get(key.variant, RewardSums()))
+                for key, one in found_there.counts.items()
+            }
+        )
     return Latest(min((one.time for one in found), default=None), len(found), counts)
 
 

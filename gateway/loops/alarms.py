@@ -29,6 +29,7 @@ from gateway.state.events import Events, Told
 from gateway.state.store import DocumentStore, Store
 from gateway.state.units import metric_of
 from policies.sequential.two_sample import RateMartingale, mean_interval
+from policies.types import CLIENT_ERROR_RATE
 
 log = logging.getLogger("turnout.alarms")
 
@@ -71,7 +72,7 @@ class Alarm:
     code: str
     """sample_ratio_mismatch | record_loss | rewards_rejected |
     shadow_body_too_large | engine_refused | engine_silent | engine_clock | engine_rows_lost |
-    no_rewards | variant_failing | archive_failed | record_damaged"""
+    no_rewards | variant_failing | client_errors | archive_failed | record_damaged"""
     message: str
 
 
@@ -105,12 +106,14 @@ class Alarms:
         copies: Callable[[], tuple[int, Mapping[str, int]]] = lambda: (0, {}),
         troubles: Callable[[], Mapping[str, str]] = dict,
         lost_rows: Callable[[str], str] = lambda route: "",
+        refusing: Callable[[str], str] = lambda route: "",
     ) -> None:
         """``raised(route, code)`` counts a new alarm; ``dropped()`` is how many outcomes this process lost;
         ``reported()`` how many rewards it received, and by error code how many it rejected;
         ``copies()`` how many copies for shadows were due, and by route how many had too large a body;
         ``troubles()`` what is wrong with engines and the archive, by code of the alarm;
-        ``lost_rows(route)`` why its engine's record is not whole."""
+        ``lost_rows(route)`` why its engine's record is not whole;
+        ``refusing(route)`` why its candidate is held for its client errors."""
         self._store = store
         self._allocations = allocations
         self._clock = clock
@@ -124,6 +127,7 @@ class Alarms:
         self._large_bodies = RecentShare()
         self._troubles = troubles
         self._lost_rows = lost_rows
+        self._refusing = refusing
         self._damage: Mapping[str, tuple[int, str]] = {}
         self._early: Mapping[str, tuple[int, str]] = {}
         self._standing: dict[str, float] = {}
@@ -245,7 +249,7 @@ class Alarms:
 
     async def look(self, document: Document, name: str, before: tuple[int, str] | None) -> list[Alarm]:
         """Looks at one route, and keeps and tells what changed. ``before``: version and text of its stored alarms."""
-        lost = self._lost_rows(name)
+        lost, refusing = self._lost_rows(name), self._refusing(name)
         mismatch, early = await self._ratio(document, name)
         looks = (
             Alarm("engine_rows_lost", lost) if lost else None,
@@ -253,6 +257,7 @@ class Alarms:
             mismatch,
             await self._silent(document, name),
             await self._failing(name),
+            Alarm("client_errors", f"The rollout does not go on: {refusing}.") if refusing else None,
         )
         alarms = [alarm for alarm in looks if alarm is not None]
         now = self._clock()
@@ -308,7 +313,7 @@ class Alarms:
         if self._heard_in is not document:
             self._heard_in, self._heard = document, set()
         # Where a missing value is a zero, or the gateway reports it, silence says nothing of the clients.
-        meant = {
+        meant = {CLIENT_ERROR_RATE} | {
             metric for metric, m in document.metrics.items() if m.missing == "zero" or m.usage is not None
         }
         if name in self._heard or document.metrics.keys() <= meant:

@@ -327,6 +327,11 @@ class Controller:
         plan, now = plan_of(section), self._clock()
         return rollout_view(rollout, plan, judgement, samples, share, waits, now)
 
+    def refusing(self, name: str) -> str:
+        """ "" or why the candidate of a canary is not promoted, as its last look found: it rejects requests."""
+        state = self._routes[name].rollout if self._shown(name) is not None else None
+        return self._rollouts.refusing(name) if state is not None and state.watched else ""
+
     async def rollout_verdicts(self, name: str) -> tuple[State, Sequence[Verdict]] | None:
         """The rollout and its verdicts, which may be half a minute old; None for a route without one."""
         shown = self._shown(name)

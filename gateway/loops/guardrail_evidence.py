@@ -34,7 +34,7 @@ from policies.rollout.guardrails import Judgement, judge_all
 from policies.sequential.metric_comparison import Evidence, Interval
 from policies.sequential.stratified import StratifiedComparison, Stratum
 from policies.sequential.unit_outcomes import UnitOutcomes
-from policies.types import MetricType, PairSums
+from policies.types import CLIENT_ERROR_RATE, MetricType, PairSums
 
 SETTLED_S: Final = 10.0
 """Seconds after which a bucket of the aggregates is taken: its outcomes are there."""
@@ -210,7 +210,7 @@ def _stretch(window: float) -> float:
 def _counts(matched: _Matched, baseline: str, now: float, buckets: list[Bucket]) -> _Matched:
     """``matched`` with what was counted in ``buckets``."""
     found: _Matched = defaultdict(StratifiedComparison)
-    _add(found, baseline, of_buckets(buckets, {}, now=now), ())
+    _add(found, baseline, of_buckets(buckets, {}, now=now), (CLIENT_ERROR_RATE,))
     return _joined([matched, found])
 
 

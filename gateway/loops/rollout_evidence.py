@@ -16,6 +16,7 @@ from gateway.config.policy import CanaryConfig
 from gateway.ingest.by_unit import OutcomesByUnit
 from gateway.ingest.comparable import known_before, values_by_unit
 from gateway.ingest.evidence import observations, rewarded
+from gateway.loops import client_errors
 from gateway.loops.alarms import distrust
 from gateway.loops.allocation import Allocations
 from gateway.loops.early_mismatch import early_mismatch
@@ -40,7 +41,7 @@ from policies.sequential.betting import WindowBets
 from policies.sequential.metric_comparison import Evidence
 from policies.sequential.stratified import Stratum
 from policies.sequential.unit_outcomes import UnitOutcomes
-from policies.types import RewardSums
+from policies.types import CLIENT_ERROR_RATE, RewardSums
 
 log = logging.getLogger("turnout.rollout")
 
@@ -58,8 +59,11 @@ def capped_ranges(document: Document) -> dict[str, tuple[float, float]]:
 
 
 def by_unit(seen: Evidence, side: Stratum) -> Evidence:
-    """``seen`` with errors and latencies by unit."""
-    return replace(seen, latency=side.latency, units=side.units or RewardSums())
+    """``seen`` with errors, client errors and latencies by unit."""
+    own = {CLIENT_ERROR_RATE: side.rewards.get(CLIENT_ERROR_RATE, RewardSums())}
+    return replace(
+        seen, latency=side.latency, units=side.units or RewardSums(), rewards={**seen.rewards, **own}
+    )
 
 
 class _Shown(NamedTuple):
@@ -85,6 +89,7 @@ class RolloutEvidence:
         self._last: dict[str, tuple[float, float, Judgement]] = {}
         """By route: when and over which window it was judged last, and the result."""
         self._shown: dict[str, _Shown] = {}
+        self._refusing: dict[str, str] = {}
 
     async def tick(
         self, document: Document, name: str, section: CanaryConfig, state: RouteState
@@ -156,7 +161,13 @@ class RolloutEvidence:
         elif state.watched and {one.verdict for one in judgement.verdicts} == {"pass"}:
             judgement = _held(judgement, await self._early(name, state))
         self._last[name] = self._clock(), state.window, judgement
+        if own:
+            self._refusing[name] = client_errors.held(judgement) if state.watched else ""
         return judgement, samples
+
+    def refusing(self, name: str) -> str:
+        """ "" or why the candidate is not promoted, whose client errors no guardrail is on (`client_errors`)."""
+        return self._refusing.get(name, "")
 
     async def shown(
         self, document: Document, name: str, section: CanaryConfig, route: RouteState, max_age: float
@@ -207,9 +218,10 @@ class RolloutEvidence:
             alone = await asyncio.to_thread(judge_alone, candidate, MAX_BASELINE_ERROR_RATE, levels.fail)
             return Judgement((alone,)), samples
         bets = self._window_bets(name, state, epoch)
+        rails = [rail_of(rail) for rail in section.guardrails]
         judgement = await asyncio.to_thread(
             judge_all,
-            [rail_of(rail) for rail in section.guardrails],
+            rails,
             baseline,
             candidate,
             levels,
@@ -217,6 +229,9 @@ class RolloutEvidence:
             edges=edges,
             forecast=forecast,
         )
+        if all(rail.metric != CLIENT_ERROR_RATE for rail in rails):
+            alpha = plan.levels(len(rails) + 1).fail
+            judgement = await asyncio.to_thread(client_errors.hold, judgement, baseline, candidate, alpha)
         return judgement, samples
 
     async def _agreement(

@@ -21,7 +21,7 @@ from policies.sequential.design_based import Periods, WeightedSums
 from policies.sequential.metric_comparison import Evidence, Interval
 from policies.sequential.stratified import Stratum, stratified
 from policies.sequential.unit_outcomes import UnitOutcomes
-from policies.types import MetricType, PairSums, RewardSums
+from policies.types import CLIENT_ERROR_RATE, ERROR_RATES, MetricType, PairSums, RewardSums
 
 _NOTHING: Final = Stratum(units=RewardSums())
 
@@ -47,7 +47,11 @@ class UnitEvidence:
         """Return the evidence from what was counted, by unit from the record, and by unit over all time."""
         times: dict[tuple[float, int], dict[str, Stratum]] = defaultdict(dict)
         for bucket in buckets:
-            means = {metric: found.observations for metric, found in bucket.rewards.items()}
+            means = {
+                metric: found.observations
+                for metric, found in bucket.rewards.items()
+                if metric != CLIENT_ERROR_RATE  # of requests: `outcomes` has those of units
+            }
             times[bucket.start, bucket.epoch][bucket.variant] = Stratum(rewards=means)
         missing = {m for bucket in buckets for m, found in bucket.rewards.items() if found.missing}
         told = dict.fromkeys(missing, outcomes is not None)
@@ -67,7 +71,7 @@ class UnitEvidence:
         """Return the evidence of both variants."""
         sides = ((s.get(baseline, _NOTHING), s.get(variant, _NOTHING)) for s in ({}, *self.strata))
         first, second = stratified(sides).evidence(kinds, seconds, ranges)
-        metrics = [metric for metric in (*kinds, "error_rate") if self.periods.one_by_one(metric)]
+        metrics = [metric for metric in (*kinds, *ERROR_RATES) if self.periods.one_by_one(metric)]
         told: dict[str, tuple[WeightedSums, ...]] = {}
         for metric in metrics:
             both = self.periods.weighted(metric, baseline, variant)

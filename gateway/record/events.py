@@ -14,6 +14,8 @@ BLAMELESS: Final = frozenset(("", *(code.name for code in CODES.values() if code
 """Values of an outcome's ``error`` that do not count against the variant."""
 UNSEEN: Final = 0
 """Status of a decision whose response the gateway does not see."""
+CLIENT_LEFT: Final = 499
+"""Status of a request whose client left before the response, or cancelled the call."""
 
 
 class Outcome(NamedTuple):
@@ -77,6 +79,16 @@ class Outcome(NamedTuple):
     def failed(self) -> bool:
         """Whether this counts as an error of the assigned variant."""
         return self.error not in BLAMELESS
+
+    @property
+    def client_error(self) -> bool:
+        """Whether the assigned variant served a response that is charged to the client, such as 404 or 422."""
+        return is_client_error(self.status) and not self.error and self.served == self.assigned
+
+
+def is_client_error(status: int) -> bool:
+    """Whether a variant's response with ``status`` is charged to the client, unless it counts as its own error."""
+    return status >= 400 and status != CLIENT_LEFT
 
 
 class Batch(Sequence[Any]):

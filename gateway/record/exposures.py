@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from gateway.record import histogram
-from gateway.record.events import BLAMELESS, UNSEEN
+from gateway.record.events import BLAMELESS, UNSEEN, is_client_error
 from gateway.record.page import columns_of
 from policies.sequential.srm import EVERY_UNIT, mix
 
@@ -48,6 +48,8 @@ class Exposure(NamedTuple):
     """Probability with which the variant was assigned."""
     seen: bool = True
     """Whether the gateway saw the response."""
+    client_error: bool = False
+    """Whether the assigned variant served a response that is charged to the client."""
 
 
 def exposures(
@@ -80,6 +82,7 @@ def exposures(
                 buckets[k] if served[k] == assigned[k] else -1,
                 columns["propensity"][k],
                 statuses[k] != UNSEEN,
+                is_client_error(statuses[k]) and not errors[k] and served[k] == assigned[k],
             )
             for k in np.flatnonzero(chosen).tolist()
             if routes[k] == route

@@ -69,6 +69,12 @@ class ExactSums:
     total: Expansion = field(default_factory=Expansion)
     squares: Expansion = field(default_factory=Expansion)
 
+    @classmethod
+    def of_booleans(cls, count: int, true: int) -> ExactSums:
+        """The sums of ``count`` values, ``true`` of which are 1 and the others 0."""
+        parts = [float(true)] if true else []
+        return cls(count, Expansion(parts), Expansion([*parts]))
+
     def report(self, value: float) -> None:
         self.count += 1
         self.total.add(value)

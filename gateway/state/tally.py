@@ -9,8 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.record import histogram
-from gateway.record.events import BLAMELESS, UNSEEN, Outcome, Reward, Shadowed, columns, grouped
+from gateway.record.events import (
+    BLAMELESS,
+    UNSEEN,
+    Outcome,
+    Reward,
+    Shadowed,
+    columns,
+    grouped,
+    is_client_error,
+)
 from gateway.state.base import BUCKET_S, Counts
+from gateway.state.exact import ExactSums
+from policies.types import CLIENT_ERROR_RATE
 
 KEPT_CHANGES: Final = 4096
 """Changes of a route's cells that are remembered: minutes of the busiest route."""
@@ -24,6 +35,24 @@ class CellKey(NamedTuple):
     """Seconds since the epoch, a multiple of `BUCKET_S`."""
     epoch: int
     variant: str
+
+
+class SumKey(NamedTuple):
+    """One cell of the sums of rewards."""
+
+    route: str
+    start: int
+    epoch: int
+    variant: str
+    metric: str
+
+
+class Tally(NamedTuple):
+    """What a batch of outcomes adds."""
+
+    counts: dict[CellKey, Counts]
+    sums: dict[SumKey, ExactSums]
+    """Of `policies.types.CLIENT_ERROR_RATE`: one value for each response that the gateway sees."""
 
 
 Shares = Callable[[str, int], Mapping[str, float] | None]
@@ -47,8 +76,8 @@ class _Group(NamedTuple):
     served: str
 
 
-def tally(by_column: Any, shares: Shares) -> dict[CellKey, Counts]:
-    """The counts to add, by cell, of what `gateway.record.events.columns` made. Forced ones count nowhere.
+def tally(by_column: Any, shares: Shares) -> Tally:
+    """The counts and sums to add, by cell, of what `gateway.record.events.columns` made. Forced ones count nowhere.
 
     ``expected`` is exact where the epoch's allocation was published; else the propensities that the
     batch itself carries stand in for it.
@@ -56,16 +85,23 @@ def tally(by_column: Any, shares: Shares) -> dict[CellKey, Counts]:
     # They were not drawn: counted, they would bias what is compared.
     if any(by_column.forced):
         rows = [row for row in zip(*by_column, strict=True) if not row[_FORCED]]
-        return tally(columns(rows), shares) if rows else {}
+        return tally(columns(rows), shares) if rows else Tally({}, {})
     groups, codes = _grouped(by_column)
     number = len(groups)
     cells: dict[CellKey, Counts] = {}
+    sums: dict[SumKey, ExactSums] = {}
     sizes = np.bincount(codes, minlength=number).tolist()
     errors = _where(codes, number, by_column.error, _is_failure)
     rescues = _where(codes, number, by_column.fallback, bool)
     unseen = _where(codes, number, by_column.status, _is_unseen)
-    for group, size, error, rescue, blind in zip(groups, sizes, errors, rescues, unseen, strict=True):
+    refused = _client_errors(groups, codes, by_column)
+    for group, size, error, rescue, blind, clients in zip(
+        groups, sizes, errors, rescues, unseen, refused, strict=True
+    ):
         assigned = cells.setdefault(_key(group, group.assigned), Counts())
+        if size > blind:
+            key = SumKey(group.route, group.start, group.epoch, group.assigned, CLIENT_ERROR_RATE)
+            sums.setdefault(key, ExactSums()).merge(ExactSums.of_booleans(size - blind, clients))
         assigned.assigned += size
         assigned.errors += error
         assigned.fallbacks += rescue
@@ -75,7 +111,7 @@ def tally(by_column: Any, shares: Shares) -> dict[CellKey, Counts]:
     _add_times(cells, groups, codes, by_column.total_ms, "latency")
     _add_times(cells, groups, codes, by_column.gateway_ms, "gateway")
     _add_expected(cells, groups, sizes, by_column, shares)
-    return cells
+    return Tally(cells, sums)
 
 
 def _is_failure(error: str) -> bool:
@@ -86,6 +122,17 @@ def _is_failure(error: str) -> bool:
 def _is_unseen(status: int) -> bool:
     """`Outcome.unseen`."""
     return status == UNSEEN
+
+
+def _client_errors(groups: list[_Group], codes: NDArray[np.int64], by_column: Any) -> list[int]:
+    """For each group, how many of its rows are an `Outcome.client_error`."""
+    statuses = {status for status in set(by_column.status) if is_client_error(status)}
+    if not statuses:
+        return [0] * len(groups)
+    results = zip(by_column.status, by_column.error, strict=True)
+    found = np.array([status in statuses and not error for status, error in results])
+    counts = np.bincount(codes[found], minlength=len(groups)).tolist()
+    return [n if group.served == group.assigned else 0 for group, n in zip(groups, counts, strict=True)]
 
 
 def _key(group: _Group, variant: str) -> CellKey:
@@ -162,16 +209,6 @@ def _add_expected(
             published = recorded[route, epoch]
         for variant, share in published.items():
             cells.setdefault(CellKey(route, start, epoch, variant), Counts()).expected += size * share
-
-
-class SumKey(NamedTuple):
-    """One cell of the sums of rewards."""
-
-    route: str
-    start: int
-    epoch: int
-    variant: str
-    metric: str
 
 
 def sum_key(reward: Reward) -> SumKey:

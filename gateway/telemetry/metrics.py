@@ -29,7 +29,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from gateway import build
-from gateway.record.events import BLAMELESS, UNSEEN, Outcome, Shadowed, columns, grouped
+from gateway.record.events import BLAMELESS, UNSEEN, Outcome, Shadowed, columns, grouped, is_client_error
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each metric, without use
 
@@ -79,6 +79,11 @@ class Metrics(Collector):
             "turnout_errors_total",
             "Failures of the assigned variant, fallback or not, by error code.",
             "route variant code",
+        )
+        self.client_errors = counter(
+            "turnout_client_errors_total",
+            "Responses of the assigned variant that are charged to the client, such as 404 and 422.",
+            "route variant",
         )
         self.fallbacks = counter(
             "turnout_fallbacks_total",
@@ -272,10 +277,7 @@ class Metrics(Collector):
             return
         for (route, variant, status), count in _counted(c.route, c.assigned, c.status):
             self.requests.labels(route, variant, f"{status // 100}xx").inc(count)
-        if any(c.error):
-            for (route, variant, code), count in _counted(c.route, c.assigned, c.error):
-                if code not in BLAMELESS:
-                    self.errors.labels(route, variant, code).inc(count)
+        self._failures(c)
         if any(c.fallback):
             for (route, variant, fallback), count in _counted(c.route, c.assigned, c.fallback):
                 if fallback:
@@ -285,6 +287,18 @@ class Metrics(Collector):
                 _observe_all(self.latency.labels(route, variant), times, LATENCY_BUCKETS_S)
         for (route,), times in _parted((c.route,), c.gateway_ms):
             _observe_all(self.overhead.labels(route), times, OVERHEAD_BUCKETS_S)
+
+    def _failures(self, c: Any) -> None:
+        """Count the errors of variants, and those of clients."""
+        if any(c.error):
+            for (route, variant, code), count in _counted(c.route, c.assigned, c.error):
+                if code not in BLAMELESS:
+                    self.errors.labels(route, variant, code).inc(count)
+        if any(map(is_client_error, set(c.status))):
+            results = _counted(c.route, c.assigned, c.served, c.status, c.error)
+            for (route, variant, served, status, error), count in results:
+                if is_client_error(status) and not error and served == variant:
+                    self.client_errors.labels(route, variant).inc(count)
 
     def shadowed(self, batch: Iterable[Shadowed]) -> None:
         """Count the comparisons in a batch of shadow results."""

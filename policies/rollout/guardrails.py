@@ -100,7 +100,7 @@ def outcomes(guardrail: Guardrail, baseline: Evidence, candidate: Evidence) -> B
         return None
     if guardrail.metric == "error_rate":
         each = [e.errors_by_unit for e in (baseline, candidate)]
-    elif candidate.kinds.get(guardrail.metric) == "boolean":
+    elif candidate.kind(guardrail.metric) == "boolean":
         each = [e.rewards.get(guardrail.metric, RewardSums()) for e in (baseline, candidate)]
     else:
         return None
@@ -181,7 +181,7 @@ def judge(
         _decide(guardrail, measured, alpha, passing, bet, spare=not forecast, shown=shown),
         unit=unit,
         adjusted_by=_adjusted_by(guardrail.metric, baseline, candidate),
-        shares=candidate.kinds.get(guardrail.metric) in ("boolean", "fraction"),
+        shares=candidate.kind(guardrail.metric) in ("boolean", "fraction"),
     )
     if verdict.verdict != "inconclusive" or not forecast:
         return verdict

@@ -28,7 +28,7 @@ from policies.sequential.two_sample import (
     ratio_interval,
     side_of,
 )
-from policies.types import MetricType, PairSums, RewardSums
+from policies.types import CLIENT_ERROR_RATE, MetricType, PairSums, RewardSums
 
 Interval = tuple[float, float]
 MAX_CACHED_INTERVALS: Final = 8_192
@@ -64,6 +64,10 @@ class Evidence:
     units: RewardSums | None = None
     before: Mapping[str, PairSums] = field(default_factory=dict)
     weighted: Mapping[str, WeightedSums] = field(default_factory=dict)
+
+    def kind(self, metric: str) -> MetricType | None:
+        """What ``metric`` is; None if it is not declared, and not one of responses."""
+        return "boolean" if metric == CLIENT_ERROR_RATE else self.kinds.get(metric)
 
     @property
     def errors_by_unit(self) -> RewardSums:
@@ -107,7 +111,7 @@ def measure(
     p = latency_quantile(metric)
     if p is not None:
         return _of_latency(baseline.latency, candidate.latency, p, edges, ratio=ratio)
-    kind = candidate.kinds.get(metric) or baseline.kinds.get(metric)
+    kind = candidate.kind(metric) or baseline.kind(metric)
     if kind is None:
         raise ValueError(f"no metric {metric!r} is declared; declare it under 'metrics'")
     first, second = (_checked(metric, kind, evidence) for evidence in (baseline, candidate))

@@ -19,7 +19,7 @@ import numpy as np
 
 from policies.sequential.srm import EVERY_UNIT
 from policies.sequential.stratified import Stratum
-from policies.types import PairSums, RewardSums
+from policies.types import CLIENT_ERROR_RATE, ERROR_RATES, PairSums, RewardSums
 
 MAX_LATENCIES_PER_UNIT: Final = 32
 """Requests of a unit whose latencies count: its first ones. More would cost memory and tell little."""
@@ -27,9 +27,9 @@ STRATUM_S: Final = 60.0
 MAX_STRATA: Final = 720
 """With more of them, two neighbours become one."""
 
-Row = tuple[int, float, str, bool, int, float]
+Row = tuple[int, float, str, bool, int, float, bool]
 """One decision: the unit's `policies.sequential.srm.mix`, seconds since the epoch, variant, whether it failed, the
-latency's bucket or -1, and the probability with which the variant was assigned."""
+latency's bucket or -1, the probability with which the variant was assigned, and whether it was a client error."""
 
 
 @dataclass(slots=True)
@@ -39,8 +39,11 @@ class _Unit:
     first: float
     requests: int = 0
     errors: int = 0
+    client_errors: int = 0
     weighted: float = 0.0
     """Of the requests that failed, the sum of 1 - propensity."""
+    weighted_client_errors: float = 0.0
+    """Of the client errors."""
     weight: float = 0.0
     """Of all requests."""
     latencies: list[int] = field(default_factory=list)
@@ -56,12 +59,21 @@ class _Cell:
     count: float = 0.0
     total: float = 0.0
     squares: float = 0.0
+    """Of the shares of each unit's requests that failed, as ``total``."""
+    client_errors: float = 0.0
+    client_errors_squares: float = 0.0
+    """Of the shares that were client errors."""
     latency: dict[int, float] = field(default_factory=dict)
 
-    def add(self, share: float, sign: float) -> None:
+    def add(self, unit: _Unit, sign: float) -> None:
+        share = unit.errors / unit.requests
         self.count += sign
         self.total += sign * share
         self.squares += sign * share * share
+        if unit.client_errors:
+            share = unit.client_errors / unit.requests
+            self.client_errors += sign * share
+            self.client_errors_squares += sign * share * share
 
     def weigh(self, buckets: Iterable[int], weight: float) -> None:
         for bucket in buckets:
@@ -71,14 +83,23 @@ class _Cell:
         self.count += other.count
         self.total += other.total
         self.squares += other.squares
+        self.client_errors += other.client_errors
+        self.client_errors_squares += other.client_errors_squares
         for bucket, weight in other.latency.items():
             self.latency[bucket] = self.latency.get(bucket, 0.0) + weight
 
     def side(self) -> Stratum:
         latency = {bucket: weight for bucket, weight in self.latency.items() if weight > 1e-9}
+        refused = _sums(self.count, self.client_errors, self.client_errors_squares)
         return Stratum(
-            latency=latency, units=RewardSums(self.count, max(self.total, 0.0), max(self.squares, 0.0))
+            latency=latency,
+            rewards={CLIENT_ERROR_RATE: refused},
+            units=_sums(self.count, self.total, self.squares),
         )
+
+
+def _sums(count: float, total: float, squares: float) -> RewardSums:
+    return RewardSums(count, max(total, 0.0), max(squares, 0.0))
 
 
 class UnitOutcomes:
@@ -99,7 +120,7 @@ class UnitOutcomes:
 
     def add(self, rows: Iterable[Row]) -> None:
         """Adds decisions, in about the order of time, each once."""
-        for mixed, time, variant, failed, latency, propensity in rows:
+        for mixed, time, variant, failed, latency, propensity, client_error in rows:
             if mixed >= self.below:
                 continue
             unit = self._units.get((mixed, variant))
@@ -108,27 +129,28 @@ class UnitOutcomes:
             cell = self._cell(unit.first, variant)
             # Its observation moves with each request: the old one is taken away first.
             if unit.requests:
-                cell.add(unit.errors / unit.requests, -1.0)
+                cell.add(unit, -1.0)
             unit.requests += 1
             unit.errors += failed
+            unit.client_errors += client_error
             unit.weight += 1.0 - propensity
             unit.weighted += failed * (1.0 - propensity)
-            cell.add(unit.errors / unit.requests, 1.0)
+            unit.weighted_client_errors += client_error * (1.0 - propensity)
+            cell.add(unit, 1.0)
             if latency >= 0 and len(unit.latencies) < MAX_LATENCIES_PER_UNIT:
                 _weigh(unit, latency, cell)
 
     def failures(self) -> dict[tuple[str, str], PairSums]:
-        """By variant (and "error_rate"), the sums over units of w y and of w: y = 1 for a request that failed, and
-        w = 1 - propensity. Estimated from the sample."""
-        each: dict[str, list[tuple[float, float]]] = {}
-        for (_, variant), unit in list(
-            self._units.items()
-        ):  # of one moment: decisions may be added meanwhile
-            each.setdefault(variant, []).append((unit.weighted, unit.weight))
-        return {
-            (variant, "error_rate"): PairSums.of(*np.asarray(pairs).T) * self._units_each
-            for variant, pairs in each.items()
-        }
+        """By variant and one of `ERROR_RATES`, the sums over units of w y and of w: y = 1 for a request that failed,
+        or was a client error, and w = 1 - propensity. Estimated from the sample."""
+        each: dict[tuple[str, str], list[tuple[float, float]]] = {}
+        # Of one moment: decisions may be added meanwhile.
+        for (_, variant), unit in list(self._units.items()):
+            for metric, weighted in zip(
+                ERROR_RATES, (unit.weighted, unit.weighted_client_errors), strict=True
+            ):
+                each.setdefault((variant, metric), []).append((weighted, unit.weight))
+        return {key: PairSums.of(*np.asarray(pairs).T) * self._units_each for key, pairs in each.items()}
 
     def requests(self) -> dict[str, PairSums]:
         """By variant, the sums over the numbers of failures and of requests of its units, estimated from the sample."""

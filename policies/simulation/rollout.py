@@ -30,7 +30,7 @@ from policies.simulation import summary
 from policies.simulation.bandit import Progress
 from policies.simulation.summary import Estimated, Plain
 from policies.simulation.worlds import MAX_DRAWN_MEAN
-from policies.types import MetricType, RewardSums
+from policies.types import CLIENT_ERROR_RATE, MetricType, RewardSums
 
 REWARD = "correct"
 """The name of the boolean metric that services are rewarded by ..."""
@@ -47,6 +47,7 @@ class Service:
     """How one variant truly behaves. Latency is log-normal with this median and spread (of the log)."""
 
     error_rate: float = 0.002
+    client_error_rate: float = 0.01
     correct: float = 0.9
     latency_ms: float = 20.0
     spread: float = 0.4
@@ -140,7 +141,7 @@ def run(
     """Lets ``repetitions`` rollouts of ``plan`` run in ``world``, with a look every ``tick`` seconds.
 
     ``alpha`` is the false-alarm rate of a whole rollout, as in the gateway. Guardrails may be over
-    error_rate, latency quantiles, the boolean metrics `REWARD` and `COMPLAINT`, and the world's ``values``.
+    error rates, latency quantiles, the boolean metrics `REWARD` and `COMPLAINT`, and the world's ``values``.
     Raises ValueError for a rate beyond what can be drawn.
     """
     if world.rate * tick > MAX_DRAWN_MEAN:
@@ -186,6 +187,7 @@ class _Trial:
         self.bets = WindowBets()
         self.state = begin(plan, 0.0)
         self.latency = any(g.metric.startswith("latency_") for g in guardrails)
+        self.refusals = any(g.metric == CLIENT_ERROR_RATE for g in guardrails)
         self.window = (_Window(), _Window())
         self.compared = self.agreeing = 0
         self.exposed = 0.0
@@ -217,7 +219,7 @@ class _Trial:
         for window, service, n in zip(
             self.window, (world.baseline, candidate), (arrived - mine, mine), strict=True
         ):
-            rewarded = window.serve(self.rng, service, n, world.reported, self.latency)
+            rewarded = window.serve(self.rng, service, n, world.reported, self.latency, self.refusals)
             for metric in world.values:
                 mean = metric.baseline if window is self.window[0] else metric.candidate
                 window.earn(metric, metric.draw(self.rng, mean, rewarded))
@@ -264,7 +266,7 @@ class _Window:
     """What one variant showed since the weight last changed."""
 
     def __init__(self) -> None:
-        self.requests = self.errors = self.rewarded = self.correct = 0
+        self.requests = self.errors = self.client_errors = self.rewarded = self.correct = 0
         self.latency: dict[int, float] = {}
         self.values: dict[str, tuple[ValueMetric, RewardSums]] = {}
 
@@ -273,11 +275,19 @@ class _Window:
         self.values[metric.name] = metric, known + sums
 
     def serve(
-        self, rng: np.random.Generator, service: Service, n: int, reported: float, latency: bool
+        self,
+        rng: np.random.Generator,
+        service: Service,
+        n: int,
+        reported: float,
+        latency: bool,
+        refusals: bool,
     ) -> int:
         """Serve ``n`` requests; return how many of them get a reward."""
         self.requests += n
         self.errors += int(rng.binomial(n, service.error_rate))
+        if refusals:
+            self.client_errors += int(rng.binomial(n, service.client_error_rate))
         rewarded = int(rng.binomial(n, reported))
         self.rewarded += rewarded
         self.correct += int(rng.binomial(rewarded, service.correct))
@@ -292,6 +302,7 @@ class _Window:
         n, good = self.rewarded, self.correct
         sums = {REWARD: RewardSums(n, good, good), COMPLAINT: RewardSums(n, n - good, n - good)}
         kinds: dict[str, MetricType] = dict.fromkeys(sums, "boolean")
+        sums[CLIENT_ERROR_RATE] = RewardSums(self.requests, self.client_errors, self.client_errors)
         ranges = {}
         for name, (metric, earned) in self.values.items():
             sums[name], kinds[name] = earned, metric.kind

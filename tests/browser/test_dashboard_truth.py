@@ -167,7 +167,7 @@ def test_health_says_which_check_fails_what_to_do_and_which_errors_are_frequent(
     assert "No reward was ever reported for v2." in failing.inner_text()
     assert "decision id" in failing.inner_text()
     assert "Since 10 min ago" in failing.inner_text()
-    assert tab.page.locator('[data-check][data-value="ok"]').count() == 3
+    assert tab.page.locator('[data-check][data-value="ok"]').count() == 4
     kinds = tab.page.locator("#failures p", has_text="Of the last 4")
     kinds.wait_for()
     assert re.search(r"v2: .*×3, v2: .*×1\.", kinds.inner_text())

@@ -109,7 +109,7 @@ TABLE = [
     policy("{type: bandit, utility: {correct: 1, cost: 1}}", "utility.cost",
            "there is no metric 'cost'; known: correct, seconds"),
     canary(", guardrails: [{metric: latency_p0, max_ratio: 2}]}", "guardrails[0].metric",
-           "there is no metric 'latency_p0'; known: correct, seconds, error_rate, latency_p50, latency_p95, latency_p99", "did you mean 'latency_p50'?"),
+           "there is no metric 'latency_p0'; known: correct, seconds, error_rate, client_error_rate, latency_p50, latency_p95, latency_p99", "did you mean 'latency_p50'?"),
     below("feedback: [x]", "feedback[0]", "there is no metric 'x'; known: correct, seconds"),
     row("metrics:",
         "auth: {keys: [{id: k, hash: 'sha256:" + "0" * 64 + "', scopes: [infer], routes: [digit]}]}\nmetrics:", 1, "auth.keys[0].routes[0]",

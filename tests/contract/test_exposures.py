@@ -22,8 +22,9 @@ async def test_sightings_are_of_one_route_one_time_and_one_sample(store: Store) 
             T0 + k,
             unit=2**63 + k,
             epoch=1 + k % 2,
-            assigned=f"v{k % 3}",
+            assigned=f"v{(k + 1) % 3}",
             error=("", "reset", "client_left")[k % 3],
+            status=(200, 404)[k % 2],
             total_ms=1.0 + k,
         )
         for k in range(50)
@@ -40,10 +41,11 @@ async def test_sightings_are_of_one_route_one_time_and_one_sample(store: Store) 
             r.error == "reset",
             index(r.total_ms) if r.assigned == r.served else -1,
             r.propensity,
+            client_error=k % 2 == 1 and r.error == "" and r.assigned == r.served,
         )
-        for r in rows[:50]
+        for k, r in enumerate(rows[:50])
     ]
-    assert {one.failed for one in wanted} == {True, False}
+    assert {one.failed for one in wanted} == {one.client_error for one in wanted} == {True, False}
     assert min(one.latency for one in wanted) == -1
     found = await store.exposures("digits", since=T0, until=T0 + 100, below=EVERY_UNIT)
     assert found == wanted

@@ -268,6 +268,33 @@ async def test_decisions_without_a_response_count_as_assignments_alone(store: St
     assert await store.decided("digits") == {"v1": (5, 2, 1)}
 
 
+async def test_client_errors_are_sums_of_a_metric_that_no_client_reports(store: Store) -> None:
+    await store.append(
+        [
+            outcome(T0, status=404),
+            outcome(T0 + 1),
+            outcome(T0 + 2, status=502, error="backend_connect", served=""),
+            outcome(T0 + 3, status=404, served="v2", error="backend_status", fallback=True),
+            outcome(T0 + 4, status=499, error="client_left"),
+            outcome(T0 + 5, status=0, served=""),
+            outcome(T0 + 30, status=422, assigned="v2", served="v2"),
+        ]
+    )
+    await store.append([outcome(T0 + 31, status=200, assigned="v2", served="v2")])
+    wanted = {("v1", "client_error_rate"): (5, 1, 1), ("v2", "client_error_rate"): (2, 1, 1)}
+
+    async def found(**limits: float) -> dict[tuple[str, str], tuple[float, float, float]]:
+        sums = await store.reward_sums("digits", **limits)  # type: ignore[arg-type]
+        return {key: (s.count, s.total, s.squares) for key, s in sums.items()}
+
+    assert await found() == wanted
+    assert await found(since=T0 + 20) == {("v2", "client_error_rate"): (2, 1, 1)}
+    assert await store.metric_names() == []
+    while await store.prune(Retention(), now=T0 + 3 * 86_400):
+        pass
+    assert await found() == await found(since=T0 - 86_400) == wanted
+
+
 async def test_without_a_published_allocation_the_recorded_propensities_stand_in(store: Store) -> None:
     batch = [outcome(assigned="v1", propensity=0.75)] * 1 + [outcome(assigned="v2", propensity=0.25)]
     await store.append(batch)

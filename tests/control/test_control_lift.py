@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gateway.config.service import MetricConfig
-from gateway.control.reports.lift import Comparisons
+from gateway.control.reports.lift import HEALTH, Comparisons
 from gateway.control.reports.observed import Observed
 from gateway.ingest.evidence import Rewarded, RewardedBucket
 from gateway.record.events import Outcome
@@ -78,7 +78,7 @@ async def test_a_bandits_lift_weighs_each_decision_by_the_shares_of_its_moment(
     assert low < expected < high
     assert report["standings"]["correct"]["leader"] == ("v2" if expected > 0 else "v1")
     assert report["variants"]["v1"]["lift"] == {}
-    assert set(report["variants"]["v2"]["lift"]) == {"correct", "error_rate", "latency_p50", "latency_p99"}
+    assert set(report["variants"]["v2"]["lift"]) == {"correct", *HEALTH}
     assert report["variants"]["v2"]["lift"]["latency_p50"]["method"] == "matched"
 
 

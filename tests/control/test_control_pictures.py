@@ -55,7 +55,7 @@ async def test_the_last_point_is_the_report_and_each_is_what_was_known_then(
         await live_through(harness, SHOP, steps=1, per_step=80, step=60.0, seed=seed)
         # A reward belongs to the time of its decision, so that all of it is known by then.
         standing.append((harness.clock(), (await read(client, "routes/shop"))["variants"]["new"]["lift"]))
-    for metric in ("correct", "error_rate", "latency_p50"):
+    for metric in ("correct", "error_rate", "client_error_rate", "latency_p50"):
         found = await read(client, f"routes/shop/lift?metric={metric}&points=200")
         assert (found["baseline"], list(found["variants"])) == ("old", ["new"])
         points = found["variants"]["new"]

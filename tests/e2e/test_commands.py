@@ -253,7 +253,8 @@ def test_simulate_a_bandit_and_a_canary(tmp_path: Path) -> None:
     assert found["worlds"][0]["ended"]["rolled_back"]["value"] > 0.5
     assert found["notes"] == []
     assert found["worlds"][0]["assumed"] == (
-        "failing: 3.0% errors, median latency 20 ms, 90% good (baseline: 0.2%, 20 ms, 90%); "
+        "failing: 3.0% errors, 1% client errors, median latency 20 ms, 90% good "
+        "(baseline: 0.2%, 1%, 20 ms, 90%); "
         "beyond your limits: error_rate"
     )
     words = ("simulate", "--config", str(canary), "--route", "digits", "--repetitions", "2")

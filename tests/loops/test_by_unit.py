@@ -19,8 +19,13 @@ BANDIT = one_route(
 
 
 class Service(Rollout):
-    async def answer(self, users: int, each: int, failing: int, time: float | None = None) -> None:
-        """Of ``users`` users of each variant, ``failing`` of the candidate's fail ``each`` times."""
+    async def answer(
+        self, users: int, each: int, failing: int, time: float | None = None, *, status: int = 0
+    ) -> None:
+        """Of ``users`` users of each variant, ``failing`` of the candidate's fail ``each`` times.
+
+        ``status``: they do not fail, but get this response.
+        """
         epoch = self.allocations.held["r"].epoch
         made = [
             outcome(
@@ -30,7 +35,8 @@ class Service(Rollout):
                 assigned=v,
                 served=v,
                 unit=(n + 1) * 2**40 + (2**32 if v == "v2" else 0),
-                error="reset" if v == "v2" and n < failing else "",
+                error="reset" if v == "v2" and n < failing and not status else "",
+                status=status if v == "v2" and n < failing and status else 200,
             )
             for v in ("v1", "v2")
             for n in range(users)
@@ -40,10 +46,17 @@ class Service(Rollout):
         await self.pass_time(25)
 
 
-async def test_one_unlucky_heavy_user_is_no_breach(store: Store) -> None:
-    one = Service(store, "one", CANARY)
+def guarded(config: str, status: int) -> str:
+    """``config`` with its guardrail on client errors, if users get a response with ``status``."""
+    return config.replace("metric: error_rate", "metric: client_error_rate") if status else config
+
+
+@pytest.mark.parametrize("status", [0, 422])
+async def test_one_unlucky_heavy_user_is_no_breach(store: Store, status: int) -> None:
+    one = Service(store, "one", guarded(CANARY, status))
     await one.start()
-    await one.answer(users=3, each=100, failing=1)  # 100 of 300 requests failed, of one user of three
+    # 100 of 300 requests failed, of one user of three.
+    await one.answer(users=3, each=100, failing=1, status=status)
     assert one.state == "running"
     found = await one.controller.describe_rollout("r")
     assert found is not None
@@ -52,10 +65,11 @@ async def test_one_unlucky_heavy_user_is_no_breach(store: Store) -> None:
     assert verdict["candidate"] == pytest.approx(1 / 3)
 
 
-async def test_many_failing_users_are_one(store: Store) -> None:
-    one = Service(store, "one", CANARY)
+@pytest.mark.parametrize("status", [0, 422])
+async def test_many_failing_users_are_one(store: Store, status: int) -> None:
+    one = Service(store, "one", guarded(CANARY, status))
     await one.start()
-    await one.answer(users=60, each=2, failing=40)
+    await one.answer(users=60, each=2, failing=40, status=status)
     assert one.state == "rolled_back"
 
 
@@ -72,22 +86,24 @@ async def test_an_outcome_that_is_recorded_late_counts_once(store: Store) -> Non
     assert found["verdicts"][0]["candidate"] == pytest.approx(0.5)
 
 
-async def test_a_bandit_ejects_by_units(store: Store) -> None:
-    one = Service(store, "one", BANDIT)
+@pytest.mark.parametrize("status", [0, 422])
+async def test_a_bandit_ejects_by_units(store: Store, status: int) -> None:
+    one = Service(store, "one", guarded(BANDIT, status))
     await one.start()
-    await one.answer(users=3, each=100, failing=1)
+    await one.answer(users=3, each=100, failing=1, status=status)
     await one.pass_time(20)
     assert not one.allocations.steering["r"].ejected
-    await one.answer(users=200, each=2, failing=150)
+    await one.answer(users=200, each=2, failing=150, status=status)
     await one.pass_time(20)
     assert one.allocations.steering["r"].ejected == {"v2"}
 
 
-async def test_a_bandit_ejects_a_variant_that_fails_for_a_few_heavy_users(store: Store) -> None:
+@pytest.mark.parametrize("status", [0, 422])
+async def test_a_bandit_ejects_a_variant_that_fails_for_a_few_heavy_users(store: Store, status: int) -> None:
     """Too few units to compare errors one by one: their shares are compared."""
-    one = Service(store, "one", BANDIT)
+    one = Service(store, "one", guarded(BANDIT, status))
     await one.start()
-    await one.answer(users=25, each=40, failing=25)
+    await one.answer(users=25, each=40, failing=25, status=status)
     await one.pass_time(20)
     assert one.allocations.steering["r"].ejected == {"v2"}
 

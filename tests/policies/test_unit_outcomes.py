@@ -13,7 +13,6 @@ from policies.rollout.verdicts import Guardrail
 from policies.sequential.metric_comparison import Evidence
 from policies.sequential.stratified import Stratum, stratified
 from policies.sequential.unit_outcomes import MAX_LATENCIES_PER_UNIT, MAX_STRATA, STRATUM_S, Row, UnitOutcomes
-from policies.types import RewardSums
 
 RAIL = Guardrail("error_rate", max_increase=0.0)
 
@@ -44,10 +43,11 @@ class Users:
         who = self.rng.choice(self.n, n, p=self.activity)
         extra = np.where(np.asarray(self.variant)[who] == "v2", worse, 0.0)
         failed = (self.rng.random(n) < self.rates[who] + extra).tolist()
+        refused = (np.arange(n) % 7 == 0).tolist()
         speed = self.rng.lognormal(3 + self.slowness[who], 0.3)
         buckets = np.floor(np.log(speed) / np.log(1.05)).astype(int).tolist()
         return [
-            (self.mixes[w], time, self.variant[w], failed[k], buckets[k], 0.5)
+            (self.mixes[w], time, self.variant[w], failed[k], buckets[k], 0.5, refused[k])
             for k, w in enumerate(who.tolist())
         ]
 
@@ -101,33 +101,38 @@ def test_sums_are_those_of_the_shares_of_units() -> None:
     for row in rows:
         outcomes.add([row])
     for variant, side in outcomes.whole().items():
-        shares, weights = [], Counter[int]()
+        shares, refusals, weights = list[float](), list[float](), Counter[int]()
         for unit in {r[0] for r in rows if r[2] == variant}:
             own = [r for r in rows if r[0] == unit]
             shares.append(sum(r[3] for r in own) / len(own))
+            refusals.append(sum(r[6] for r in own) / len(own))
             kept = [r[4] for r in own][:MAX_LATENCIES_PER_UNIT]
             kept = kept[: 2 ** (len(kept).bit_length() - 1)]
             for bucket in kept:
                 weights[bucket] += 1 / len(kept)  # type: ignore[assignment]
-        wanted = RewardSums(len(shares), sum(shares), sum(s * s for s in shares))
         assert side.units is not None
-        for name in ("count", "total", "squares"):
-            assert getattr(side.units, name) == pytest.approx(getattr(wanted, name))
+        for found, each in ((side.units, shares), (side.rewards["client_error_rate"], refusals)):
+            assert found.count == len(each)
+            assert found.total == pytest.approx(sum(each))
+            assert found.squares == pytest.approx(sum(s * s for s in each))
         assert side.latency == pytest.approx(dict(weights))
         assert sum(side.latency.values()) == pytest.approx(len(shares))
-        failed = Counter(r[0] for r in rows if r[2] == variant and r[3])
         sent = Counter(r[0] for r in rows if r[2] == variant)
-        pairs = outcomes.failures()[variant, "error_rate"]
-        assert pairs.x.squares == pytest.approx(sum((0.5 * n) ** 2 for n in failed.values()))
-        assert pairs.y.squares == pytest.approx(sum((0.5 * n) ** 2 for n in sent.values()))
-        assert pairs.both.squares == pytest.approx(sum((0.5 * (n + failed[u])) ** 2 for u, n in sent.items()))
+        for metric, place in (("error_rate", 3), ("client_error_rate", 6)):
+            failed = Counter(r[0] for r in rows if r[2] == variant and r[place])
+            pairs = outcomes.failures()[variant, metric]
+            assert pairs.x.squares == pytest.approx(sum((0.5 * n) ** 2 for n in failed.values()))
+            assert pairs.y.squares == pytest.approx(sum((0.5 * n) ** 2 for n in sent.values()))
+            assert pairs.both.squares == pytest.approx(
+                sum((0.5 * (n + failed[u])) ** 2 for u, n in sent.items())
+            )
 
 
 def test_memory_is_bounded_and_what_was_counted_stays() -> None:
     rng = np.random.default_rng(3)
     outcomes = UnitOutcomes(size=100)
     mixes = rng.integers(0, 2**64, 2_000, dtype=np.uint64).tolist()
-    outcomes.add([(m, float(k), "v1", k % 10 == 0, 3, 0.5) for k, m in enumerate(mixes)])
+    outcomes.add([(m, float(k), "v1", k % 10 == 0, 3, 0.5, False) for k, m in enumerate(mixes)])
     side = outcomes.whole()["v1"]
     assert side.units is not None
     before = side.units.count
@@ -135,7 +140,7 @@ def test_memory_is_bounded_and_what_was_counted_stays() -> None:
     assert outcomes.below < 2**62
     for found in (outcomes.requests()["v1"].y, outcomes.failures()["v1", "error_rate"].y):
         assert found.count == pytest.approx(2_000, rel=0.5), "estimated from those that are remembered"
-    outcomes.add([(m, 3_000.0, "v1", True, 3, 0.5) for m in mixes if m >= outcomes.below])
+    outcomes.add([(m, 3_000.0, "v1", True, 3, 0.5, False) for m in mixes if m >= outcomes.below])
     after = outcomes.whole()["v1"].units
     assert after is not None
     assert after.count == before
@@ -144,7 +149,7 @@ def test_memory_is_bounded_and_what_was_counted_stays() -> None:
 def test_stretches_are_joined_when_there_are_many() -> None:
     outcomes = UnitOutcomes()
     n = 3 * MAX_STRATA
-    outcomes.add([(k, k * STRATUM_S, f"v{1 + k % 2}", False, 1, 0.5) for k in range(n)])
+    outcomes.add([(k, k * STRATUM_S, f"v{1 + k % 2}", False, 1, 0.5, False) for k in range(n)])
     found = outcomes.strata()
     assert len(found) <= MAX_STRATA
     assert sum(side.units.count for s in found for side in s.values() if side.units) == n
@@ -163,6 +168,7 @@ def test_a_bandit_compares_units_that_came_at_the_same_time() -> None:
                 bool(rng.random() < rate),
                 1,
                 0.5,
+                False,
             )
             for _ in range(40)
         )

@@ -41,7 +41,7 @@ def _fill(connection: sqlite3.Connection, first: int, last: int) -> None:
             outcome(T0 + 10 * bucket, epoch=bucket, assigned=v, served=v, total_ms=1.0 + bucket)
             for v in ("v1", "v2")
         ]
-        cells = tally(columns(made), lambda route, epoch: None)
+        cells = tally(columns(made), lambda route, epoch: None).counts
         sums.add_cells(connection, cells)
         totals.count(connection, cells)
         rewards.upsert(connection, [reward(1.0, of=one, unit=bucket, period="all") for one in made])

@@ -20,7 +20,7 @@ from gateway.state.paging import (
     milliseconds,
     parts,
 )
-from gateway.state.tally import start_of, tally
+from gateway.state.tally import SumKey, start_of, tally
 from tests.support.made import T0, decision, drawn_decision, outcome
 
 rows = st.builds(
@@ -31,6 +31,7 @@ rows = st.builds(
     assigned=st.sampled_from(["v1", "v2"]),
     served=st.sampled_from(["v1", "v2", ""]),
     error=st.sampled_from(["", "client_left", "backend_reset"]),
+    status=st.sampled_from([0, 200, 404, 422, 499, 503]),
     fallback=st.booleans(),
     forced=st.booleans(),
     total_ms=st.floats(0.002, 1e5),
@@ -41,7 +42,8 @@ rows = st.builds(
 @given(st.lists(rows, min_size=1, max_size=60))
 def test_a_tally_counts_what_a_loop_counts(batch: list[Outcome]) -> None:
     shares = {"v1": 0.25, "v2": 0.5, "v3": 0.25}
-    found = tally(columns(batch), lambda route, epoch: shares)
+    added = tally(columns(batch), lambda route, epoch: shares)
+    found = added.counts
     counted = [o for o in batch if not o.forced]
 
     def sums(key: str, field: str) -> Counter[tuple[str, int, int, str]]:
@@ -56,6 +58,11 @@ def test_a_tally_counts_what_a_loop_counts(batch: list[Outcome]) -> None:
     assert by("errors") == sums("assigned", "failed")
     assert by("fallbacks") == sums("assigned", "fallback")
     assert by("served") == sums("served", "served")
+    refused = {SumKey(*key, "client_error_rate"): n for key, n in sums("assigned", "client_error").items()}
+    seen = sums("assigned", "status")  # 0: the gateway sees no response
+    assert {key: one.rounded.total for key, one in added.sums.items() if one.rounded.total} == refused
+    assert {key[:4]: one.count for key, one in added.sums.items()} == seen
+    assert all(one.rounded.total == one.rounded.squares for one in added.sums.values())
     for key, cell in found.items():
         mine = [o for o in counted if (o.route, start_of(o.time), o.epoch, o.served) == tuple(key)]
         assert cell.latency == Counter(index(o.total_ms) for o in mine)

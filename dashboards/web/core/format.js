@@ -126,7 +126,7 @@ export function signedTick(x, step, what) {
 // What a metric's values are written in: "fraction", "ms", or "real".
 export function kind(metric, declared) {
   if (metric.startsWith("latency_")) return "ms";
-  if (metric === "error_rate" || metric === "agreement") return "fraction";
+  if (["error_rate", "client_error_rate", "agreement"].includes(metric)) return "fraction";
   return relative(declared[metric]?.type) ? "fraction" : "real";
 }
 

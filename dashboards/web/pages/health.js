@@ -14,7 +14,12 @@ const CHECKS = [
   ["sample_ratio_mismatch", "Variants get their allocated share", "Do not trust comparisons: some requests are lost or repeated."],
   ["record_loss", "Every outcome reaches the record", "Figures of that time are incomplete: the store was slow or unavailable."],
   ["no_rewards", "Every variant that responds gets rewards", "Check that clients report rewards with this variant's decision ids."],
-  ["variant_failing", "At most 20% of a variant's requests fail", "Check its addresses, and the backend's own log."]
+  ["variant_failing", "At most 20% of a variant's requests fail", "Check its addresses, and the backend's own log."],
+  [
+    "client_errors",
+    "A candidate without a guardrail on client errors rejects no more requests",
+    "Write a guardrail on client_error_rate, promote or roll back."
+  ]
 ];
 const MAX_LISTED = 12;
 const MAX_COUNTED = 200;

@@ -18,7 +18,7 @@ export const RANGES = [
   ["604800", "7 d"]
 ];
 const STEPS = [10, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21_600, 86_400];
-const FIELDS = "assigned,served,share,allocated,latency_ms,latency_interval_ms,rolling,rolling_error_rate,to_date"; // what is drawn
+const FIELDS = "assigned,served,share,allocated,latency_ms,latency_interval_ms,rolling,rolling_error_rate,rolling_client_error_rate,to_date"; // what is drawn
 const POINTS = 350;
 const TAIL_S = 15;
 const MAX_LISTED = 6;
@@ -57,7 +57,7 @@ export function TimeTab({ report, colour, events }) {
 
 function drawn(series, report, colour, query, happened) {
   const page = { ...pageOf(report, series, colour, query), marks: happened.map((one) => one.time) };
-  const charts = [rewards(page), shares(page), agreement(page), errors(page), latencies(page), requests(page)].filter(Boolean);
+  const charts = [rewards(page), shares(page), agreement(page), errors(page), clientErrors(page), latencies(page), requests(page)].filter(Boolean);
   return { page, happened, charts };
 }
 
@@ -228,10 +228,18 @@ function agreement(page) {
   };
 }
 
-function errors(page) {
-  const value = (k, name) => page.bucketOf(k, name)?.rolling_error_rate ?? null;
+const errors = (page) => rate(page, "rolling_error_rate", "errors", "Error rate", "also where a fallback served");
+
+// Most routes have none.
+function clientErrors(page) {
+  const some = page.names.some((name) => page.x.some((_, k) => page.bucketOf(k, name)?.rolling_client_error_rate?.mean > 0));
+  return some ? rate(page, "rolling_client_error_rate", "client-errors", "Client error rate", "4xx responses of the variant") : null;
+}
+
+function rate(page, field, id, title, what) {
+  const value = (k, name) => page.bucketOf(k, name)?.[field] ?? null;
   return {
-    ...base(page, "errors", "Error rate", `Over the last ${seconds(page.window)}, also where a fallback served; 95% intervals.`),
+    ...base(page, id, title, `Over the last ${seconds(page.window)}, ${what}; 95% intervals.`),
     ...lines(page, value),
     y: { range: (low, high) => [0, Math.min(1, Math.max(0.005, high * 1.06))], text: (v, step) => tick(v, step, "fraction") },
     row: (k, name) => inWords(value(k, name), "boolean")

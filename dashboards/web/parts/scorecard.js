@@ -9,13 +9,14 @@ import { badge, explained, figure, variantName } from "./basics.js";
 import { axis, forest } from "./forest.js";
 
 const MAX_RATIO = 1e6; // a larger end of an interval says that there is none
+const MEASURED = ["error_rate", "client_error_rate", "latency_p50", "latency_p99"];
 const VERDICT_TONES = { pass: "good", fail: "bad", inconclusive: "", error: "warn" };
 
 export function scorecard(report, colour) {
   const { verdicts, frozen } = report.rollout ? verdictsOf(report.rollout) : { verdicts: report.guardrails ?? [], frozen: null };
   const names = Object.keys(report.variants).filter((name) => report.variants[name].assigned || name in report.allocation);
   const page = { report, colour, verdicts, names };
-  const guarded = verdicts.filter((one) => !["error_rate", "latency_p50", "latency_p99"].includes(one.metric) && !(one.metric in report.metrics));
+  const guarded = verdicts.filter((one) => !MEASURED.includes(one.metric) && !(one.metric in report.metrics));
   return html`<section class="card" id="scorecard" key="scorecard" aria-labelledby="scorecard-h">
     <div class="card-head"><h2 id="scorecard-h">Scorecard</h2>
       ${
@@ -28,6 +29,7 @@ export function scorecard(report, colour) {
     </div>
     ${metricsOf(report).map(([metric, m]) => block(page, metric, m.goal, rewardCell))}
     ${block(page, "error_rate", "minimize", errorCell)}
+    ${refused(page) && block(page, "client_error_rate", "minimize", errorCell)}
     ${["latency_p50", "latency_p99"].map((metric) => block(page, metric, "minimize", latencyCell))}
     ${guarded.map((one) => html`<div class="metric" key=${one.metric} data-guardrail=${one.metric}><h3>${one.metric}</h3>${guardrail(report, one)}</div>`)}
   </section>`;
@@ -37,6 +39,10 @@ export function scorecard(report, colour) {
 function period({ first_decision: first, as_of: now }) {
   return first === null ? "" : `Each variant: all its requests since ${moment(first, now)}, with 95% intervals for one look.`;
 }
+
+// Most routes have no client errors: they are shown where there are some, or a guardrail is on them.
+const refused = ({ report, verdicts }) =>
+  verdicts.some((one) => one.metric === "client_error_rate") || Object.values(report.variants).some((v) => v.client_errors > 0);
 
 // How the differences come about, where they are not those of the means next to them.
 function apart({ contextual, variants }) {
@@ -125,19 +131,22 @@ function rewardCell(report, name, metric) {
 }
 
 // The cell of a metric, whatever it is of.
-export const cellOf = (metric) => (metric === "error_rate" ? errorCell : metric.startsWith("latency_") ? latencyCell : rewardCell);
+export const cellOf = (metric) => (metric.endsWith("error_rate") ? errorCell : metric.startsWith("latency_") ? latencyCell : rewardCell);
 
-function errorCell(report, name) {
+function errorCell(report, name, metric) {
   const v = report.variants[name];
   if (!v.assigned) return null;
-  const said = estimate(v.error_rate, "boolean");
-  const text = html`<div class="estimate-text">${figure(`${report.within ?? ""}variants.${name}.error_rate.mean`, v.error_rate.mean, said.mean)}<small>${said.interval}</small><small>${figure(`${report.within ?? ""}variants.${name}.errors`, v.errors, count(v.errors))} of ${count(v.assigned)}</small></div>`;
+  const errors = metric === "error_rate" ? "errors" : "client_errors";
+  const rate = v[metric];
+  const field = `${report.within ?? ""}variants.${name}.`;
+  const said = estimate(rate, "boolean");
+  const text = html`<div class="estimate-text">${figure(`${field}${metric}.mean`, rate.mean, said.mean)}<small>${said.interval}</small><small>${figure(field + errors, v[errors], count(v[errors]))} of ${count(metric === "error_rate" ? v.assigned : rate.count)}</small></div>`;
   return {
-    mean: v.error_rate.mean,
-    interval: v.error_rate.interval,
+    mean: rate.mean,
+    interval: rate.interval,
     thin: v.assigned < FEW,
     text,
-    label: `${said.mean} errors, 95% interval ${said.interval}`
+    label: `${said.mean} ${errors.replace("_", " ")}, 95% interval ${said.interval}`
   };
 }
 

@@ -12,7 +12,7 @@ import { axes, byVariant, cellOf, wanted } from "./scorecard.js";
 const EVERY_S = 30;
 const OLD_S = 60;
 const PATIENCE_MS = 60_000; // months of many segments
-const OF_REQUESTS = ["error_rate", "latency_p50", "latency_p99"]; // of the newest ones, by the record
+const OF_REQUESTS = ["error_rate", "client_error_rate", "latency_p50", "latency_p99"]; // of the newest ones, by the record
 
 export function Segments({ report, colour, now }) {
   if (report.contextual) return [predicted(report, colour), learned(report, colour)];

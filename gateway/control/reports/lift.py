@@ -42,18 +42,18 @@ from policies.sequential.metric_comparison import (
     measure,
 )
 from policies.sequential.stratified import Stratum, stratified
-from policies.types import Goal, MetricType, RewardSums
+from policies.types import CLIENT_ERROR_RATE, ERROR_RATES, Goal, MetricType, RewardSums
 
 Json = dict[str, Any]
 Method = Literal["pooled", "weighted", "matched"]
 
-HEALTH: Final = ("error_rate", "latency_p50", "latency_p99")
+HEALTH: Final = (*ERROR_RATES, "latency_p50", "latency_p99")
 """Compared on every route in addition to its metrics; lower is better."""
 MAX_RATIO: Final = 1e6
 """A greater ratio, or end of its interval, says that there is none: the baseline is all but 0."""
 _NOTHING: Final = Counts()
 _NO_REWARDS: Final = Rewarded()
-_NO_UNITS: Final = Stratum(units=RewardSums())
+_NO_UNITS: Final = Stratum(units=RewardSums(), rewards={CLIENT_ERROR_RATE: RewardSums()})
 
 
 class Comparisons:
@@ -144,7 +144,7 @@ class Comparisons:
             counts.seen,
             errors,
             units.latency,
-            rewards,
+            {**rewards, **units.rewards},
             kinds,
             ranges=self._ranges,
             units=units.units,
@@ -291,7 +291,7 @@ class Comparisons:
             return "pooled"
         if metric.startswith("latency_"):
             return "matched"
-        one_by_one = metric != "error_rate" and self._periods.one_by_one(metric)
+        one_by_one = metric not in ERROR_RATES and self._periods.one_by_one(metric)
         if not self._bounded(metric) or one_by_one:
             return "weighted"
         telling = all(s.telling for s in self._periods.weighted(metric, baseline, variant))
@@ -356,6 +356,7 @@ def _stratum(buckets: Sequence[RewardedBucket], *, sticky: bool) -> Stratum:
             known = rewards.get(metric)
             rewards[metric] = found.observations if known is None else known + found.observations
     if sticky:
+        rewards.pop(CLIENT_ERROR_RATE, None)
         return Stratum(rewards=rewards, units=RewardSums())
     counts = [bucket.counts for bucket in buckets]
     seen = sum(c.seen for c in counts)
@@ -368,7 +369,7 @@ def _stratum(buckets: Sequence[RewardedBucket], *, sticky: bool) -> Stratum:
 def _size(evidence: Evidence, metric: str) -> float:
     if metric == "error_rate":
         return evidence.errors_by_unit.count
-    if metric in HEALTH:
+    if metric.startswith("latency_"):
         return sum(evidence.latency.values())
     return evidence.rewards.get(metric, RewardSums()).count
 

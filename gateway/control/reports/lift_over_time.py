@@ -106,10 +106,10 @@ class _Recorded:
         self._ended += len({bucket.epoch for bucket in group if bucket.counts.assigned})
         self.drawn |= {bucket.variant for bucket in group if bucket.counts.expected > 0}
         for bucket in group:
-            if self._metric in HEALTH:
-                self._counts[bucket.variant] = _together(self._counts[bucket.variant], bucket.counts)
-            elif self._metric in bucket.rewards:
+            if self._metric in bucket.rewards:
                 self._rewards[bucket.variant, self._metric] += bucket.rewards[self._metric]
+            elif self._metric in HEALTH:
+                self._counts[bucket.variant] = _together(self._counts[bucket.variant], bucket.counts)
 
     def observed(self) -> Observed:
         return Observed(

@@ -31,7 +31,7 @@ from policies.contextual.regression import LinearSums
 from policies.sequential.metric_comparison import latency_quantile
 from policies.sequential.two_sample import RateMartingale, mean_interval
 from policies.sequential.unit_outcomes import UnitOutcomes
-from policies.types import Discounted, PairSums
+from policies.types import CLIENT_ERROR_RATE, Discounted, PairSums
 
 Json = dict[str, Any]
 
@@ -271,7 +271,7 @@ def _variant(
 ) -> Json:
     counts = evidence.counts.get(variant, _NO_COUNTS)
     return {
-        **served(counts),
+        **served(counts, evidence.rewards.get((variant, CLIENT_ERROR_RATE), _NOTHING).values),
         "fallbacks": counts.fallbacks,
         "expected": round(counts.expected, 6),
         "gateway_ms": latencies(counts.gateway, GATEWAY),

@@ -18,11 +18,13 @@ from gateway.state.base import Counts
 from policies.contextual.bandit import Contextual
 from policies.contextual.regression import LinearSums, fit, total
 from policies.contextual.segments import Predicted, segments
+from policies.types import RewardSums
 
 Json = dict[str, Any]
 
 
 _NO_REWARDS = Rewarded()
+_NO_REQUESTS = Counts(), RewardSums()
 
 
 def segment_ids(route: RouteConfig) -> list[bytes]:
@@ -34,7 +36,7 @@ def compared_by_segment(
     route: RouteConfig,
     declared: Mapping[str, MetricConfig],
     found: Sequence[Segment],
-    latest: Sequence[Mapping[str, Counts]],
+    latest: Sequence[Mapping[str, tuple[Counts, RewardSums]]],
     baseline: str,
     *,
     by_epoch: bool,
@@ -55,7 +57,8 @@ def compared_by_segment(
             observed = of_newest(segment.buckets)
         compared = Comparisons(variants, metrics, observed, parts=len(names))
         of_variant = {
-            v: _of_variant(v, metrics, segment, compared, baseline) | {"latest": served(counts.get(v))}
+            v: _of_variant(v, metrics, segment, compared, baseline)
+            | {"latest": served(*counts.get(v, _NO_REQUESTS))}
             for v in variants
         }
         made.append({"feature": feature, "value": value, "variants": of_variant})

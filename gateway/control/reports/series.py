@@ -13,13 +13,20 @@ from typing import Any, Final
 
 from gateway.config.service import MetricConfig
 from gateway.control.reports.estimates import estimate, reward_estimate
-from gateway.control.reports.served import GATEWAY, LATENCIES, error_rate, latencies, latency_intervals
+from gateway.control.reports.served import (
+    GATEWAY,
+    LATENCIES,
+    client_error_rate,
+    error_rate,
+    latencies,
+    latency_intervals,
+)
 from gateway.control.schemas.series import BucketVariant
 from gateway.ingest.evidence import Key, Rewarded, RewardedBucket, share_observed
 from gateway.record.histogram import merge
 from gateway.state.base import Counts, Published
 from gateway.state.folding import cell_width
-from policies.types import RewardSums
+from policies.types import CLIENT_ERROR_RATE, RewardSums
 
 Json = dict[str, Any]
 
@@ -133,6 +140,9 @@ class _Totals:
         found = {name: self.rewards.get((variant, name), _NOTHING) for name in declared}
         return _estimates(found, declared, shares)
 
+    def client_error_rate(self, variant: str) -> Json:
+        return client_error_rate(self.rewards.get((variant, CLIENT_ERROR_RATE), _NOTHING).values)
+
     def error_rate(self, variant: str) -> Json:
         return error_rate(Counts(assigned=self.seen[variant], errors=self.errors[variant]))
 
@@ -199,6 +209,7 @@ def _bucket(
                         "to_date": partial(to_date.estimates, name, declared),
                         "rolling": partial(rolling.estimates, name, declared, shares),
                         "rolling_error_rate": partial(rolling.error_rate, name),
+                        "rolling_client_error_rate": partial(rolling.client_error_rate, name),
                     }
                 ).items()
                 if figure in wanted
@@ -218,11 +229,14 @@ def _figures(
     """What makes each figure: estimates and quantiles take long."""
     counts = [b.counts for b in buckets]
     assigned, errors = sum(c.assigned for c in counts), sum(c.errors for c in counts)
+    client_errors = _summed(buckets, CLIENT_ERROR_RATE).values
     return {
         "assigned": lambda: assigned,
         "served": lambda: sum(c.served for c in counts),
         "errors": lambda: errors,
         "error_rate": lambda: error_rate(Counts(assigned=sum(c.seen for c in counts), errors=errors)),
+        "client_errors": lambda: round(client_errors.total),
+        "client_error_rate": lambda: client_error_rate(client_errors),
         "fallbacks": lambda: sum(c.fallbacks for c in counts),
         "share": lambda: assigned / total if total else None,
         "allocated": lambda: sum(c.expected for c in counts) / expected if expected else None,

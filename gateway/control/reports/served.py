@@ -15,17 +15,20 @@ Json = dict[str, Any]
 LATENCIES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 GATEWAY: Final = {"p50": 0.5, "p99": 0.99}
 """Quantiles of the time inside the gateway."""
-_NO_COUNTS: Final = Counts()
 
 
-def served(counts: Counts | None) -> Json:
-    """Return how many requests there were, their errors, and the latency of their responses."""
-    counts = counts or _NO_COUNTS
+def served(counts: Counts, client_errors: RewardSums) -> Json:
+    """Return how many requests there were, their errors, and the latency of their responses.
+
+    ``client_errors``: the sums of `CLIENT_ERROR_RATE`.
+    """
     return {
         "assigned": counts.assigned,
         "served": counts.served,
         "errors": counts.errors,
         "error_rate": error_rate(counts),
+        "client_errors": round(client_errors.total),
+        "client_error_rate": client_error_rate(client_errors),
         "latency_ms": latencies(counts.latency, LATENCIES),
         "latency_interval_ms": latency_intervals(counts.latency),
     }
@@ -49,6 +52,11 @@ def error_rate(counts: Counts) -> Json:
     """Return errors per assignment whose response is seen; a failure hidden by a fallback counts."""
     errors = float(min(counts.errors, counts.seen))
     return estimate("boolean", RewardSums(counts.seen, errors, errors))
+
+
+def client_error_rate(sums: RewardSums) -> Json:
+    """Return client errors per assignment whose response is seen; one that the gateway itself sends is none."""
+    return estimate("boolean", sums)
 
 
 def latencies(histogram: Mapping[int, int], wanted: Mapping[str, float]) -> dict[str, float] | None:

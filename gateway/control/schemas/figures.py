@@ -143,5 +143,10 @@ class ServedReport(ApiModel):
     served: Count
     errors: Count
     error_rate: Estimate
+    client_errors: Annotated[
+        Count,
+        Field(description="Responses of the variant that are charged to the client, such as 404 and 422."),
+    ]
+    client_error_rate: Estimate
     latency_ms: Quantiles | None
     latency_interval_ms: QuantileIntervals | None

@@ -168,7 +168,11 @@ class SegmentsResponse(ApiModel):
 
 class LiftQuery(BaselineQuery):
     metric: Annotated[
-        str, Field(description="A declared metric, error_rate, latency_p50 or latency_p99.", max_length=200)
+        str,
+        Field(
+            description="A declared metric, error_rate, client_error_rate, latency_p50 or latency_p99.",
+            max_length=200,
+        ),
     ]
     points: Annotated[int, Field(ge=1, le=200)] = 60
 

@@ -44,7 +44,11 @@ class VariantReport(ServedReport):
     expected_loss: Annotated[float, Field(ge=0)] | None
     lift: Annotated[
         dict[str, Lift],
-        Field(description="Against `compared_with`, by metric; error_rate, latency_p50 and latency_p99 too."),
+        Field(
+            description=(
+                "Against `compared_with`, by metric; error_rate, client_error_rate, latency_p50 and latency_p99 too."
+            )
+        ),
     ]
 
 

@@ -59,6 +59,8 @@ class BucketVariant(ApiModel):
     errors: Count
     fallbacks: Count
     error_rate: Estimate
+    client_errors: Count
+    client_error_rate: Estimate
     share: Annotated[Probability | None, Field(description="Of the bucket's assignments; null without any.")]
     allocated: Annotated[Probability | None, Field(description="The mean share in the allocations.")]
     latency_ms: Quantiles | None
@@ -69,6 +71,9 @@ class BucketVariant(ApiModel):
         dict[str, RewardEstimate], Field(description="Rewards over the `window` that ends here.")
     ]
     rolling_error_rate: Annotated[Estimate, Field(description="Errors over the `window` that ends here.")]
+    rolling_client_error_rate: Annotated[
+        Estimate, Field(description="Client errors over the `window` that ends here.")
+    ]
     to_date: Annotated[dict[str, RewardEstimate], Field(description="Rewards up to the end of this bucket.")]
 
 

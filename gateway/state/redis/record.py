@@ -74,8 +74,11 @@ def _arguments(rows: Sequence[Outcome], expected: str, shares: Shares) -> list[A
         arguments += (block[:COARSE_BYTES].hex(), block[COARSE_BYTES:], bits.to_bytes(32, "little"))
     for time, found in scattered.items():
         arguments += (time[:COARSE_BYTES].hex(), time[COARSE_BYTES:], found)
-    for key, counts in tally(by_column, shares).items():
-        arguments += (key.start, cell_field(key.epoch, key.variant), pack_counts(counts))
+    added = tally(by_column, shares)
+    for key, counts in added.counts.items():
+        arguments += ("c", key.start, cell_field(key.epoch, key.variant), pack_counts(counts))
+    for of, one in added.sums.items():
+        arguments += ("s", of.start, cell_field(of.epoch, of.variant, of.metric), one.pack())
     return arguments
 
 

@@ -18,7 +18,7 @@ from gateway.state.redis.link import Link
 from gateway.state.redis.script import Script
 from gateway.state.tally import KEPT_CHANGES, start_of
 from gateway.state.units import SEGMENT, metric_of
-from policies.types import RewardSums
+from policies.types import CLIENT_ERROR_RATE, RewardSums
 
 T = TypeVar("T")
 Fields = dict[bytes, bytes]
@@ -341,4 +341,4 @@ async def metric_names(link: Link, routes: Sequence[str]) -> list[str]:
         names |= {
             metric_of(cell_parts(field)[2]) for field, cell in fields.items() if ExactSums.unpack(cell).count
         }
-    return sorted(names)
+    return sorted(names - {CLIENT_ERROR_RATE})

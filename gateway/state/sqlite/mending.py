@@ -146,7 +146,7 @@ def _recorded(connection: sqlite3.Connection, route: str, low: int, high: int, v
         if not outcomes:
             break
         after = outcomes[-1].decision
-        for key, counts in tally(columns(outcomes), lambda *_: None).items():
+        for key, counts in tally(columns(outcomes), lambda *_: None).counts.items():
             if key.variant == variant:
                 add_counts(found, counts)
     return found

@@ -20,13 +20,14 @@ from gateway.record.events import Outcome, Reward, Shadowed
 from gateway.record.page import DamagedPage
 from gateway.state import damage
 from gateway.state.base import Counts, DecisionRecord, OutcomeFilter, Retention, RewardResult
+from gateway.state.exact import ExactSums
 from gateway.state.paging import MAX_PAGE_ROWS, every_step, parts
 from gateway.state.sqlite import control, linear, mending, pages, request_ids, rewards, sums, totals, upkeep
 from gateway.state.sqlite.connect import check, connect, keep_private, plainly
 from gateway.state.sqlite.readers import Readers
 from gateway.state.sqlite.schema import migrate
 from gateway.state.sqlite.writer import Writer
-from gateway.state.tally import CellKey, add_counts, tally
+from gateway.state.tally import CellKey, SumKey, add_counts, tally
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -165,17 +166,23 @@ class SqliteStore:
     def _append(
         self, connection: sqlite3.Connection, outcomes: Sequence[Outcome], shadowed: Sequence[Shadowed]
     ) -> None:
-        shares, cells = partial(self._published_shares, connection), dict[CellKey, Counts]()
+        shares = partial(self._published_shares, connection)
+        cells, found = dict[CellKey, Counts](), dict[SumKey, ExactSums]()
         new = pages.only_new(connection, outcomes) if outcomes else ()
         for start in range(0, len(new), MAX_PAGE_ROWS):  # a longer step would hold up the event loop
             for part in parts(new[start : start + MAX_PAGE_ROWS]):
                 pages.write(connection, part.columns)
-                for key, counts in tally(part.columns, shares).items():
+                added = tally(part.columns, shares)
+                for key, counts in added.counts.items():
                     add_counts(cells.setdefault(key, Counts()), counts)
+                for of, one in added.sums.items():
+                    found.setdefault(of, ExactSums()).merge(one)
         if cells:
             with damage.cells_of({cell.route for cell in cells}):
                 sums.add_cells(connection, cells)
                 totals.count(connection, cells)
+                sums.add_sums(connection, found)
+                totals.add(connection, found)
         if shadowed:
             rewards.add_shadowed(connection, shadowed)
 

@@ -15,6 +15,7 @@ from gateway.state.damage import CELL_FAULTS
 from gateway.state.exact import ExactSums, Expansion
 from gateway.state.tally import CellKey, SumKey, add_counts
 from gateway.state.units import metric_of
+from policies.types import CLIENT_ERROR_RATE
 
 _MAX_MERGED: Final = 1000
 """Histograms that are held before they are merged."""
@@ -207,4 +208,5 @@ def sums(connection: sqlite3.Connection, route: str) -> dict[tuple[str, str], Ex
 
 def metric_names(connection: sqlite3.Connection) -> list[str]:
     rows = connection.execute("SELECT metric, data FROM reward_totals")
-    return sorted({metric_of(name) for name, data in rows if ExactSums.unpack(data).count})
+    names = {metric_of(name) for name, data in rows if ExactSums.unpack(data).count}
+    return sorted(names - {CLIENT_ERROR_RATE})

@@ -1,10 +1,11 @@
 -- Adds one page of outcomes and what it adds to the aggregates.
 -- ARGV: number of pages expected ('' for any), first ms, last ms, page, numbers of blocks and of slices of scattered
 -- marks (gateway.state.paging.Marks); key, field and bits of each block; key, field and marks of each slice; then
--- start, field and cell to add of each.
+-- letter, start, field and cell to add of each: c(ounts) or s(ums).
 -- Returns the number of pages so far, negative if some decision may be there already.
 -- include: fields
 -- include: counts
+-- include: sums
 -- include: staged
 -- include: changes
 -- include: number
@@ -55,17 +56,25 @@ for k = blocks + 1, blocks + slices do
   at = at + 3
 end
 
-local function add(key, field, cell)
-  stage(key, field, merge_counts(hget(key, field), cell, 1))
+local function with_sums(old, cell)
+  local sums = read_sums(old)
+  merge_sums(sums, read_sums(cell), 1)
+  return pack_sums(sums)
+end
+
+local function add(letter, key, field, cell)
+  local old = hget(key, field)
+  stage(key, field, letter == 'c' and merge_counts(old, cell, 1) or with_sums(old, cell))
 end
 
 local starts = {}
 while at <= #ARGV do
-  local start, field, cell = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  local letter, start, field, cell = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  local cells = P .. ':' .. letter .. ':'
   starts[start] = true
-  add(P .. ':c:' .. start, field, cell)
-  add(P .. ':c:all', total_of(field), cell)
-  at = at + 3
+  add(letter, cells .. start, field, cell)
+  add(letter, cells .. 'all', total_of(field), cell)
+  at = at + 4
 end
 -- Everything has been read.
 for _, one in ipairs(merged) do
