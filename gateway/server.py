@@ -193,6 +193,7 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
         return [
             (metrics.record, recorder.counts),
             (metrics.rewards, rewards.counts),
+            (metrics.rejected_rewards, rewards.rejections),
             (metrics.tokens, usage.tokens),
             (metrics.cost, usage.cost),
             (metrics.without_usage, usage.missing),

@@ -31,6 +31,7 @@ from gateway.ingest.evidence import RewardedBucket, by_time, of_buckets, over_ti
 from gateway.ingest.feature_rows import linear_sums
 from gateway.state import history
 from gateway.state.base import ALLOCATION, Event, StoreUnavailable
+from gateway.telemetry.repeats import Repeats
 from policies.allocation.bandit import discounted
 from policies.contextual.bandit import Contextual
 from policies.contextual.regression import LinearSums
@@ -80,6 +81,8 @@ class ControlServices:
         self._steps = _Lists(gateway, history.KIND)
         self._standing_times: dict[str, float] = {}
         """Seconds that the last standing of each route took."""
+        self.rejections = Repeats()
+        """Of the log, on rejected rewards by key and error code."""
         self._units = OutcomesByUnit(gateway.store, gateway.now, max_look_s=MAX_UNITS_LOOK_S)
         self._units_since: dict[str, tuple[float, int | None]] = {}
         self._units_lock = asyncio.Lock()

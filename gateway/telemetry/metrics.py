@@ -120,6 +120,9 @@ class Metrics(Collector):
             "turnout_internal_errors_total", "Exceptions inside the gateway, by their type.", "type"
         )
         self.rewards = counter("turnout_rewards_total", "Reported values, by result.", "result")
+        self.rejected_rewards = counter(
+            "turnout_rewards_rejected_total", "Reported values that were rejected, by error code.", "code"
+        )
         self.tokens = counter(
             "turnout_tokens_total",
             "Tokens of responses, by the variant that served: input, output, cached (part of the input).",

@@ -64,6 +64,19 @@ async def test_bad_items_are_refused_one_by_one_and_the_others_count(
     assert (await harness.store.reward_sums("shop")) == {}
 
 
+async def test_rejected_items_are_logged_once_for_each_key_and_reason(
+    harness: Harness, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    good: dict[str, Any] = {"decision_id": sealed(harness), "metric": "correct", "value": 1}
+    items = [good, good | {"metric": "nothing" * 100}, good | {"metric": "nothing"}]
+    for key in ("app", "app", "ops"):
+        assert (await client(key).post("/-/feedback", json={"items": items})).status_code == 200
+    said = [line for line in caplog.messages if "rewards rejected" in line]
+    assert [line.partition(":")[0] for line in said] == ["POST /-/feedback by app", "POST /-/feedback by ops"]
+    assert "2 of 3 rewards rejected; item 1 with unknown_metric" in said[0]
+    assert max(map(len, said)) < 350
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from typing import Any, Final
 
 from starlette.responses import Response
@@ -16,8 +18,13 @@ from gateway.control.schemas.feedback import (
     FeedbackTokenResponse,
 )
 from gateway.errors import TurnoutError
+from gateway.ingest.rewards import Rejection
+
+log = logging.getLogger("turnout.feedback")
 
 endpoints: Final = Endpoints()
+MAX_LOGGED: Final = 200
+"""Characters of the reason of a rejection that the log has."""
 
 
 @endpoints(
@@ -40,7 +47,27 @@ async def report_rewards(request: ApiRequest) -> Response:
     report = await request.gateway.rewards.take(
         items, may_report=principal.serves, principal=principal.id, of_others=principal.may("read")
     )
+    if report.rejected:
+        _log(request, report.rejected, len(items))
     return json_response(report.as_dict())
+
+
+def _log(request: ApiRequest, rejected: Sequence[Rejection], items: int) -> None:
+    """The status is 200, so a client that reads no further notices nothing."""
+    key, first = request.principal.id, rejected[0]
+    more = request.services.rejections.suffix((key, first.code))
+    if more is not None:
+        by, reason = f" by {key}" if key else "", first.message[:MAX_LOGGED]
+        log.warning(
+            "POST /-/feedback%s: %d of %d rewards rejected; item %d with %s: %s%s",
+            by,
+            len(rejected),
+            items,
+            first.index,
+            first.code,
+            reason,
+            more,
+        )
 
 
 def _items(body: Any) -> list[Any]:
