@@ -46,6 +46,24 @@ def ask(rig: Rig, data: bytes) -> tuple[int, bytes]:
         return answer.status, answer.body
 
 
+@pytest.mark.parametrize(
+    ("path", "host", "message"),
+    [
+        ("/user", OURS, "No route matches GET '/user'; the route 'users' has '/users'."),
+        ("/user", EVIL, "No route matches GET '/user'; send a path"),
+        ('/zz%00<b>"' + "x" * 200, OURS, "No route matches GET '/zz%00<b>\""),
+    ],
+    ids=["near", "another site", "hostile"],
+)
+def test_what_no_route_matches_is_named(rig: Rig, path: str, host: bytes, message: str) -> None:
+    status, body = ask(rig, request("GET", path, host))
+    found = json.loads(body)["error"]["message"]
+    assert status == 404
+    assert found.startswith(message)
+    assert len(found) < 300
+    assert ("users" in found) == ("'users'" in message)
+
+
 @pytest.mark.parametrize("credential", [b"", b"authorization: Bearer x", b"x-api-key: x"])
 @pytest.mark.parametrize(("method", "path"), CONTROL)
 def test_a_rebound_page_reads_and_changes_nothing(

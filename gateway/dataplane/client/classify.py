@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from gateway.auth.principal import Principal
 from gateway.dataplane.base import ClientConnection, PipelinedRequest
 from gateway.dataplane.client.asgi import DISCOVERY, MODELS, ControlCall
 from gateway.dataplane.client.refusal import Refusal
 from gateway.dataplane.exchange.exchange import Exchange
 from gateway.dataplane.request.head import Head
-from gateway.dataplane.request.routing import find_route
+from gateway.dataplane.request.routing import find_route, nearest
 from gateway.dataplane.snapshot import RoutePlan
 from gateway.dataplane.tracing import begin_trace
 from gateway.errors import TurnoutError
@@ -47,6 +48,8 @@ def classify(client: ClientConnection, head: Head) -> PipelinedRequest:
             return ControlCall(client, head)
         if error.code == "unknown_route" and head.path == b"/" and _may_know(client):
             error = TurnoutError("unknown_route", "No route matches '/'; the dashboard is at /-/dashboard/.")
+        elif error.code == "unknown_route" and client.role != "control" and _may_read(client, head):
+            error = TurnoutError("unknown_route", nearest(snapshot, head))
         if tracing is not None:
             begin_trace(tracing, head, admitted=False)
         return Refusal(client, head, error)
@@ -65,6 +68,21 @@ def _may_know(client: ClientConnection) -> bool:
     return client.role == "all" and client.snapshot.authenticator.open
 
 
+def _may_read(client: ClientConnection, head: Head) -> bool:
+    """Whether it may know the names and paths of routes without a key, as at ``GET /-/routes``."""
+    try:
+        return client.snapshot.authenticator.open and _visitor(client, head).may("read")
+    except TurnoutError:
+        return False
+
+
+def _visitor(client: ClientConnection, head: Head) -> Principal:
+    """The principal where no key is needed. Raises TurnoutError for what only a page of another site sends."""
+    # A proxy on this machine makes every client look local; some speak HTTP/1.0 and add no field.
+    near = client.forwarding.near and not head.proxy_fields and not head.http10
+    return client.snapshot.authenticator.visitor(head.method, head.host, head.kept, near=near)
+
+
 def admit(client: ClientConnection, head: Head, route: RoutePlan) -> None:
     """Sets the principal of ``head``.
 
@@ -76,9 +94,7 @@ def admit(client: ClientConnection, head: Head, route: RoutePlan) -> None:
     """
     authenticator, credentials = client.snapshot.authenticator, head.credentials
     if authenticator.open:
-        # A proxy on this machine makes every client look local; some speak HTTP/1.0 and add no field.
-        near = client.forwarding.near and not head.proxy_fields and not head.http10
-        principal = authenticator.visitor(head.method, head.host, head.kept, near=near)
+        principal = _visitor(client, head)
     else:
         presented = credentials.presented() if credentials is not None else None
         principal = authenticator.principal(presented, client.runtime.wall())

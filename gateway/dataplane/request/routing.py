@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from gateway.dataplane.request.head import Head
 from gateway.dataplane.request.json_body import MODEL, JsonBody, scalar_at
 from gateway.dataplane.snapshot import Condition, RoutePlan, Snapshot
 from gateway.errors import TurnoutError
+
+MAX_SHOWN_BYTES: Final = 100
+"""Of a path in an error message."""
+_SEND: Final = "send a path (and method, host and headers) that 'match' of a route in the configuration names"
 
 
 def find_route(snapshot: Snapshot, head: Head) -> RoutePlan:
@@ -17,7 +23,38 @@ def find_route(snapshot: Snapshot, head: Head) -> RoutePlan:
     for route in snapshot.candidates(head.path):
         if route.condition is None or meets(route.condition, head):
             return route
-    raise TurnoutError("unknown_route")
+    raise TurnoutError("unknown_route", f"No route matches {_asked(head)}; {_SEND}.")
+
+
+def nearest(snapshot: Snapshot, head: Head) -> str:
+    """What to send instead of a request that no route matches: not for clients that may not know the routes."""
+    known = snapshot.candidates(head.path)
+    if known:
+        wanted = f"the route {known[0].name!r} has this path, but asks for another method, host or header"
+        return f"No route matches {_asked(head)}: {wanted}; see its 'match' in the configuration."
+    best, length = None, 0
+    for route in snapshot.ranked:
+        common = _in_common(route.prefix, head.path)
+        if common > length and 2 * common > len(route.prefix):
+            best, length = route, common
+    meant = f"the route {best.name!r} has {_shown(best.prefix)}" if best is not None else _SEND
+    return f"No route matches {_asked(head)}; {meant}."
+
+
+def _in_common(prefix: bytes, path: bytes) -> int:
+    """How many bytes both begin with."""
+    shorter = min(len(prefix), len(path))
+    return next((k for k in range(shorter) if prefix[k] != path[k]), shorter)
+
+
+def _asked(head: Head) -> str:
+    return f"{head.method[:MAX_SHOWN_BYTES].decode('latin-1')} {_shown(head.path)}"
+
+
+def _shown(path: bytes) -> str:
+    """A path in quotes, without control characters and not too long."""
+    more = "…" if len(path) > MAX_SHOWN_BYTES else ""
+    return ascii(path[:MAX_SHOWN_BYTES].decode("latin-1")) + more
 
 
 def route_by_body(snapshot: Snapshot, head: Head, route: RoutePlan, body: JsonBody) -> RoutePlan:
