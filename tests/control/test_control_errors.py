@@ -141,6 +141,12 @@ async def test_no_value_of_a_query_is_a_fault_of_ours(client: Client) -> None:
         shaped(answer, "invalid")
 
 
+async def test_a_head_has_no_length_that_the_stream_of_a_get_has_not(client: Client) -> None:
+    for path in ("/-/events", "/-/outcomes.csv"):
+        found = await client("ops").head(path)
+        assert (found.status_code, found.headers.get("content-length")) == (200, None)
+
+
 async def test_what_only_pythons_parser_knows_is_not_told(client: Client) -> None:
     for body in ('{"items": ' + "9" * 5000 + "}", '{"items": ' + "[" * 5000):
         error = shaped(await client("ops").post("/-/feedback", content=body), "bad_json")

@@ -53,7 +53,7 @@ async def stream_events(request: ApiRequest) -> Response:
     after = int(given) if given else query.after
     view = None if query.view is None else _view(request, query.view)
     if request.http.method == "HEAD":
-        return Response(headers=_HEADERS, media_type="text/event-stream")
+        return StreamingResponse(iter(()), headers=_HEADERS, media_type="text/event-stream")
     stream = request.services.events.stream(
         after,
         _wanted(request, query),
