@@ -33,6 +33,7 @@ from gateway.config.source import Source
 from gateway.dataplane.base import Role
 from gateway.dataplane.client.protocol import ClientProtocol
 from gateway.in_force import InForce
+from gateway.loops.first_contact import warn_unreachable
 from gateway.running import Gateway
 from gateway.runtime import process
 from gateway.runtime.threads import prioritise_event_loop
@@ -107,6 +108,9 @@ class Server(uvicorn.Server):
             document = self.gateway.in_force.document().model_copy(update=places)
             log.info("serving %s", described(document, self.gateway.in_force.revision().revision))
         log.info("%sready", self._prefix)
+        in_force = self.gateway.in_force
+        if not self._prefix or in_force.allocations.leads:  # of several workers, one
+            self.gateway.tasks.spawn(warn_unreachable(in_force.registry.backends))
 
     def _protocol(self, role: Role) -> ClientProtocol:
         return ClientProtocol(self.gateway.worker, self.server_state.connections, role)
