@@ -112,6 +112,10 @@ def _run(words: list[str]) -> int:
         for name, (module, summary) in COMMANDS.items():
             sub = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
             if name == wanted:
+                if name != "backend":  # whose models may gain from more threads
+                    # For matrices as small as ours, several threads of numpy's library mostly wait for each other:
+                    # three times the CPU, on the cores that requests need.
+                    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
                 found = import_module(module)
                 found.add_arguments(sub)
                 run = cast("Callable[[argparse.Namespace], int]", found.main)
