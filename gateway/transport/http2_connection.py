@@ -11,18 +11,20 @@ from gateway.transport.http2_session import BackendStream, Http2Session, Session
 
 HIGH_WATER_BYTES: Final = 65_536
 MAX_UNREAD_BYTES: Final = 16 << 20
-"""Of what a backend does not read while it sends: more than the heads of all its streams."""
+"""That wait for a backend which sends, besides the bodies before them: more than the heads of all its streams."""
 
 
 class Http2Connection(asyncio.Protocol):
     """Reads for a session, a limited number of frames in a turn of the loop."""
 
-    __slots__ = ("_behind", "_owner", "session", "transport")
+    __slots__ = ("_behind", "_max_waiting", "_owner", "session", "transport")
 
     def __init__(self, owner: SessionOwner) -> None:
         self._owner = owner
         self._behind = False
         """Whether frames that have arrived wait for the next turn of the loop; nothing is read meanwhile."""
+        self._max_waiting = 0
+        """Bytes that may wait to be written while the transport is paused."""
         self.session: Http2Session | None = None
         """Set when the connection is made; None if the backend did not agree on HTTP/2."""
         self.transport = cast("asyncio.Transport", None)
@@ -42,7 +44,7 @@ class Http2Connection(asyncio.Protocol):
         if session is None:
             return
         # Every PING is responded to, so a backend that reads nothing would fill the memory.
-        if session.write_paused and self.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
+        if session.write_paused and self.transport.get_write_buffer_size() > self._max_waiting:
             self.transport.abort()
             return
         behind = self._handle(session, data, perf_counter())
@@ -83,6 +85,8 @@ class Http2Connection(asyncio.Protocol):
             stream.connection_of.on_connection_lost(head_done=stream.head_done)
 
     def pause_writing(self) -> None:
+        # A body that was there at once may be larger than the limit; further ones wait until the transport resumes.
+        self._max_waiting = self.transport.get_write_buffer_size() + MAX_UNREAD_BYTES
         if self.session is not None:
             self.session.pause_writing()
 

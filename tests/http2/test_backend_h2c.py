@@ -364,6 +364,7 @@ def test_connections_that_permit_no_further_requests_are_ended(rig: Rig, backend
 def test_a_backend_that_sends_but_reads_nothing_is_cut() -> None:
     class Unread(asyncio.Transport):
         aborted = False
+        unread = 0
 
         def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
         def write(self, data: Any) -> None: ...
@@ -371,23 +372,29 @@ def test_a_backend_that_sends_but_reads_nothing_is_cut() -> None:
             return self.aborted
 
         def get_write_buffer_size(self) -> int:
-            return MAX_UNREAD_BYTES + 1
+            return self.unread
 
         def abort(self) -> None:
             self.aborted = True
 
-    async def ping() -> bool:
+    async def pings(body: int) -> list[bool]:
+        """Whether the connection is cut after each of three PINGs; the last one is one too many."""
         loop = asyncio.get_running_loop()
         address = Http2Address(Endpoint("h2c", "127.0.0.1", 1), loop)
         connection, transport = Http2Connection(address.sessions), Unread()
         connection.connection_made(transport)
         connection.data_received(frame(SETTINGS))
-        assert not transport.aborted
+        transport.unread = body
         connection.pause_writing()
-        connection.data_received(frame(PING, 0, 0, b"ping ..."))
-        return transport.aborted
+        cut = []
+        for waiting in (0, MAX_UNREAD_BYTES, MAX_UNREAD_BYTES + 1):
+            transport.unread = body + waiting
+            connection.data_received(frame(PING, 0, 0, b"ping ..."))
+            cut.append(transport.aborted)
+        return cut
 
-    assert asyncio.run(ping())
+    assert asyncio.run(pings(70_000)) == [False, False, True]
+    assert asyncio.run(pings(100 << 20)) == [False, False, True]  # one that reads a large body pings as well
 
 
 @pytest.mark.parametrize("path", [b"/old", b"/closing"])
