@@ -22,10 +22,14 @@ _FROM_HTTP: Final = {
 _UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _TOO_LARGE: Final = re.compile(
-    rb"grpc-message: .*(received message larger than max|message exceeds maximum size|metadata size exceeds)",
+    rb"grpc-message: .*"
+    rb"((?<!client: )received message larger than max|message exceeds maximum size|metadata size exceeds)",
     re.IGNORECASE,
 )
-"""How the servers of gRPC in C, Go and Java refuse what a client sent: RESOURCE_EXHAUSTED, but the client's fault."""
+"""How the servers of gRPC in C, Go and Java refuse what a client sent: RESOURCE_EXHAUSTED, but the client's fault.
+
+``CLIENT:`` is what C says of a response: the backend called another server, and passed the error on.
+"""
 _UNSAFE: Final = re.compile(rb"[^ -$&-~]")
 
 

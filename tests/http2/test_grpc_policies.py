@@ -293,9 +293,10 @@ def test_what_is_too_large_for_the_backend_is_the_clients_fault(rig: FaultRig, c
         (b"SERVER: Received message larger than max (5242880 vs. 4194304)", 413),
         (b"grpc: received message larger than max (5242880 vs. 4194304)", 413),
         (b"gRPC message exceeds maximum size 4194304: 5242880", 413),
+        (b"CLIENT: Received message larger than max (5242880 vs. 4194304)", 503),
         (b"the queue is full", 503),
     ],
-    ids=["C", "Go", "Java", "full"],
+    ids=["C", "Go", "Java", "response", "full"],
 )
 def test_messages_that_servers_refuse_as_too_large(message: bytes, status: int) -> None:
     lines = [b"grpc-message: " + message + b"\r\n", b"grpc-status: 8\r\n"]
