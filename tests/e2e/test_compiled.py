@@ -22,9 +22,9 @@ from tests.support.models import reference_models, with_texts
 
 HOT_PATH = [
     "tests/wire", "tests/http2", "tests/faults", "tests/dataplane", "tests/transport", "tests/e2e/test_life.py",
-    "tests/record/test_token.py", "tests/telemetry/test_attempts.py", "tests/telemetry/test_choice.py",
-    "tests/telemetry/test_spans.py", "tests/engines/test_rows.py", "tests/engines/test_weight_rows.py",
-    "tests/policies/test_bucketing.py", "tests/policies/test_ejection.py",
+    "tests/record/test_rewards.py", "tests/record/test_token.py", "tests/telemetry/test_attempts.py",
+    "tests/telemetry/test_choice.py", "tests/telemetry/test_spans.py", "tests/engines/test_rows.py",
+    "tests/engines/test_weight_rows.py", "tests/policies/test_bucketing.py", "tests/policies/test_ejection.py",
 ]  # fmt: skip
 BESIDE = (
     "tests", "benchmarks", "docs", "deploy", "pyproject.toml", "config.example.yaml", "README.md", "Makefile",
