@@ -26,6 +26,7 @@ from gateway.engines.kubernetes.writer import NODE
 from gateway.engines.nodes import LOSS_WINDOW_S, Nodes, NodeState, named
 from gateway.engines.offers import InEffect, Json, Kind, Offer, Offers, is_newer
 from gateway.engines.rows import rows
+from gateway.errors import TurnoutError
 from gateway.json_text import compact
 from gateway.record.decision_id import Sealer
 from gateway.record.events import Batch
@@ -104,19 +105,31 @@ class Fleet:
         section = self._document().engines.get(engine)
         return section is not None and admits(section.nodes, node)
 
+    def admit(self, engine: str, node: str) -> None:
+        """Raise TurnoutError (forbidden) unless `admits`."""
+        if not self.admits(engine, node):
+            raise TurnoutError(
+                "forbidden", f"The engine {engine!r} has no node {node!r}; name it under 'nodes'."
+            )
+
     def wake(self) -> None:
         """Tell every held poll that something may have changed."""
         self._changed.set()
         self._changed = asyncio.Event()
 
     async def poll(self, poll: Poll, closing: asyncio.Event) -> Offer:
-        """What to send, held while the node has the newest. Raises OSError if a CA cannot be read."""
+        """What to send, held while the node has the newest.
+
+        Raises TurnoutError (forbidden), also if an edit takes the node or its engine away meanwhile; OSError if a CA
+        cannot be read.
+        """
+        self.admit(poll.engine, poll.node)
         poll = self._explained(poll)
         node = self._heard(poll)
         began = self._clock()
         while True:
-            if not self.admits(poll.engine, poll.node):  # by an edit since it was asked
-                return _nothing(poll)
+            # Since an edit. Empty clusters instead would be taken: an Envoy would remove those it serves by.
+            self.admit(poll.engine, poll.node)
             began = min(began, self._clock())  # of a clock that was set back, it would be held for as long
             deadline = began + (RETRY_S if poll.refused else HOLD_S)
             if poll.kind == "routes" and not poll.seals and self._must_seal(poll.engine):
@@ -157,7 +170,7 @@ class Fleet:
         with suppress(TimeoutError):
             async with asyncio.timeout(RETRY_S):
                 await closing.wait()
-        return _nothing(poll)
+        return Offer(poll.version, compact({"version_info": poll.version, "resources": []}), {})
 
     def _due(self, node: NodeState, poll: Poll, offer: Offer, began: float) -> float:
         """When to send ``offer``, which the node may have or have refused."""
@@ -344,7 +357,3 @@ class Fleet:
                 self._versions.popitem(last=False)
         self._offers[engine, kind] = document, published, offer
         return offer
-
-
-def _nothing(poll: Poll) -> Offer:
-    return Offer(poll.version, compact({"version_info": poll.version, "resources": []}), {})

@@ -367,6 +367,16 @@ def test_the_node_goes_on_without_the_gateway_and_takes_up_what_is_new(
     assert {client.post(PATH).headers["x-variant"] for _ in range(20)} == {"v2"}
 
 
+def test_a_node_that_an_edit_takes_away_serves_on(setup: OneNode, client: httpx.Client) -> None:
+    refused = "discovery:clusters failed"
+    before = setup.node.log.count(refused)
+    setup.gateway.write(setup.text.replace("nodes: [e*]", "nodes: [x*]"))
+    wait_for(lambda: setup.node.log.count(refused) > before, "its held poll is refused")
+    assert {client.post(PATH).status_code for _ in range(20)} == {200}
+    setup.gateway.write(setup.text)
+    wait_for(setup.accepted, "it is a node again")
+
+
 def test_a_node_of_a_bootstrap_that_cannot_seal_keeps_its_routes(
     setup: OneNode, client: httpx.Client
 ) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 
 import pytest
 
 from gateway.config.load import load
+from gateway.errors import TurnoutError
 from tests.engines.test_fleet import CONFIG, DAY_S, World, held
 
 
@@ -22,7 +22,7 @@ async def test_a_clock_that_is_set_back_holds_no_poll() -> None:
 
 
 @pytest.mark.parametrize("other", ["engines: {}", "{type: kubernetes, token: a-token-of-the-edge-engine}"])
-async def test_a_poll_of_an_engine_that_an_edit_takes_away_gets_nothing(other: str) -> None:
+async def test_a_poll_of_an_engine_that_an_edit_takes_away_is_refused(other: str) -> None:
     world = World()
     has = (await world.ask("routes")).version
     task = world.ask("routes", has)
@@ -33,6 +33,5 @@ async def test_a_poll_of_an_engine_that_an_edit_takes_away_gets_nothing(other: s
         CONFIG.replace(own.strip(), made).replace("    engine: edge\n", ""), source="test", env={}
     )
     world.fleet.wake()
-    offer = await task
-    assert (offer.version, offer.epochs) == (has, {})
-    assert json.loads(offer.body)["resources"] == []
+    with pytest.raises(TurnoutError, match="has no node"):
+        await task

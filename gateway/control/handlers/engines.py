@@ -12,7 +12,7 @@ from gateway.control.endpoint import ENGINE, Endpoints
 from gateway.control.json_reader import parse
 from gateway.control.schemas.engines import CountersResponse, EnginesResponse, RowsResponse
 from gateway.engines.counters import NODE, counters
-from gateway.engines.fleet import Fleet, Poll
+from gateway.engines.fleet import Poll
 from gateway.engines.offers import SEALS, Kind
 from gateway.errors import TurnoutError
 
@@ -41,16 +41,8 @@ async def discover_routes(request: ApiRequest) -> Response:
 async def _discover(request: ApiRequest, kind: Kind) -> Response:
     body = await request.bytes()
     poll = await asyncio.to_thread(_poll, request.principal.id, kind, body)
-    fleet = request.gateway.fleet
-    _admit(fleet, poll.engine, poll.node)
-    offer = await fleet.poll(poll, request.services.closing)
+    offer = await request.gateway.fleet.poll(poll, request.services.closing)
     return Response(offer.body, media_type="application/json")
-
-
-def _admit(fleet: Fleet, engine: str, node: str) -> None:
-    """Raises forbidden."""
-    if not fleet.admits(engine, node):
-        raise TurnoutError("forbidden", f"The engine {engine!r} has no node {node!r}; name it under 'nodes'.")
 
 
 def _poll(engine: str, kind: Kind, body: bytes) -> Poll:
@@ -111,7 +103,7 @@ async def receive_counters(request: ApiRequest) -> Response:
     An OTLP export of metrics in protobuf, as a node sends it: rows delivered and lost since its start.
     """
     node, engine, fleet = request.http.headers.get(NODE, ""), request.principal.id, request.gateway.fleet
-    _admit(fleet, engine, node)
+    fleet.admit(engine, node)
     try:
         delivered, lost = await asyncio.to_thread(counters, await request.bytes())
     except ValueError as error:
