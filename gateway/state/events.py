@@ -46,9 +46,7 @@ class Events:
         now = self._clock()
         events = [NewEvent(now, what, route, json.dumps(data)) for what, data in told]
         added = await self._store.save_with_events(kind, route, text, expected=expected, events=events)
-        with contextlib.suppress(
-            StoreUnavailable
-        ):  # it is saved; the histories are caught up with the events
+        with contextlib.suppress(StoreUnavailable):  # it is saved; `loops.histories` adds what is missing
             await self._added(added or ())
         return added is not None
 

@@ -34,9 +34,11 @@ async def keep(store: DocumentStore, event: Event) -> None:
         steps = json.loads(found[1]) if found is not None else []
         if any(one | {"id": event.id} == step for one in steps):
             return
-        kept = sorted([*steps, step], key=lambda one: one["time"])  # it may have waited for the store
-        text = json.dumps(kept[-MAX_STEPS:])
-        if await store.save(KIND, event.route, text, expected=found[0] if found is not None else 0):
+        kept = sorted([*steps, step], key=lambda one: one["time"])[-MAX_STEPS:]  # others may have come before
+        if step not in kept:
+            return
+        expected = found[0] if found is not None else 0
+        if await store.save(KIND, event.route, json.dumps(kept), expected=expected):
             return
 
 

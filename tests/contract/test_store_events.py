@@ -83,6 +83,18 @@ async def test_a_new_leader_goes_on_where_the_last_one_was(
     assert asked == [3, 4]
 
 
+async def test_steps_that_a_full_history_left_behind_are_not_written_again(store: Store) -> None:
+    """The first look at the store of an earlier build is at all its events."""
+    clock = Clock()
+    events = Events(store, clock)
+    for number in range(history.MAX_STEPS + 5):
+        clock.at += 1
+        await events.emit("note", "shop", {"text": str(number)})
+    before = await store.load(history.KIND, "shop")
+    await Histories(store, lambda: True).step()
+    assert await store.load(history.KIND, "shop") == before
+
+
 async def test_each_of_two_that_wait_hears_of_what_comes_while_they_look(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

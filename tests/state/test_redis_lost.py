@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.state.base import Revision, StoreUnavailable
+from gateway.state.base import NewEvent, Revision, StoreUnavailable
 from gateway.state.redis import RedisStore
 from tests.support.made import T0, outcome, published, reward
 from tests.support.servers import RedisServer, redis_server
@@ -153,6 +153,26 @@ async def test_a_loss_is_told_as_an_alarm_and_event_numbers_go_on(
     (event,) = await one.events(after=last.id)
     assert (event.kind, json.loads(event.data)["code"]) == ("alarm", "store_lost_data")
     assert "has lost data" in caplog.text
+
+
+async def test_a_step_is_not_stored_without_its_event(server: RedisServer, stores: list[RedisStore]) -> None:
+    one, _, fresh = stores
+    for _ in range(2):
+        last = await one.add_event(time=T0, kind="note", route="", data="{}")
+    place = f"{one._link.of_all}:event"
+    told = [NewEvent(T0, "rollout", "digits", "{}")]
+    server.send(f"RENAME {place}s away")
+    server.send(f"SET {place}s damaged")
+    with pytest.raises(StoreUnavailable, match="WRONGTYPE"):
+        await one.save_with_events("made", "digits", "{}", expected=0, events=told)
+    assert await fresh.load("made", "digits") is None
+    server.send(f"RENAME away {place}s")
+    server.send(f"DEL {place}")
+    saved = await fresh.save_with_events("made", "digits", "{}", expected=0, events=told)
+    assert saved is not None
+    (event,) = saved
+    assert event.id > last.id
+    assert await one.events(after=last.id) == [event]
 
 
 async def test_a_route_is_still_listed(server: RedisServer, stores: list[RedisStore]) -> None:
