@@ -98,8 +98,8 @@ def write(files: Mapping[Path, bytes]) -> None:
     made = {path: path.with_name(f".{path.name}.new") for path in files}
     try:
         for path, body in files.items():
-            made[path].touch()
-            made[path].chmod(0o600)  # before it holds anything
+            made[path].unlink(missing_ok=True)  # of a process that was killed
+            made[path].touch(0o600)  # before it holds anything; who opens a file may read it later, too
             made[path].write_bytes(body)
     except OSError:
         for new in made.values():

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -32,19 +33,31 @@ async def test_a_full_disk_is_logged_once_a_version(caplog: pytest.LogCaptureFix
     assert len(caplog.records) == 2
 
 
-def test_no_other_user_reads_a_file_while_it_is_written(
+def test_no_other_user_opens_a_file_before_or_while_it_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    modes, write_bytes = list[int](), Path.write_bytes
+    """Who has opened it reads what is written later."""
+    modes = list[int]()
+    left = tmp_path / ".ranges.map.new"
+    left.write_bytes(b"of an earlier build")
+    left.chmod(0o644)
 
-    def watched(path: Path, body: bytes) -> int:
-        size = write_bytes(path, body)
-        modes.append(path.stat().st_mode & 0o777)
-        return size
+    def watched(name: str) -> None:
+        call = getattr(Path, name)
 
-    monkeypatch.setattr(Path, "write_bytes", watched)
-    write({tmp_path / "ranges.map": b"a key"})
-    assert modes == [0o600]
+        def watch(path: Path, *args: Any) -> Any:
+            result = call(path, *args)
+            modes.append(path.stat().st_mode & 0o777)
+            return result
+
+        monkeypatch.setattr(Path, name, watch)
+
+    for name in ("touch", "write_bytes"):
+        watched(name)
+    with left.open("rb") as opened:
+        write({tmp_path / "ranges.map": b"a key"})
+        assert modes == [0o600, 0o600]
+        assert opened.read() == b"of an earlier build"
 
 
 class Torn(HaproxyFollower):
