@@ -155,7 +155,6 @@ class Gateway:
             connection.end()
         self.worker.stop()  # after the connections, whose ends may start shadow requests
         await self.tasks.close()
-        await self.api.fleet.close()
         # Together, since a store that is away takes seconds of both; usage not by its task, which is cancelled again
         # while it writes.
         await asyncio.gather(self.usage.close(), self.recorder.close())
@@ -164,3 +163,4 @@ class Gateway:
         with contextlib.suppress(StoreUnavailable):
             await self.store.release(LEASE, self.owner)
         await self.store.close()
+        await self.api.fleet.close()  # last: a connection that fails to close costs nothing of the record

@@ -1,0 +1,28 @@
+"""The end of a process whose connections to clusters fail to close."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.config.source import Source
+from gateway.server import compose
+from gateway.state.base import StoreUnavailable
+
+
+async def test_the_record_is_written_and_the_store_closed_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "turnout.yaml"
+    path.write_text(f"store: sqlite:///{tmp_path}/turnout.db\n")
+    gateway = await compose(Source(path))
+
+    async def fails() -> None:
+        raise OSError("the connection is gone")
+
+    monkeypatch.setattr(gateway.api.fleet, "close", fails)
+    with pytest.raises(OSError, match="is gone"):
+        await gateway.stop()
+    with pytest.raises(StoreUnavailable, match="is closed"):
+        await gateway.store.save("made", "", "{}", expected=0)
