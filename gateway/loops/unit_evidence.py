@@ -3,9 +3,10 @@
 A unit stays while the shares move, so the mean of its values would hold those from its whole stay on a variant: later
 ones for the variant that gains units, which a level that moves makes look different. Values and errors are therefore
 compared one by one, each with the propensity of its own decision (`policies.sequential.design_based`). That takes 50
-effective units of each variant. Below, means of units are compared, matched in time by their first values: a variant
-that breaks is then found even where few units send most requests. Latencies are always compared so; metrics with
-missing values that count as zero never are, since such values are of no known unit and would count as independent.
+effective units of each variant, and values that are not all equal. Without these, means of units are compared, matched
+in time by their first values: a variant that breaks is then found even where few units send most requests. Latencies
+are always compared so; metrics with missing values that count as zero never are, since such values are of no known
+unit and would count as independent.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Final
 from gateway.ingest.comparable import periods
 from gateway.ingest.evidence import RewardedBucket
 from policies.sequential.design_based import Periods, WeightedSums
-from policies.sequential.metric_comparison import Evidence, Interval
+from policies.sequential.metric_comparison import Evidence, Interval, weighable
 from policies.sequential.stratified import Stratum, stratified
 from policies.sequential.unit_outcomes import UnitOutcomes
 from policies.types import CLIENT_ERROR_RATE, ERROR_RATES, MetricType, PairSums, RewardSums
@@ -77,7 +78,7 @@ class UnitEvidence:
             both = self.periods.weighted(metric, baseline, variant)
             if not self.missing.get(metric, True):
                 both = tuple(replace(sums, groups=0.0) for sums in both)
-            if metric in self.missing or all(sums.telling for sums in both):
+            if metric in self.missing or weighable(*both):
                 told[metric] = both
         return (
             replace(first, weighted={m: b for m, (b, _) in told.items()}),

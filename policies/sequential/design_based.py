@@ -80,12 +80,6 @@ class WeightedSums:
             min(self.groups, other.groups),
         )
 
-    @property
-    def telling(self) -> bool:
-        """Whether the values come from as many units as an interval takes."""
-        sample = self.sample()
-        return sample is not None and sample.size >= MIN_VALUES
-
     def squared_deviations(self) -> float:
         """Return the sum of w^2 (y - mean)^2."""
         mean = self.total / self.weight

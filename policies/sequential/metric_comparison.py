@@ -33,6 +33,8 @@ from policies.types import CLIENT_ERROR_RATE, MetricType, PairSums, RewardSums
 Interval = tuple[float, float]
 MAX_CACHED_INTERVALS: Final = 8_192
 """Intervals that are remembered, about 4 MB."""
+_ANY_LEVEL: Final = 0.05
+"""Whether there is an interval of a difference does not depend on it."""
 IntervalAt = Callable[[float, float], Interval | None]
 """(alpha, scale) to the interval that ``scale`` times as much of the same data would give; None for none."""
 
@@ -158,6 +160,14 @@ def compare_weighted(baseline: WeightedSums, candidate: WeightedSums, *, ratio: 
     b, c = (math.nan if sample is None else sample.mean for sample in (first, second))
     known, seen = (min(sums.count, sums.groups) for sums in (baseline, candidate))
     return MetricComparison(b, c, known, seen, at, asymptotic=True)
+
+
+def weighable(baseline: WeightedSums, candidate: WeightedSums) -> bool:
+    """Whether `compare_weighted` has an interval: enough units of either, and values that are not all the same.
+
+    Most candidates show no error at all; of that only exact intervals say anything.
+    """
+    return compare_weighted(baseline, candidate, ratio=False).interval(_ANY_LEVEL, 1.0) is not None
 
 
 def check_counts(evidence: Evidence) -> None:

@@ -68,3 +68,23 @@ def test_nothing_falls_by_more_than_all_of_it() -> None:
 
     assert lift(type="boolean")["relative_interval"][0] == -1
     assert lift(type="real")["relative_interval"][0] < -1, "amounts may be negative"
+
+
+@pytest.mark.parametrize(("errors", "method"), [(0, "matched"), (1, "weighted")])
+def test_no_error_in_two_stages_has_an_interval(errors: int, method: str) -> None:
+    """It read "not known yet" from the second stage of a canary on, whose shares had moved."""
+    whole: dict[tuple[str, str], Rewarded] = {}
+    buckets = []
+    for time, pair in enumerate(((1600, 400), (2000, 2000))):
+        for variant, n in zip(("old", "new"), pair, strict=True):
+            one = Rewarded(RewardSums(n, n, n), RewardSums(n, n, n))
+            whole[variant, "ok"] = whole.get((variant, "ok"), Rewarded()) + one
+            counts = Counts(n, n, errors, expected=float(n))
+            buckets.append(RewardedBucket(10.0 * time, variant, 1 + time, counts, {"ok": one}))
+    totals = {"old": Counts(3600, 3600, 2 * errors), "new": Counts(2400, 2400, 2 * errors)}
+    declared = {"ok": MetricConfig.model_validate({"type": "boolean"})}
+    lift = Comparisons(("old", "new"), declared, Observed(totals, whole, buckets)).lift("new", "old")
+    for metric, chosen in (("ok", "matched"), ("error_rate", method)):
+        low, high = lift[metric]["interval"]
+        assert lift[metric]["method"] == chosen
+        assert -0.01 < low < 0 < high < 0.01

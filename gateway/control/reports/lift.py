@@ -4,9 +4,9 @@ All intervals of one metric hold together, at all times, with probability `LEVEL
 of variants spends an equal part of the error rate. The values of two variants are pooled over the times at which both
 could be drawn, if their shares were constant then. Where shares moved, each value is weighted by its decision's
 propensity (`policies.sequential.design_based`). Latencies are matched in time (`policies.sequential.stratified`), and
-so are bounded values while fewer than 50 of them tell: the intervals of matched sums are exact. On routes with sticky
-units a unit is one observation in each epoch; over several, the same units would count as new ones, so the newest
-epoch in which two variants could be drawn is compared (`of_newest`).
+so are bounded values while fewer than 50 of them tell, or all are equal: the intervals of matched sums are exact. On
+routes with sticky units a unit is one observation in each epoch; over several, the same units would count as new ones,
+so the newest epoch in which two variants could be drawn is compared (`of_newest`).
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from policies.sequential.metric_comparison import (
     compare_weighted,
     known_beforehand,
     measure,
+    weighable,
 )
 from policies.sequential.stratified import Stratum, stratified
 from policies.types import CLIENT_ERROR_RATE, ERROR_RATES, Goal, MetricType, RewardSums
@@ -294,8 +295,7 @@ class Comparisons:
         one_by_one = metric not in ERROR_RATES and self._periods.one_by_one(metric)
         if not self._bounded(metric) or one_by_one:
             return "weighted"
-        telling = all(s.telling for s in self._periods.weighted(metric, baseline, variant))
-        return "weighted" if telling else "matched"
+        return "weighted" if weighable(*self._periods.weighted(metric, baseline, variant)) else "matched"
 
     def _bounded(self, metric: str) -> bool:
         return (
