@@ -34,6 +34,8 @@ MLFLOW: Final = "mlflow:"
 """What `--models` begins with."""
 TIMEOUT_S: Final = 60.0
 MAX_DEPTH: Final = 16
+MAX_PAUSE_S: Final = 600.0
+"""Between two attempts to load a version; the pause doubles from that between two looks at MLflow to this one."""
 _SPEC: Final = re.compile(r"(?P<name>[^@/]+)(?:@(?P<alias>[^@/]+)|/(?P<version>[0-9]+))")
 
 
@@ -122,6 +124,11 @@ class MlflowRegistry:
             for path in (self._folder / name).iterdir():
                 if path.name.isdigit() and int(path.name) not in self._chosen[name]:
                     shutil.rmtree(path)
+
+    @property
+    def brought(self) -> list[str]:
+        """The names of the models whose files are in the folder."""
+        return list(self._chosen)
 
     def close(self) -> None:
         """Closes the connections."""
@@ -232,17 +239,31 @@ async def first_sync(mlflow: MlflowRegistry, poll: float) -> dict[str, str]:
 
 async def follow(mlflow: MlflowRegistry, registry: Registry, poll: float) -> None:
     """Loads what changes, every ``poll`` seconds; a version takes over once it is loaded."""
-    async with asyncio.TaskGroup() as loads:
+    loads: dict[str, asyncio.Task[None]] = {}
+    async with asyncio.TaskGroup() as group:
         while True:
             await asyncio.sleep(poll)
             changed, _ = await in_daemon("mlflow", mlflow.sync)
-            for name in changed:
-                loads.create_task(_take_over(mlflow, registry, name))
+            # Those of the first load, which is the server's.
+            failed = [name for name in mlflow.brought if name not in loads and _has_failed(registry, name)]
+            for name in {*changed, *failed}:
+                if name in loads:
+                    loads[name].cancel()  # it would load, or try again, what is no longer wanted
+                loads[name] = group.create_task(_take_over(mlflow, registry, name, poll))
 
 
-async def _take_over(mlflow: MlflowRegistry, registry: Registry, name: str) -> None:
-    try:
-        await registry.load(name)
-        await in_daemon("mlflow", partial(mlflow.forget_old, name))
-    except (LoadError, NotFound, OSError) as error:
-        log.error("%s; what is loaded is served further", error)
+def _has_failed(registry: Registry, name: str) -> bool:
+    model = registry.models.get(name)
+    return model is not None and bool(model.faults) and not model.changing.locked()
+
+
+async def _take_over(mlflow: MlflowRegistry, registry: Registry, name: str, pause: float) -> None:
+    """Loads a model until that succeeds, after ``pause`` seconds and then after growing pauses."""
+    while True:
+        try:
+            await registry.load(name)
+            return await in_daemon("mlflow", partial(mlflow.forget_old, name))
+        except (LoadError, NotFound, OSError) as error:
+            log.error("%s; what is loaded is served further; trying again in %g s", error, pause)
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, max(pause, MAX_PAUSE_S))

@@ -303,6 +303,45 @@ async def test_a_model_of_mlflow_is_loaded_though_another_one_cannot_be_copied(t
     mlflow.close()
 
 
+class Moving(MlflowRegistry):
+    """Has version ``number`` of each model, which can be loaded once the file ``ok`` with that number exists."""
+
+    number = 1
+
+    def _version(self, wanted: Wanted) -> int:
+        return self.number
+
+    def _bring(self, name: str, versions: list[int]) -> None:
+        needs = str(self._folder / f"ok{self.number}")
+        write_model(self._folder, name, f"open({needs!r}).close()\n{ECHO}", X, Y, version=self.number)
+
+
+async def test_a_version_of_mlflow_that_cannot_be_loaded_is_tried_again(tmp_path: Path) -> None:
+    """It was not, until its alias moved: what was short (memory, a GPU) might be there a moment later."""
+    mlflow = Moving(MlflowSource("http://127.0.0.1:1", (Wanted("m", alias="best"),), 0.02), tmp_path)
+    registry = Registry(tmp_path, "cpu")
+    await registry.load_all(await asyncio.wait_for(first_sync(mlflow, 0.02), LIMIT_S))
+    assert registry.ready("m") is False
+
+    def failed() -> bool:
+        return mlflow.number in mlflow._chosen["m"] and bool(registry.faults)
+
+    def serves() -> bool:
+        return registry.ready("m") is True and registry.find("m").version == str(mlflow.number)
+
+    following = asyncio.create_task(follow(mlflow, registry, 0.02))
+    for number in (1, 2):
+        mlflow.number = number
+        await until(failed)
+        (tmp_path / f"ok{number}").touch()
+        await until(serves)
+    assert registry.faults == []
+    following.cancel()
+    await asyncio.wait([following])
+    await registry.close()
+    mlflow.close()
+
+
 class Artifacts(Handler):
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
