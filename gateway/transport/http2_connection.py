@@ -85,7 +85,7 @@ class Http2Connection(asyncio.Protocol):
             stream.connection_of.on_connection_lost(head_done=stream.head_done)
 
     def pause_writing(self) -> None:
-        # A body that was there at once may be larger than the limit; further ones wait until the transport resumes.
+        # A body that was whole may be larger than the limit; further ones wait until the transport resumes.
         self._max_waiting = self.transport.get_write_buffer_size() + MAX_UNREAD_BYTES
         if self.session is not None:
             self.session.pause_writing()
