@@ -84,7 +84,7 @@ class Registry:
             served = model.versions.get(version) if version else model.newest
             if served is not None:
                 if served.fault:
-                    raise Unavailable(f"model {name!r} is no longer served: {served.fault}")
+                    raise Unavailable(f"model {name!r} is not served: {served.fault}")
                 return served
         raise self._absent(model, name, version)
 

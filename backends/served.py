@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -38,6 +39,9 @@ log = logging.getLogger("turnout.backend")
 
 MAX_STUCK_INSTANCES: Final = 2
 """Threads of one version that may hang in native code; after that it is no longer served."""
+MIN_PAUSE_S: Final = 1.0
+MAX_PAUSE_S: Final = 60.0
+"""Between two attempts to load an instance again; the pause doubles from the shortest to the longest."""
 STOP_POLL_S: Final = 0.25
 _SERIALS: Final = count(1)
 
@@ -69,7 +73,7 @@ class Served:
         self.pending = PendingBytes()
         self.request_log: RequestLog | None = None
         self.fault = ""
-        """Why the loaded version can't be used any more."""
+        """Why the loaded version can't be used."""
         self._timeout = batching.default_queue_policy.default_timeout_microseconds / 1e6
         self._batch_limit = config.batch_timeout_microseconds * 1000
         self._deadlines = Deadlines(self._expire)
@@ -81,7 +85,8 @@ class Served:
         self._remotes: list[RemoteInstance] = []
         """Those of `_instances` that run in device processes."""
         self._loads: list[Callable[[], Executable | RemoteModel]] = []
-        self._stopped = False
+        self._ending = asyncio.Event()
+        """No instance is loaded again."""
 
     async def start(self, device: str, threads: int) -> None:
         """Loads and warms every instance. Raises LoadError; nothing is left running then."""
@@ -102,7 +107,7 @@ class Served:
 
     async def stop(self) -> None:
         """Refuses new requests, responds to waiting ones, and frees the model."""
-        self._stopped = True
+        self._ending.set()
         self.queue.close()
         if self._on_loop is not None:
             self._on_loop.end()
@@ -184,7 +189,11 @@ class Served:
         if self._on_loop is not None:
             executable = self._on_loop.detach()
             self._on_loop = None
-            self._follow(0, self._thread(0, executable))
+            try:
+                self._follow(0, self._thread(0, executable))
+            except RuntimeError:  # no thread is left
+                executable.close()
+                self._load_again(0)
 
     async def _add(self, index: int) -> None:
         await self._start(index, await load_guarded(self.title(), self._loads[index]))
@@ -233,28 +242,52 @@ class Served:
                 self.stats.fail.add(time.perf_counter_ns() - entry.arrived)
         if not instance.ended.done():
             self._stuck.append(instance)
-        if self._stopped:
+        if self._ending.is_set():
             return
         # A thread in native code cannot be ended: each that hangs keeps its memory and a core.
         if len(self._stuck) > MAX_STUCK_INSTANCES:
             self._give_up(f"{self.title()} hangs: {len(self._stuck)} batches never ended; load it again")
             return
+        self._load_again(index)
+
+    def _load_again(self, index: int) -> None:
         task = asyncio.get_running_loop().create_task(self._reload(index))
         self._replacing.add(task)
         task.add_done_callback(self._replacing.discard)
 
     async def _reload(self, index: int) -> None:
-        try:
-            await self._add(index)
-        except Exception as error:  # noqa: BLE001  no thread or file may be left, too
-            self._give_up(str(error))
+        """Loads an instance until that succeeds; what it needs may be short for a while."""
+        pause = MIN_PAUSE_S
+        while not self._ending.is_set():
+            try:
+                model = await load_guarded(self.title(), self._loads[index])
+                if self.fault and not self._ending.is_set():
+                    log.info("%s is served again", self.title())
+                    self.fault = ""
+                    self.queue.reopen()  # before the instance looks at it, which would end
+                await self._start(index, model)
+                return
+            except Exception as error:  # noqa: BLE001  no thread or file may be left, too
+                expected = isinstance(error, LoadError)
+                fault = str(error) if expected else f"{self.title()}: {type(error).__name__}: {error}"
+                log.error("%s; an instance is loaded again in %g s", fault, pause)
+            if not self._instances and not self._ending.is_set():
+                self._refuse(f"{fault}; it is loaded again")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), pause)
+            pause = min(2 * pause, MAX_PAUSE_S)
 
     def _give_up(self, fault: str) -> None:
         log.error("%s is no longer served: %s", self.title(), fault)
+        self._ending.set()
+        self._refuse(fault)
+
+    def _refuse(self, fault: str) -> None:
         self.fault = fault
-        self.queue.close(f"{self.title()} is no longer served; see the repository index")
+        reason = f"{self.title()} is not served; see the repository index"
+        self.queue.close(reason)
         if not self._instances:
-            self._fail_waiting(Unavailable(f"{self.title()} is no longer served; see the repository index"))
+            self._fail_waiting(Unavailable(reason))
 
     def _fail_waiting(self, reason: ServerError) -> None:
         while entries := self.queue.take_now():

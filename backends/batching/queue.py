@@ -87,6 +87,11 @@ class Queue:
             self._closed = self._closed or reason
             self._changed.notify_all()
 
+    def reopen(self) -> None:
+        """Takes new entries again."""
+        with self._lock:
+            self._closed = ""
+
     def take(self) -> list[Entry] | None:
         """Blocks until there is a batch; None once the queue is closed and empty."""
         with self._lock:

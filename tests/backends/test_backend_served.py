@@ -107,13 +107,17 @@ async def test_a_model_that_leaves_the_loop_while_it_ends_is_not_freed_under_its
     assert model.closed
 
 
-async def test_a_version_whose_instance_cannot_be_replaced_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_thread(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+async def test_a_version_whose_instance_cannot_be_replaced_says_so_and_tries_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Its requests waited until their clients left, and the server said that it was ready."""
-
-    def no_thread(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    async with serving(monkeypatch, Doubler(threading.Event()), batch_timeout_microseconds=1000) as one:
+    monkeypatch.setattr(served, "MIN_PAUSE_S", 0.01)
+    model = Doubler(threading.Event())
+    async with serving(monkeypatch, model, batch_timeout_microseconds=1000) as one:
         hanging = put(one, 1.0)
         while one.waiting:
             await asyncio.sleep(0.001)
@@ -123,10 +127,44 @@ async def test_a_version_whose_instance_cannot_be_replaced_says_so(monkeypatch: 
             while not hanging.done():
                 await asyncio.sleep(0.01)
                 one.watch(time.perf_counter_ns())
-            with pytest.raises(Unavailable, match="no longer served"):
+            with pytest.raises(Unavailable, match="is not served"):
                 await behind
-        assert "can't start new thread" in one.fault
+            assert "can't start new thread" in one.fault
+            with pytest.raises(Unavailable, match="is not served"):
+                put(one, 3.0)
         assert isinstance(hanging.exception(), ModelFailed)
+        model.gate.set()
+        while one.fault:
+            await asyncio.sleep(0.01)
+        assert (await put(one, 3.0))[0].item() == 6.0
+
+
+async def test_a_model_that_leaves_the_loop_without_a_thread_for_it_is_loaded_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No thread could be started for it: later requests waited for good."""
+    monkeypatch.setattr(loop, "INTERRUPT_S", 1000.0)  # the machine may pause
+    monkeypatch.setattr(served, "MIN_PAUSE_S", 0.01)
+    async with serving(monkeypatch, Slow(computing=True), executor="loop") as one:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_thread)
+            assert (await put(one, 1.0))[0].item() == 2.0
+            while not one.fault:
+                await asyncio.sleep(0.01)
+        while one.fault:
+            await asyncio.sleep(0.01)
+        assert (one.executor, (await put(one, 2.0))[0].item()) == ("thread", 4.0)
+
+
+async def test_a_version_ends_while_it_waits_for_the_next_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "INTERRUPT_S", 1000.0)  # the machine may pause
+    monkeypatch.setattr(served, "MIN_PAUSE_S", 3600.0)
+    async with serving(monkeypatch, Slow(computing=True), executor="loop") as one:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_thread)
+            await put(one, 1.0)
+            while not one.fault:
+                await asyncio.sleep(0.01)
 
 
 async def test_a_deadline_keeps_no_tensor_of_a_request_that_has_its_response() -> None:

@@ -121,7 +121,7 @@ def test_a_model_that_hangs_beyond_interruption_is_given_up_and_named(mischief: 
         assert ask(mischief, 8, "hasty").status_code == 500
     refused = ask(mischief, 100, "hasty")
     assert refused.status_code == 503
-    assert "no longer served" in refused.json()["error"]
+    assert "is not served" in refused.json()["error"]
     assert mischief.get("/v2/models/hasty/ready").status_code == 503
     assert mischief.get("/v2/health/ready").status_code == 503
     rows = {row["name"]: row for row in mischief.post("/v2/repository/index").json()}
