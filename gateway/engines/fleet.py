@@ -120,16 +120,15 @@ class Fleet:
     async def poll(self, poll: Poll, closing: asyncio.Event) -> Offer:
         """What to send, held while the node has the newest.
 
-        Raises TurnoutError (forbidden), also if an edit takes the node or its engine away meanwhile; OSError if a CA
-        cannot be read.
+        Raises TurnoutError (forbidden), also if an edit takes the node or its engine away or changes its type
+        meanwhile; OSError if a CA cannot be read.
         """
-        self.admit(poll.engine, poll.node)
+        self._admit(poll)
         poll = self._explained(poll)
         node = self._heard(poll)
         began = self._clock()
         while True:
-            # Since an edit. Empty clusters instead would be taken: an Envoy would remove those it serves by.
-            self.admit(poll.engine, poll.node)
+            self._admit(poll)  # an edit may have come
             began = min(began, self._clock())  # of a clock that was set back, it would be held for as long
             deadline = began + (RETRY_S if poll.refused else HOLD_S)
             if poll.kind == "routes" and not poll.seals and self._must_seal(poll.engine):
@@ -146,6 +145,18 @@ class Fleet:
                     await changed.wait()
             if poll.kind == "routes":
                 node.seen = self._clock()
+
+    def _admit(self, poll: Poll) -> None:
+        """`admit`, and refuse an Envoy whose engine has become one of HAProxy.
+
+        Without clusters in the response, an Envoy would remove those it serves by.
+        """
+        self.admit(poll.engine, poll.node)
+        if poll.kind == "clusters" and self._document().engines[poll.engine].type == "haproxy":
+            raise TurnoutError(
+                "forbidden",
+                f"The engine {poll.engine!r} is of type 'haproxy', which has no clusters; print its bootstrap again.",
+            )
 
     def _explained(self, poll: Poll) -> Poll:
         """The poll; a refusal if the node asks again without what it was sent, as an Envoy that cannot read it."""

@@ -35,3 +35,13 @@ async def test_a_poll_of_an_engine_that_an_edit_takes_away_is_refused(other: str
     world.fleet.wake()
     with pytest.raises(TurnoutError, match="has no node"):
         await task
+
+
+async def test_an_envoy_whose_engine_becomes_one_of_haproxy_is_refused() -> None:
+    world = World()
+    has = (await world.ask("clusters")).version
+    task = world.ask("clusters", has)
+    assert await held(task)
+    world.edit("type: envoy", "type: haproxy")
+    with pytest.raises(TurnoutError, match="has no clusters"):
+        await task
