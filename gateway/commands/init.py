@@ -9,13 +9,14 @@ import os
 import re
 import sys
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from gateway.commands.detect import Server, detect
 from gateway.commands.keys import yaml_line
-from gateway.commands.output import add_json, complain, print_json, say
+from gateway.commands.output import add_json, complain, output_file, print_json, say
 from gateway.config.apikey import key_hash, new_secret
 from gateway.config.load import examine
 
@@ -63,10 +64,14 @@ def main(arguments: argparse.Namespace) -> int:
         faults = examine(text, env=os.environ).faults
         if faults:
             raise ValueError(f"the result is not a valid configuration: {faults[0].message}")
-        arguments.out.write_text(text, encoding="utf-8")
+        files = {arguments.out: text, arguments.out.with_name(SCHEMA): _schema()}
         if secrets:
-            _write_keys(keys, secrets)
-        write_schema(arguments.out.with_name(SCHEMA))
+            files[keys] = f"TURNOUT_APP_KEY={secrets['app']}\nTURNOUT_KEY={secrets['ops']}\n"
+        with ExitStack() as targets:  # all or none: hashes without their secrets would be of no use
+            for path, content in files.items():
+                target = targets.enter_context(output_file(path, private=path == keys))
+                target.write(content.encode())
+                target.flush()
     except EOFError:  # Ctrl-D at a question
         print()  # noqa: T201
         return complain("the input ended at a question; write options, such as --current http://HOST:PORT")
@@ -113,15 +118,13 @@ def _chosen_path(server: Server) -> str:
 
 def write_schema(path: Path) -> None:
     """For editors; the one of another release is replaced."""
+    path.write_text(_schema(), encoding="utf-8")
+
+
+def _schema() -> str:
     from gateway.config.json_schema import json_schema
 
-    path.write_text(json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _write_keys(path: Path, secrets: dict[str, str]) -> None:
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(f"TURNOUT_APP_KEY={secrets['app']}\nTURNOUT_KEY={secrets['ops']}\n")
+    return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
 # The file -----------------------------------------------------------------------------------------------

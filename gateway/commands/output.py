@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -84,10 +86,13 @@ def progress(text: str = "") -> None:
 
 
 @contextmanager
-def output_file(out: Path) -> Iterator[BinaryIO]:
+def output_file(out: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     """Open the file of ``--out``, which is there whole or not at all; for ``-`` standard output.
 
     A device or a pipe is written to: a file put in its place would be the end of /dev/null.
+
+    Args:
+        private: Whether other users cannot read it.
 
     Raises ValueError and OSError.
     """
@@ -101,8 +106,9 @@ def output_file(out: Path) -> Iterator[BinaryIO]:
     if not out.parent.is_dir():
         raise ValueError(f"there is no directory {out.parent}; make it, or write another --out")
     new = out.with_name(f".{out.name}.part")
+    new.unlink(missing_ok=True)  # of a process that was killed
     try:
-        with open(new, "wb") as target:
+        with open(new, "xb", opener=partial(os.open, mode=0o600 if private else 0o666)) as target:
             yield target
         new.replace(out)
     finally:

@@ -307,7 +307,7 @@ def test_every_policy_is_valid_while_no_server_is_up(tmp_path: Path, policy: str
         ([], "turnout: name the server in production: --current http://HOST:PORT"),
         (["--current", "a", "--policy", "canary"], "turnout: a canary needs --candidate"),
         (["--current", "127.0.0.1:9", "--path", "no"], "turnout: the result is not a valid configuration: 'no' is"),
-        (["--current", "127.0.0.1:9", "--out", "there/x.yaml"], "turnout: there/x.yaml: No such file"),
+        (["--current", "127.0.0.1:9", "--out", "there/x.yaml"], "turnout: there is no directory there; make it"),
     ],
     ids=["no server", "no candidate", "bad path", "no folder"],
 )  # fmt: skip
@@ -337,6 +337,35 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert "turnout.yaml exists; write another --out, or --force" in done.stderr
     assert (tmp_path / "turnout.yaml").read_text() == "mine"
     assert init(tmp_path, "--current", "127.0.0.1:9", "--force").returncode == 0
+
+
+def test_all_files_are_written_or_none(tmp_path: Path) -> None:
+    """A disk that was full after the configuration lost the secrets whose hashes it had."""
+    words = [
+        sys.executable,
+        "-m",
+        "gateway.cli",
+        "init",
+        "--current",
+        "127.0.0.1:9",
+        "--out",
+        str(tmp_path / "a.yaml"),
+    ]
+    limit = "import resource as r, os, sys; r.setrlimit(r.RLIMIT_FSIZE, (2, 2)); os.execv(sys.argv[1], sys.argv[1:])"
+
+    def files() -> dict[str, str]:
+        return {path.name: path.read_text() for path in tmp_path.iterdir()}
+
+    for before in ({}, {"a.yaml": "mine", "a.keys": "mine"}):
+        for name, text in before.items():
+            (tmp_path / name).write_text(text)
+        full = subprocess.run(
+            [sys.executable, "-c", limit, *words, "--force"], capture_output=True, text=True
+        )
+        assert (full.returncode, full.stderr) == (1, "turnout: File too large\n")
+        assert files() == before
+    subprocess.run([*words, "--force"], check=True, capture_output=True)
+    assert sorted(files()) == ["a.keys", "a.yaml", "turnout.schema.json"]
 
 
 def on_a_terminal(directory: Path, answers: list[bytes], *options: str) -> tuple[int, str]:
