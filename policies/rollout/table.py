@@ -142,10 +142,11 @@ TABLE: Final[Mapping[Status, Mapping[Signal, Rule]]] = {
     Status.WAITING: {
         Signal.FAIL: _BACK,
         Signal.SICK: _HALT,
-        Signal.OPEN: Rule(Status.RUNNING, Action.KEEP),
-        Signal.CONFIRM: Rule(
-            Status.RUNNING, Action.NEXT
-        ),  # only where a stage waits for it: `machine.possible`
+        Signal.OPEN: Rule(
+            Status.RUNNING, Action.ADAPT
+        ),  # the edit may have removed the gate, or moved the weight
+        # Only where a stage waits for it: `machine.possible`.
+        Signal.CONFIRM: Rule(Status.RUNNING, Action.NEXT),
         Signal.PAUSE: _PAUSE,
         Signal.PROMOTE: _FULL,
         Signal.ROLLBACK: _BACK,

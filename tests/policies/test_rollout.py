@@ -284,6 +284,14 @@ def test_an_edit_that_asks_for_no_confirmation_goes_on() -> None:
     assert "confirm" not in possible(state, short)
 
 
+def test_an_edit_that_removes_the_gate_whose_end_waits_starts_the_first_stage() -> None:
+    plan = replace(PLAN, gate=Gate(0.98), stages=(Stage(0.01, 600, confirm=True), Stage(0.5, 600)))
+    asking, _ = play((10, tick()), plan=plan)
+    state, effects = step(asking, tick("inconclusive"), PLAN, 20)
+    assert (state.status, state.stage, state.weight, state.entered) == (Status.RUNNING, 0, 0.01, 20)
+    assert weights(list(effects)) == [0.01]
+
+
 def test_there_is_nothing_to_confirm_after_the_last_stage() -> None:
     plan = replace(PLAN, stages=PLAN.stages[:1], promote=False)
     state, effects = play((600, tick()), (700, Command("confirm")), plan=plan)
