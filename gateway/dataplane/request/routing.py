@@ -11,6 +11,8 @@ from gateway.errors import TurnoutError
 
 MAX_SHOWN_BYTES: Final = 100
 """Of a path in an error message."""
+MAX_COMPARED: Final = 500
+"""Routes that a path without one is compared with, for the message alone: a flood of them must not hold up others."""
 _SEND: Final = "send a path (and method, host and headers) that 'match' of a route in the configuration names"
 
 
@@ -33,10 +35,12 @@ def nearest(snapshot: Snapshot, head: Head) -> str:
         wanted = f"the route {known[0].name!r} has this path, but asks for another method, host or header"
         return f"No route matches {_asked(head)}: {wanted}; see its 'match' in the configuration."
     best, length = None, 0
-    for route in snapshot.ranked:
-        common = _in_common(route.prefix, head.path)
-        if common > length and 2 * common > len(route.prefix):
-            best, length = route, common
+    for route in snapshot.ranked[:MAX_COMPARED]:
+        needed = max(length, len(route.prefix) // 2) + 1
+        if head.path.startswith(route.prefix[:needed]):  # almost none does, and `_in_common` is slow
+            common = _in_common(route.prefix, head.path)
+            if common >= needed:
+                best, length = route, common
     meant = f"the route {best.name!r} has {_shown(best.prefix)}" if best is not None else _SEND
     return f"No route matches {_asked(head)}; {meant}."
 
