@@ -160,7 +160,9 @@ class Ratios:
 
     async def _known(self, name: str, route: RouteConfig, until: float) -> _Units:
         """The test as this process or, where it is new, the store has it; a new one for an edited route."""
-        fingerprint = hashlib.sha256(route.model_dump_json().encode()).hexdigest()[:16]
+        # Without defaults: a later build may have more keys, and forgets nothing for that.
+        text = route.model_dump_json(exclude_defaults=True)
+        fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
         tested = self._units.get(name)
         if tested is None:
             tested = await self._read(name) or _Units(fingerprint, UnitRatio(), until - BACK_S, 0)
