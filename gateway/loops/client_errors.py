@@ -26,16 +26,15 @@ def hold(judgement: Judgement, baseline: Evidence, candidate: Evidence, alpha: f
     ``alpha``: probability of a wrong hold, over all looks at the window.
     """
     before, now = (e.rewards.get(CLIENT_ERROR_RATE, RewardSums()).mean for e in (baseline, candidate))
-    if (
-        not now - before > MAX_INCREASE
-    ):  # the interval would hold the difference itself, and takes a millisecond
+    if not now - before > MAX_INCREASE:  # the interval holds the difference itself, and takes a millisecond
         return judgement
     verdict = judge(_LIMIT, baseline, candidate, alpha, forecast=False)
     if verdict.verdict != "fail":
         return judgement
     reason = (
         f"client errors: {now:.1%} of the candidate's responses, {before:.1%} of the baseline's, and no guardrail is "
-        f"on {CLIENT_ERROR_RATE}; write one with the increase that you accept, or promote or roll back by hand"
+        f"on {CLIENT_ERROR_RATE}; write one with the increase that you accept, promote or roll back by hand, or repair "
+        "the candidate and restart"
     )
     held = replace(verdict, verdict="inconclusive", reason=reason)
     return replace(judgement, verdicts=(*judgement.verdicts, held))

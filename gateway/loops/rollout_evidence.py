@@ -229,7 +229,8 @@ class RolloutEvidence:
             edges=edges,
             forecast=forecast,
         )
-        if all(rail.metric != CLIENT_ERROR_RATE for rail in rails):
+        promoted = state.status is Status.PROMOTED  # nothing is left to be held
+        if not promoted and all(rail.metric != CLIENT_ERROR_RATE for rail in rails):
             alpha = plan.levels(len(rails) + 1).fail
             judgement = await asyncio.to_thread(client_errors.hold, judgement, baseline, candidate, alpha)
         return judgement, samples

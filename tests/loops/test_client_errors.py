@@ -93,6 +93,18 @@ async def test_without_a_guardrail_a_rejecting_candidate_waits_for_a_person(
     assert "write one with the increase that you accept" in message
     await one.controller.command("r", Command(Signal.PROMOTE, "ops"))
     await one.pass_time(1)
+    await one.serve_rejected({"v2": 0.5})
+    assert (one.state, one.rollout.watched) == ("promoted", True)
+    assert not await one.alarms(), "a person has decided"
+
+
+async def test_a_candidate_that_was_repaired_passes_after_a_restart(store: Store) -> None:
+    one = await Rejecting(store, "one", UNGUARDED).start()
+    await one.serve_rejected({"v2": 0.5})
+    assert await one.alarms()
+    await one.controller.command("r", Command(Signal.RESTART, "ops"))
+    await one.pass_time(1)
+    await one.serve_rejected({})
     assert one.state == "promoted"
     assert not await one.alarms()
 
