@@ -16,6 +16,8 @@ HISTORIES_S: Final = 10.0
 _ALL_ROUTES: Final = ""
 _MAX_READ_AGAIN: Final = 1000
 """Events that a new leader reads once more; a bandit adds one each second."""
+_EVENTS_AT_ONCE: Final = 100
+"""Requests wait while a page of them is decoded."""
 
 
 @dataclass(slots=True)
@@ -37,7 +39,7 @@ class Histories:
         stored = json.loads(text)["after"]
         after = self._after if self._after is not None else stored
         kept = False
-        while events := await self.store.events(after=after):
+        while events := await self.store.events(after=after, limit=_EVENTS_AT_ONCE):
             for event in events:
                 kept |= event.kind in history.STEPS
                 await history.keep(self.store, event)

@@ -74,9 +74,9 @@ async def test_a_new_leader_goes_on_where_the_last_one_was(
     await events.emit("allocation", "shop", {})
     read, asked = store.events, list[int]()
 
-    async def counted(*, after: int = 0) -> list[Event]:
+    async def counted(*, after: int, limit: int) -> list[Event]:
         asked.append(after)
-        return await read(after=after)
+        return await read(after=after, limit=limit)
 
     monkeypatch.setattr(store, "events", counted)
     await Histories(store, lambda: True).step()
