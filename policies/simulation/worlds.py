@@ -143,8 +143,9 @@ def _thirds(rng: np.random.Generator, n: NDArray[np.int64], mean: Array) -> Arra
 def _counts(rng: np.random.Generator, n: NDArray[np.int64], mean: Array) -> Array:
     """Poisson counts, one by one, because the sum of their squares matters."""
     size = int(n.max(initial=0))
-    values = rng.poisson(mean[..., None], (*n.shape, size)) * (np.arange(size) < n[..., None])
-    return np.stack([n, values.sum(axis=-1), (values * values).sum(axis=-1)], axis=-1).astype(float)
+    drawn = rng.poisson(mean[..., None], (*n.shape, size)) * (np.arange(size) < n[..., None])
+    values = drawn.astype(float)  # the squares of integers beyond 3e9 do not fit into 64 bits
+    return np.stack([n, values.sum(axis=-1), (values * values).sum(axis=-1)], axis=-1)
 
 
 def _reals(rng: np.random.Generator, n: NDArray[np.int64], mean: Array, sd: float) -> Array:

@@ -247,6 +247,15 @@ def test_sums_are_drawn_as_their_values_would_be(model: Any, mean: float, varian
     assert (world.draw(np.random.default_rng(1), np.zeros((1, 2, 1), int), np.array([mean, mean])) == 0).all()
 
 
+def test_sums_of_large_counts_do_not_overflow() -> None:
+    """The squares of 4e9 exceed 64 bits, and so does the sum of 10,000 values of 1e15."""
+    for mean, size in ((4e9, 100), (1e15, 10_000)):
+        world = World("w", (("a", mean), ("b", mean)), model="count")
+        sums = world.draw(np.random.default_rng(1), np.full((2, 1), size), np.array([mean, mean]))
+        assert sums[..., 1] == pytest.approx(size * mean, rel=1e-3)
+        assert sums[..., 2] == pytest.approx(size * mean**2, rel=1e-3)
+
+
 def test_the_best_changes_as_the_world_says() -> None:
     world = World(
         "w", (("a", 0.2), ("b", 0.4)), changes=(Change("b", 0.5, 0.1),), joins=(("a", 0.25),), goal="maximize"
