@@ -26,7 +26,7 @@ from gateway.state.store import Store
 from policies.allocation.bandit import discounted
 from policies.bayes.prior import posteriors
 from policies.sequential.stratified import StratifiedComparison
-from policies.types import MetricType, PairSums, RewardSums
+from policies.types import CLIENT_ERROR_RATE, MetricType, PairSums, RewardSums
 from tests.support.made import T0, outcome, reward
 
 
@@ -38,9 +38,9 @@ ZERO = {"correct": declared_as()}
 
 
 async def read(store: Store, now: float, metrics: Any = ZERO, **limits: Any) -> dict[str, Rewarded]:
-    """By variant, of the one metric."""
+    """By variant, of the one metric that clients report."""
     found = await rewarded(store, "digits", metrics, now=now, **limits)
-    return {variant: one for (variant, _), one in found.items()}
+    return {variant: one for (variant, metric), one in found.items() if metric in metrics}
 
 
 def of(number: float, good: float = 0.0) -> RewardSums:
@@ -173,8 +173,8 @@ async def test_buckets_and_sums_agree(store: Store) -> None:
         for now in (T0 + 100, T0 + 200.0, T0 + 1000):
             total: dict[str, Rewarded] = {}
             for bucket in of_buckets(buckets, ZERO, now=now, step=step):
-                for one in bucket.rewards.values():
-                    total[bucket.variant] = total.get(bucket.variant, Rewarded()) + one
+                one = bucket.rewards.get("correct", Rewarded())
+                total[bucket.variant] = total.get(bucket.variant, Rewarded()) + one
             if step == 10.0 or now > T0 + 900:
                 shown = {v: one for v, one in total.items() if one.values.count or one.waiting}
                 assert shown == await read(store, now)
@@ -191,7 +191,7 @@ async def test_missing_values_of_units_enter_as_the_reported_ones_do(store: Stor
     each = RewardSums(2, 5.0, 12.5)
     weighted = PairSums(each, each, RewardSums(2, 10.0, 50.0))
     assert found["v1", "correct"] == Rewarded(of(20, 10), of(4, 2), 10, weighted=weighted)
-    assert observations(found) == {("v1", "correct"): of(4, 2)}
+    assert observations(found) == {("v1", "correct"): of(4, 2), ("v1", CLIENT_ERROR_RATE): of(20)}
     assert share_observed([{"correct": found["v1", "correct"]}], "correct") == 0.2
 
 
@@ -202,7 +202,10 @@ async def test_missing_values_do_not_favour_the_variant_whose_units_send_less(st
     await store.append(rows)
     await store.reward([reward(1.0, of=row, period="all") for row in rows[::2]])
     found = observations(await rewarded(store, "digits", ZERO, now=T0 + 100))
-    assert found == {("v1", "correct"): of(6, 3), ("v2", "correct"): of(6, 3)}
+    assert {v: sums for (v, metric), sums in found.items() if metric == "correct"} == {
+        "v1": of(6, 3),
+        "v2": of(6, 3),
+    }
 
 
 async def test_limits_that_cut_through_periods_estimate_the_observations(store: Store) -> None:
@@ -256,11 +259,11 @@ async def test_what_comes_for_a_folded_epoch_counts_with_its_decisions_at_once(s
         pass
     await store.reward([of_second[1]._replace(value=1.0)])
     found = await over_time(store, "digits", {"correct": declared_as(missing="ignore")}, now=now)
-    told = {b.variant: (b.counts.assigned, b.rewards["correct"]) for b in found if b.rewards}
+    told = {b.variant: (b.counts.assigned, b.rewards["correct"]) for b in found if "correct" in b.rewards}
     assert told["v1"][0] == told["v2"][0] == 10
     assert told["v1"][1].values == RewardSums(2, 1.0, 1.0)
     assert told["v1"][1].observations == RewardSums(1, 0.5, 0.25)
-    assert sum(bool(b.rewards) for b in found) == 2
+    assert sum("correct" in b.rewards for b in found) == 2
 
 
 async def test_variants_are_compared_by_the_shares_of_each_second(store: Store) -> None:
