@@ -125,8 +125,9 @@ def advice(error: Exception, path: Path) -> str:
         )
     if isinstance(error, Moved):
         return (
-            f"The store {path} was moved or deleted while it was in use. Put it back. To go on with another file, stop "
-            "the gateway first, and move the -wal and -shm of the old one away."
+            f"The store {path} was moved or deleted while it was in use. Put it back; if it is in its place, since its "
+            "file system was mounted again, restart the gateway. To go on with another file, stop the gateway first, "
+            "and move the -wal and -shm of the old one away."
         )
     if isinstance(error, BadPage | Damaged):
         return f"The store {path} is damaged: {error}. {_RESTORE}"
