@@ -56,6 +56,16 @@ def test_a_misspelt_command_is_answered_with_the_nearest() -> None:
     assert said.stderr == "turnout: there is no command 'stauts'; did you mean 'turnout status'?\n"
 
 
+def test_a_version_or_a_misspelt_command_waits_for_no_library() -> None:
+    """numpy alone takes longer to import than everything that these need."""
+    program = (
+        "import sys; from gateway.cli import main; main(['version']); main(['stauts']); "
+        "print([name for name in ('numpy', 'scipy', 'pydantic', 'httpx', 'yaml') if name in sys.modules])"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert said.stdout.endswith("\n[]\n"), said.stderr
+
+
 @pytest.mark.parametrize("words", ["schema", "version", "check config.example.yaml"])
 def test_an_output_that_takes_nothing_is_told_in_one_line(words: str) -> None:
     run = [sys.executable, "-m", "gateway.cli", *words.split()]
