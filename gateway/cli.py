@@ -163,7 +163,9 @@ def _unrecognized(unknown: list[str], command: str, parser: argparse.ArgumentPar
     if "--config" in options and not unknown[0].startswith("-"):
         file = "--route" not in options or Path(unknown[0]).suffix or os.path.exists(unknown[0])
         near = [f"--{'config' if file else 'route'} {unknown[0]}"]
-    elif unknown[0] == "--config":
+    elif unknown[0] == "-c" and "--config" in options:
+        near = ["--config"]
+    elif unknown[0] in ("--config", "-c"):
         near = ["--url URL" if "--url" in options else f"turnout {command} FILE"]
     if command == "run" and unknown[0].partition("=")[0] in ("--host", "--port", "--listen", "-p"):
         return f"there is no {unknown[0]}: write the address as 'listen: HOST:PORT' into the configuration"

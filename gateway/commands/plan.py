@@ -34,7 +34,7 @@ _OF_UNITS: Final = "share of a unit"
 """The kind of errors and boolean metrics on a sticky route: their spread follows from the rate that is to be seen."""
 _DAY: Final = 86_400.0
 _HOUR: Final = 3_600.0
-_UNITS: Final = ((1_440.0, "min"), (24.0, "h"))
+_UNITS: Final = ((86_400.0, "s"), (1_440.0, "min"), (24.0, "h"))
 """Of a day."""
 
 
@@ -84,7 +84,8 @@ def main(arguments: argparse.Namespace) -> int:
         section = document.routes[name].policy
         if not isinstance(section, CanaryConfig):
             raise ValueError(
-                f"the policy of {name!r} has no stages to plan; write --route with the name of a canary"
+                f"the policy of {name!r} has no stages to plan; write --route with the name of a canary, or --config "
+                "with a file that has the canary to come"
             )
         if arguments.worse <= 1:
             raise ValueError(

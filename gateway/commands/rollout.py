@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import Any, Final
 
 from gateway.commands.output import MISUSED, complain, print_json, say
 from gateway.commands.remote import RemoteError, add_remote_arguments, call, route_name
 
+ACTIONS: Final = ("promote", "rollback", "pause", "resume", "confirm", "restart", "set")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("route", type=route_name, metavar="ROUTE", help="name of the route")
-    parser.add_argument(
-        "action", choices=("promote", "rollback", "pause", "resume", "confirm", "restart", "set")
-    )
+    parser.add_argument("action", type=_action, choices=ACTIONS)
     parser.add_argument("weight", nargs="?", metavar="WEIGHT", help="share for set: 5%% or 0.05")
     parser.add_argument("--reason", default="", metavar="TEXT", help="one line for the history of the route")
     add_remote_arguments(parser)
@@ -35,6 +35,14 @@ def main(arguments: argparse.Namespace) -> int:
     else:
         say(f"{arguments.route}: {found['state'].replace('_', ' ')}{_who(found)}")
     return 0
+
+
+def _action(text: str) -> str:
+    if text in ACTIONS:
+        return text
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is unknown; expected one of {', '.join(ACTIONS)}, after the route: turnout rollout ROUTE ACTION"
+    )
 
 
 def _who(found: dict[str, Any]) -> str:

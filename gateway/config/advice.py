@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from math import inf, isinf
+from typing import Final
 
 from gateway.config.document import Document
 from gateway.config.faults import KeyPath
-from gateway.config.policy import BanditConfig, CanaryConfig, GuardrailConfig, bandit_of, named_variants
+from gateway.config.policy import (
+    BanditConfig,
+    CanaryConfig,
+    GuardrailConfig,
+    SplitConfig,
+    bandit_of,
+    named_variants,
+)
 from gateway.config.references import Finding
 from gateway.config.route import RouteConfig
 from gateway.config.service import PAST
 from policies.types import ERROR_RATES
+
+MAX_ROUNDED_AWAY: Final = 0.02
+"""What three weights of 33% leave of the whole, and a little more."""
 
 
 def warnings_of(document: Document) -> Iterator[Finding]:
@@ -253,6 +265,16 @@ def _guarded_rows(here: KeyPath, route: RouteConfig, document: Document) -> Iter
         yield Finding((*here, "policy", "guardrails"), message, of_key=True)
 
 
+def _weights(here: KeyPath, route: RouteConfig, document: Document) -> Iterator[Finding]:
+    """Warn of weights that read as shares and add up to something else: they are relative."""
+    weights = route.policy.weights if isinstance(route.policy, SplitConfig) else {}
+    total = sum(weights.values())
+    if weights and max(weights.values()) < 1 and abs(total - 1) > MAX_ROUNDED_AWAY:
+        shares = ", ".join(f"{name} {weight / total:.1%}" for name, weight in islice(weights.items(), 8))
+        message = f"the weights add up to {total:.3g} instead of 1, so the shares are {shares}; write these"
+        yield Finding((*here, "policy", "weights"), message)
+
+
 def _unverified(here: KeyPath, route: RouteConfig, document: Document) -> Iterator[Finding]:
     for name, variant in route.variants.items():
         backend = document.backends.get(variant.backend)
@@ -277,5 +299,6 @@ _ROUTE_WARNINGS: tuple[Callable[[KeyPath, RouteConfig, Document], Iterator[Findi
     _floorless,
     _unfelt,
     _guarded_rows,
+    _weights,
     _unverified,
 )

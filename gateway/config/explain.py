@@ -83,6 +83,8 @@ def explain(error: ErrorDetails) -> Explanation:
         return f"nothing is written here; write {_WANTED[kind]}, or leave the key out", ""
     if kind in _WANTED:
         hint = _mapping_hint(error) if _WANTED[kind] == _MAPPING else _WANTED_HINTS.get(kind, _no_hint)(given)
+        if example := not hint and _EXAMPLES.get(str(error["loc"][-1]), ""):
+            hint = f"write {example}"
         return f"{shown(given)} is not {_WANTED[kind]}", hint
     if kind in _BOUNDS:
         return f"{shown(given)} is {_BOUNDS[kind].format(**context)}", ""
@@ -165,7 +167,12 @@ _EXAMPLES: Final = {
     "baseline": "'baseline: ' and the name of a variant",
     "candidate": "'candidate: ' and the name of a variant",
     "stages": "for example 'stages: [{weight: 5%, for: 10m}]'",
+    "guardrails": "for example 'guardrails: [{metric: error_rate, max_increase: 1%}]'",
     "weights": "for example 'weights: {v1: 90, v2: 10}'",
+    "shadows": "for example 'shadows: {v2: 5%}'",
+    "timeouts": "for example 'timeouts: {first_byte: 2s}'",
+    "backends": "for example 'backends: {NAME: {url: \"http://127.0.0.1:9101\"}}'",
+    "metrics": "for example 'metrics: {NAME: {type: boolean}}'",
     "scopes": f"for example 'scopes: [infer]'; there are {', '.join(get_args(Scope))}",
     "hash": "what 'turnout keys new' prints",
 }

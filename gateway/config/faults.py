@@ -65,8 +65,10 @@ def _place(source: str, fault: Fault) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """ "did you mean 'x'?", or "" if no known word is similar."""
-    found = difflib.get_close_matches(word, list(islice(known, _MAX_SIMILAR)), n=1, cutoff=0.6)
+    """ "did you mean 'x'?", or "" if no known word is similar; the one of the same parts in another order first."""
+    words = list(islice(known, _MAX_SIMILAR))
+    swapped = [name for name in words if sorted(name.split("_")) == sorted(word.split("_"))]
+    found = swapped or difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     return f"did you mean '{found[0]}'?" if found else ""
 
 

@@ -53,9 +53,7 @@ def format_of(path: Path) -> Format:
     for ending, name in _ENDINGS.items():
         if path.name.endswith(ending):
             return name
-    raise ValueError(
-        f"{path.name!r} has none of the endings {', '.join(_ENDINGS)}; write one, or give a format"
-    )
+    raise ValueError(f"{path.name!r} has none of the endings {', '.join(_ENDINGS)}; write one, or --format")
 
 
 _ENDINGS: Final[dict[str, Format]] = {

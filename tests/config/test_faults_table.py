@@ -189,6 +189,8 @@ def test_rendering() -> None:
         (POLICY,
          CANARY.replace("}]", "}, {weight: 1%, for: 1m}]") + ", guardrails: [{metric: correct, max_decrease: 1}]}",
          "routes.digits.policy.stages[1].weight", "weights usually increase"),
+        (POLICY, "    policy: {type: split, weights: {v1: 50%, v2: 60%}}", "routes.digits.policy.weights",
+         "add up to 1.1 instead of 1, so the shares are v1 45.5%, v2 54.5%; write these"),
         (POLICY, CANARY.replace("1%", "1") + ", guardrails: [{metric: correct, max_decrease: 1}]}",
          "routes.digits.policy.stages[0].weight", "write 1% for one percent"),
         (POLICY, CANARY + ", guardrails: [{metric: error_rate, max_increase: 5}]}",

@@ -60,6 +60,21 @@ def test_before_anything_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert found["ok"]["fail"] is None  # type: ignore[index]
 
 
+def test_fast_routes_are_timed_in_seconds_and_other_policies_have_nothing_to_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It read "0.019 min"."""
+    file = tmp_path / "turnout.yaml"
+    only_errors, _, _ = CONFIG.partition("        - {metric: ok")
+    file.write_text(only_errors.replace("STORE", str(tmp_path / "store.db")))
+    assert main(["plan", "--config", str(file), "--rate", "1000"]) == 0
+    assert re.search(r" \([\d.]+ s\)$", capsys.readouterr().out, re.MULTILINE)
+    single = re.sub(r"policy:\n.*", "policy: {type: single, variant: v1}", CONFIG, flags=re.DOTALL)
+    file.write_text(single.replace("STORE", str(tmp_path / "store.db")))
+    assert main(["plan", "--config", str(file)]) == 1
+    assert "--config with a file that has the canary to come" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_with_a_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async def record() -> None:
