@@ -16,7 +16,6 @@ from gateway.config.policy import CanaryConfig
 from gateway.ingest.by_unit import OutcomesByUnit
 from gateway.ingest.comparable import known_before, values_by_unit
 from gateway.ingest.evidence import observations, rewarded
-from gateway.loops import client_errors
 from gateway.loops.alarms import distrust
 from gateway.loops.allocation import Allocations
 from gateway.loops.early_mismatch import early_mismatch
@@ -24,6 +23,7 @@ from gateway.record.histogram import edges
 from gateway.state.base import BUCKET_S, Counts, StoreUnavailable
 from gateway.state.store import EvidenceStore
 from policies.allocation.bandit import Standing
+from policies.rollout import client_errors
 from policies.rollout.events import Tick
 from policies.rollout.guardrails import (
     MAX_BASELINE_ERROR_RATE,

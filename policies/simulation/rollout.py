@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from policies.rollout import client_errors
 from policies.rollout.events import Tick
 from policies.rollout.guardrails import Judgement, judge_agreement, judge_all
 from policies.rollout.machine import step
@@ -187,7 +188,12 @@ class _Trial:
         self.bets = WindowBets()
         self.state = begin(plan, 0.0)
         self.latency = any(g.metric.startswith("latency_") for g in guardrails)
-        self.refusals = any(g.metric == CLIENT_ERROR_RATE for g in guardrails)
+        guarded = any(g.metric == CLIENT_ERROR_RATE for g in guardrails)
+        services = [one for one in (world.candidate, world.turned) if one is not None]
+        rejects = any(one.client_error_rate > world.baseline.client_error_rate for one in services)
+        self.refusals = guarded or rejects
+        self.held = plan.levels(len(guardrails) + 1, alpha).fail if rejects and not guarded else None
+        """Level at which client errors hold a stage; None if that is not to be looked at."""
         self.window = (_Window(), _Window())
         self.compared = self.agreeing = 0
         self.exposed = 0.0
@@ -250,7 +256,7 @@ class _Trial:
             )
             return Judgement((found,))
         baseline, candidate = (window.evidence(seconds) for window in self.window)
-        return judge_all(
+        judgement = judge_all(
             self.guardrails,
             baseline,
             candidate,
@@ -260,6 +266,9 @@ class _Trial:
             forecast=False,
             shown=False,
         )
+        if self.held is None:
+            return judgement
+        return client_errors.hold(judgement, baseline, candidate, self.held)
 
 
 class _Window:

@@ -40,6 +40,14 @@ def test_sound_candidates_are_promoted_and_faulty_ones_rolled_back() -> None:
     assert sound.time_to_detect.value == math.inf
 
 
+def test_a_candidate_that_rejects_requests_is_held_or_with_a_guardrail_rolled_back() -> None:
+    world = replace(WORLDS["equal"], candidate=Service(client_error_rate=0.06))
+    rail = Guardrail("client_error_rate", max_increase=0.01)
+    for guardrails, end in (ERRORS, "running"), ((), "running"), ((rail,), "rolled_back"):
+        report = run(PLAN, guardrails, world, repetitions=3, tick=60.0, seed=4)
+        assert set(report.ended) == {end}
+
+
 def test_where_a_bandit_takes_over_the_simulation_ends() -> None:
     plan = replace(PLAN, bandit="single")
     sound = run(plan, ERRORS, WORLDS["equal"], repetitions=4, tick=60.0, seed=4)
