@@ -93,7 +93,7 @@ def main(arguments: argparse.Namespace) -> int:
 # The policy -------------------------------------------------------------------------------------------
 def _target(arguments: argparse.Namespace) -> Target:
     """Raises ValueError and ConfigError."""
-    text = read_text(arguments.policy)
+    text = read_text(arguments.policy, absent=POLICY_FORM)
     content, faults = as_written(text)
     if faults:
         raise ConfigError(str(arguments.policy), faults)

@@ -129,7 +129,7 @@ def _of_tables(value: object) -> bool:
 
 
 def _text(path: Path) -> str:
-    text = read_text(path).removeprefix("\ufeff")
+    text = read_text(path, absent="name yours").removeprefix("\ufeff")
     if len(text) > MAX_CHARACTERS:
         message = f"the file has more than {MAX_CHARACTERS} characters; divide it into several files"
         raise ConfigError(str(path), [Fault(0, 0, "", message)])

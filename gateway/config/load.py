@@ -62,15 +62,18 @@ def load_file(path: str | Path) -> Document:
     return load(read_text(path), source=str(path), env=os.environ)
 
 
-def read_text(path: str | Path) -> str:
-    """Read a file. Raises ConfigError if it cannot be read or is not UTF-8."""
+def read_text(path: str | Path, *, absent: str = "name yours, or write one with 'turnout init'") -> str:
+    """Read a file; ``absent`` says what to do if there is none.
+
+    Raises:
+        ConfigError: It cannot be read, or is not UTF-8.
+    """
     try:
         with Path(path).open("rb") as file:
             data = file.read(MAX_CHARACTERS * 4 + 1)
         return data.decode()
     except FileNotFoundError:
-        init = "" if Path(path).suffix == ".toml" else ", or write one with 'turnout init'"
-        message = f"there is no such file; name yours{init}"
+        message = f"there is no such file; {absent}"
     except OSError as error:
         message = f"the file can't be read: {error.strerror or error}"
     except UnicodeDecodeError as error:

@@ -306,8 +306,10 @@ routes:
 def test_a_policy_nested_without_end_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "turnout.yaml").write_text(UNSEEN)
     (tmp_path / "turnout.db").touch()
-    (tmp_path / "policy.yaml").write_text("[" * 5000)
     files = ("--config", str(tmp_path / "turnout.yaml"), "--policy", str(tmp_path / "policy.yaml"))
+    said = turnout("evaluate", *files, "--route", "paying", "--metric", "spent", code=1)
+    assert "there is no such file; write shares by variant, such as" in said
+    (tmp_path / "policy.yaml").write_text("[" * 5000)
     said = turnout("evaluate", *files, "--route", "paying", "--metric", "spent", code=1)
     assert "policy.yaml:1:" in said
     assert said.count("\n") == 1
