@@ -88,7 +88,9 @@ class ControlServices:
         self._units_lock = asyncio.Lock()
 
     def _refresh_views(self, event: Event) -> None:
-        if event.kind != ALLOCATION:  # a bandit publishes one each second
+        if event.kind == ALLOCATION:  # a bandit publishes one each second
+            self.views.follow(event.route)
+        else:
             self.views.refresh(event.route)
 
     async def _summary(self, name: str, alarms: list[Json], steps: list[Json], deadline: float) -> Json:

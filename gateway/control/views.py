@@ -34,6 +34,9 @@ MAX_MAKING_SHARE: Final = 0.1
 MAX_INTERVAL_S: Final = 15.0
 """Each is made this often at least: beyond t = 0.19 s they take t / 15 of a core."""
 MIN_INTERVAL_S: Final = 0.1
+SETTLING_S: Final = 3.0
+"""For this long after an event a view is made each second, and with each allocation: shares follow the event that tells
+of a step, and other processes learn of both a moment later than of the event."""
 VOLATILE: Final = frozenset({"as_of"})
 """Entries that are sent only with others, since they always change."""
 
@@ -50,6 +53,7 @@ class View:
         self._took = (0.0, 0.0)
         self._task: asyncio.Task[None] | None = None
         self._due = asyncio.Event()
+        self._settled = 0.0
         self._changed = asyncio.Condition()
         self.watchers = 0
         self.version = 0
@@ -66,8 +70,14 @@ class View:
         return min(self._took)
 
     def refresh(self) -> None:
-        """Make the view now."""
+        """Make the view now, and while things settle."""
+        self._settled = perf_counter() + SETTLING_S
         self._due.set()
+
+    def follow(self) -> None:
+        """Make the view now if things settle: an allocation was published."""
+        if perf_counter() < self._settled:
+            self._due.set()
 
     async def watch(self) -> AsyncGenerator[Mapping[str, Any]]:
         """Yield the view now and after each change. Raises what making it raised."""
@@ -98,8 +108,9 @@ class View:
             waited = (perf_counter() - began) / (MAX_MAKING_SHARE * MAKING_TIME_FACTOR)
             self._took = (self._took[1], max(process_time() - cpu, waited))
             await asyncio.sleep(MIN_INTERVAL_S)
+            interval = INTERVAL_S if perf_counter() < self._settled else self._interval()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._due.wait(), self._interval() - MIN_INTERVAL_S)
+                await asyncio.wait_for(self._due.wait(), interval - MIN_INTERVAL_S)
 
     async def _step(self) -> None:
         try:
@@ -165,10 +176,18 @@ class Views:
         return max(LIST_INTERVAL_S, self._interval())
 
     def refresh(self, route: str) -> None:
-        """Make the views of ``route`` ("": of all routes) now."""
-        for name, view in self._views.items():
-            if not route or name in ("routes", f"route:{route}"):
-                view.refresh()
+        """Make the views of ``route`` ("": of all routes) now, and while things settle."""
+        for view in self._of(route):
+            view.refresh()
+
+    def follow(self, route: str) -> None:
+        """Make the views of ``route`` that settle."""
+        for view in self._of(route):
+            view.follow()
+
+    def _of(self, route: str) -> list[View]:
+        names = ("routes", f"route:{route}")
+        return [view for name, view in self._views.items() if not route or name in names]
 
     async def patches(
         self, name: str, make: Make, allowed: Callable[[str], bool] | None = None, *, nested: bool = False

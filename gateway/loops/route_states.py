@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Final, TypeVar
 
 from gateway.compile.recalled import recalled
@@ -178,8 +179,8 @@ class RouteStates:
                 self._put(name, version, after)
                 return after, effects
             text = json.dumps(after.as_dict())
-            if await self._events.save(KIND, name, text, expected=version, told=events):
-                self._put(name, version + 1, after)
+            saved = partial(self._put, name, version + 1, after)
+            if await self._events.save(KIND, name, text, expected=version, told=events, saved=saved):
                 return after, effects
             await self.read(name)
         raise TurnoutError("conflict", f"The route {name!r} keeps moving; read its state and try again.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from gateway.clock import Clock
@@ -38,17 +38,31 @@ class Events:
         with contextlib.suppress(StoreUnavailable):
             await self.emit(kind, route, data)
 
-    async def save(self, kind: str, route: str, text: str, *, expected: int, told: Iterable[Told]) -> bool:
+    async def save(
+        self,
+        kind: str,
+        route: str,
+        text: str,
+        *,
+        expected: int,
+        told: Iterable[Told],
+        saved: Callable[[], None] = lambda: None,
+    ) -> bool:
         """Save a document of ``route`` (`DocumentStore.save`), and tell of it: both are stored, or neither.
+
+        ``saved`` is called once they are, before any reader of events is woken: what it then looks at is new.
 
         Raises StoreUnavailable.
         """
         now = self._clock()
         events = [NewEvent(now, what, route, json.dumps(data)) for what, data in told]
         added = await self._store.save_with_events(kind, route, text, expected=expected, events=events)
+        if added is None:
+            return False
+        saved()
         with contextlib.suppress(StoreUnavailable):  # it is saved; `loops.histories` adds what is missing
-            await self._added(added or ())
-        return added is not None
+            await self._added(added)
+        return True
 
     async def _added(self, events: Iterable[Event]) -> None:
         for event in events:

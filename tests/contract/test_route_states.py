@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
@@ -12,6 +13,7 @@ import pytest
 from gateway.config.load import load
 from gateway.errors import TurnoutError
 from gateway.loops.route_states import KIND, RouteStates
+from gateway.state.events import Events
 from gateway.state.store import Store
 from policies.rollout.ejections import Ejections
 from policies.rollout.route import RouteState
@@ -28,6 +30,21 @@ def eject(state: RouteState) -> tuple[RouteState, str]:
 
 def ask(state: RouteState) -> tuple[RouteState, str]:
     return replace(state, stop=ASKING), "asked"
+
+
+async def test_who_hears_of_a_step_sees_its_state(store: Store) -> None:
+    events = Events(store, float)
+    states, began = RouteStates(store, events), asyncio.Event()
+
+    async def listen() -> RouteState:
+        began.set()
+        await events.wait(0, 60.0)
+        return states["r"]
+
+    listening = asyncio.create_task(listen())
+    await began.wait()
+    await states.update("r", eject, lambda _: [("guardrail", {})])
+    assert (await listening).ejections == EJECTED
 
 
 async def test_two_processes_change_one_state(store: Store) -> None:

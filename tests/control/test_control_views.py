@@ -53,6 +53,35 @@ async def test_a_page_gets_the_report_and_then_what_changes(
     assert folded([*first, *second])["route"] == "digits"
 
 
+async def test_what_follows_an_event_is_on_the_page_soon_however_rarely_it_is_made() -> None:
+    """Shares are published, and other processes hear of a step, after the event that tells of it."""
+    shares, made = Views(), 0
+    known = {"share": 10}
+
+    async def make() -> dict[str, Any]:
+        nonlocal made
+        made += 1
+        return dict(known)
+
+    rare = View(make, lambda: 3600.0)
+    shares._views["route:shop"] = rare
+    watching = rare.watch()
+    assert await asyncio.wait_for(anext(watching), 60) == {"share": 10}
+    shares.follow("shop")
+    await asyncio.sleep(0)
+    assert not rare._due.is_set(), "a bandit publishes one each second"
+    for share, tell in ((0, shares.follow), (5, None)):
+        shares.refresh("shop")
+        before = made
+        while made == before:
+            await asyncio.sleep(0.01)
+        known["share"] = share
+        if tell is not None:
+            tell("shop")
+        assert await asyncio.wait_for(anext(watching), 60) == {"share": share}
+    await watching.aclose()
+
+
 @pytest.mark.long
 async def test_a_step_is_on_the_page_sooner_than_the_next_look(
     harness: Harness, server: tuple[Listening, str], monkeypatch: pytest.MonkeyPatch

@@ -22,10 +22,19 @@ class Heard(Events):
         super().__init__(store, clock)
         self._hear = hear
 
-    async def save(self, kind: str, route: str, text: str, *, expected: int, told: Iterable[Told]) -> bool:
+    async def save(
+        self,
+        kind: str,
+        route: str,
+        text: str,
+        *,
+        expected: int,
+        told: Iterable[Told],
+        saved: Callable[[], None] = lambda: None,
+    ) -> bool:
         told = list(told)
-        saved = await super().save(kind, route, text, expected=expected, told=told)
-        for what, data in told if saved else ():
+        taken = await super().save(kind, route, text, expected=expected, told=told, saved=saved)
+        for what, data in told if taken else ():
             if what != "steered":
                 self._hear(what, route, data)
-        return saved
+        return taken
