@@ -101,7 +101,7 @@ class ControlServices:
         counts = await self.gateway.store.counts(name, since=now - RECENT_S)
         return {
             **summary(name, self.gateway.document(), status, rollout, now),
-            "recent": recent(together(counts)),
+            "recent": recent(together(counts), standing["first_decision"], now),
             "alarms": alarms,
             "last_step": history.last(steps),
             **standing,
@@ -240,6 +240,7 @@ class ControlServices:
         counts = await store.counts(name, since=self.gateway.now() - RECENT_S)
         return replace(
             found,
+            part=not whole,
             counts=await store.counts(name, since=since, epoch=epoch),
             discounted=await self._discounted(name),
             recent=together(counts),

@@ -169,25 +169,25 @@ class Verdict:
 
     def breach(self) -> str:
         """What a failed guardrail says: its bound, what was seen with its interval, and after how much."""
-        relative = self.bound == "min_ratio"
-        limit = written(self.bound, self.limit) if relative else f"{self.bound} {self._amount(self.limit)}"
+        limit = self._amount(-self.limit if self.bound == "max_decrease" else self.limit)
         level = {"at_least": "is below", "at_most": "is above"}.get(self.bound)
-        said = f"{self.metric} {f'{level} {self._amount(self.limit)}' if level else f'breaches {limit}'}"
+        said = f"{self.metric} {level or 'breaches its limit of'} {limit}"
         if self.estimate is not None:
-            said += f": {'ratio ' if relative else ''}{self._amount(self.estimate)}"
+            said += f": {self._amount(self.estimate)}"
         if self.interval is not None:
             said += f", interval {' to '.join(map(self._amount, self.interval))}"
         return f"{said}, after {self.samples:g} {self.unit}" if self.samples else said
 
     def _amount(self, value: float) -> str:
-        """In the words of the scorecard: differences of shares in percentage points, of latencies in milliseconds."""
+        """In the words of the scorecard: ratios as ×0.9; differences of shares in percentage points, of latencies in
+        milliseconds."""
         if self.bound in ("at_least", "at_most"):
             return f"{100 * value:.4g}%"
         if self.bound not in ("max_increase", "max_decrease"):
-            return f"{value:.4g}"
+            return f"×{value:.4g}"
         if self.shares or self.metric == "error_rate":
-            return f"{100 * value:.3g} pp"
-        return f"{value:.4g} ms" if self.metric.startswith("latency_") else f"{value:.4g}"
+            return f"{100 * value:+.3g} pp"
+        return f"{value:+.4g} ms" if self.metric.startswith("latency_") else f"{value:+.4g}"
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

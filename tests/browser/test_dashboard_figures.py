@@ -316,7 +316,7 @@ def test_a_rollout_and_its_verdicts_are_shown(lived: Served, tabs: Tabs) -> None
     assert "error_rate" in tab.page.locator(".verdict").inner_text()
     tab.page.get_by_role("link", name="Health").click()
     tab.page.locator("#failures li").first.wait_for()
-    assert "Backend reset" in tab.page.locator("#failures").inner_text()
+    assert "connection closed before a response" in tab.page.locator("#failures").inner_text()
 
 
 def test_the_list_of_routes_leads_to_each(lived: Served, tabs: Tabs) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from playwright.sync_api import Error, Request, Route, expect
 from tests.browser.conftest import Tabs
 from tests.browser.serving import DIGITS, Served
 from tests.support.harness import ROUTES, Harness
+from tests.support.seed import World
 
 pytestmark = pytest.mark.browser
 HIDE = """hidden => {
@@ -326,6 +328,10 @@ def crowded(tmp_path: Path) -> Iterator[Served]:
     found.stop()
 
 
+async def has_alarm(harness: Harness, name: str, text: str) -> None:
+    await harness.store.save("alarms", name, text, expected=0)
+
+
 def test_twenty_routes_fit_and_those_that_are_idle_take_little(crowded: Served, tabs: Tabs) -> None:
     tab = tabs.new(crowded.address)
     tab.page.locator('[data-group="moving"] [data-route="digits"]').wait_for()
@@ -343,6 +349,17 @@ def test_twenty_routes_fit_and_those_that_are_idle_take_little(crowded: Served, 
     tab.page.go_back()
     tab.page.get_by_role("button", name="Idle 10", pressed=True).wait_for()
     assert "group=idle" in tab.page.url
+    alarm = [{"code": "no_rewards", "message": f"No reward was ever reported for v1; {'check it. ' * 9}"}]
+    for n in range(4):
+        name = f"idle-{n:02}"
+        crowded.do(partial(has_alarm, name=name, text=json.dumps(alarm)))
+    for n in range(4, 14):
+        crowded.live(World(f"idle-{n:02}", {"v1": 1.0}, metric=None), steps=1, per_step=1, step=0.1)
+    tab = tabs.new(crowded.address)
+    tab.page.locator('[data-group="steady"] [data-route="idle-13"]').wait_for()
+    tab.page.locator('[data-group="needs"] [data-route="idle-03"]').wait_for()
+    bottom = tab.page.locator("#content").evaluate("node => node.getBoundingClientRect().bottom")
+    assert bottom <= 900, "with four that need a person, and ten with traffic"
 
 
 def test_no_text_of_a_client_can_become_markup(served: Served, tabs: Tabs) -> None:

@@ -205,7 +205,7 @@ def test_a_relative_margin(drop: float, verdict: str, *, bet: bool) -> None:
         pair = evidence(*counts[0]), evidence(*counts[1])
         found = judge_all([rail], *pair, LEVELS, bets=bets if bet else None, forecast=False).verdicts[0]
     assert (found.verdict, found.bound, found.limit) == (verdict, "min_ratio", 0.9)
-    assert found.breach().startswith("ok breaches max_relative_decrease 10%: ratio ")
+    assert found.breach().startswith("ok breaches its limit of ×0.9: ×")
     assert found.estimate == pytest.approx(1 - drop, abs=0.05)
     assert found.interval is not None
     assert found.interval[0] < 1 - drop < found.interval[1]

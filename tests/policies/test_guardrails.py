@@ -75,9 +75,9 @@ def test_a_verdict_carries_what_it_saw() -> None:
 @pytest.mark.parametrize(
     ("kind", "breach"),
     [
-        ("boolean", "m breaches max_decrease 5 pp: -50 pp, interval -62.1 pp to -37.9 pp, after 200 requests"),
-        ("fraction", "m breaches max_decrease 5 pp: -50 pp, interval -62.8 pp to -36.8 pp, after 200 requests"),
-        ("real", "m breaches max_decrease 0.05: -0.5, interval -0.6813 to -0.3187, after 200 requests"),
+        ("boolean", "m breaches its limit of -5 pp: -50 pp, interval -62.1 pp to -37.9 pp, after 200 requests"),
+        ("fraction", "m breaches its limit of -5 pp: -50 pp, interval -62.8 pp to -36.8 pp, after 200 requests"),
+        ("real", "m breaches its limit of -0.05: -0.5, interval -0.6813 to -0.3187, after 200 requests"),
     ],
 )  # fmt: skip
 def test_a_breach_is_written_as_the_scorecard_writes_it(kind: MetricType, breach: str) -> None:

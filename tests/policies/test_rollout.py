@@ -87,7 +87,7 @@ def test_a_failure_rolls_back_at_once() -> None:
     state, effects = play((5, tick("fail")))
     assert (state.status, state.weight) == (Status.ROLLED_BACK, 0.0)
     assert weights(effects) == [0.0]
-    assert "error_rate breaches max_increase 0.5 pp: 0.1 pp, interval -10 pp to 10 pp" in state.reason
+    assert "error_rate breaches its limit of +0.5 pp: +0.1 pp, interval -10 pp to +10 pp" in state.reason
     assert next_due(state, PLAN) == math.inf
 
 

@@ -13,6 +13,28 @@ export const VERDICTS = { pass: ["✓", "pass"], fail: ["✕", "fail"], inconclu
 const TONES = { running: "open", waiting: "warn", paused: "thin", promoted: "good", halted: "bad", rolled_back: "bad" };
 const ENDED = ["rolled_back", "halted", "promoted"];
 
+// What went wrong, by the codes of docs/errors.md; the API and the log have the codes.
+const ERRORS = {
+  backend_connect: "unreachable",
+  backend_connect_timeout: "connecting took too long",
+  backend_tls: "TLS handshake failed",
+  backend_overloaded: "at its limit of requests",
+  backend_unhealthy: "no healthy address",
+  backend_first_byte_timeout: "no response in time",
+  backend_stalled: "stopped responding",
+  backend_total_timeout: "response took too long",
+  backend_reset: "connection closed before a response",
+  backend_protocol: "response is not valid HTTP",
+  backend_status: "error status",
+  backend_idle_timeout: "response stalled",
+  backend_truncated: "response broke off"
+};
+
+export const errorWords = (code) => ERRORS[code] ?? code.replaceAll("_", " ");
+
+// A message of the gateway, which names errors by their codes.
+const inWords = (message) => message.replace(/\bbackend_\w+/g, errorWords);
+
 // {tone, title, detail} of a route: tone is one of good, open, warn, bad, thin.
 export function standing(report) {
   const failing = deadVariant(report);
@@ -28,8 +50,10 @@ export function deadVariant(report) {
     if (!(report.allocation[name] > 0) || !addresses.length) continue;
     if (!addresses.every((one) => one.state === "failing" || one.state === "unhealthy")) continue;
     const run = addresses.find((one) => one.failing)?.failing;
-    const since = report.alarms.find((alarm) => ofVariant(alarm, name))?.since ?? run?.since;
-    const detail = run ? `Since ${moment(since, report.as_of)} its last ${counted(run.attempts, "attempt")} failed, with ${run.error}.` : "Its probes fail.";
+    const alarm = report.alarms.find((alarm) => ofVariant(alarm, name))?.since ?? Infinity;
+    const at = (since) => moment(since, report.as_of);
+    const since = run && (alarm < run.since ? `in alarm since ${at(alarm)}` : `each attempt since ${at(run.since)} failed`);
+    const detail = run ? `${sentence(errorWords(run.error))}: ${since}.` : "Its probes fail.";
     return { tone: "bad", variant: name, title: `${name} does not serve`, detail };
   }
   return null;
@@ -46,7 +70,7 @@ export function verdictsOf(found) {
 
 // An alarm's message is of the moment at which it was raised.
 export function alarmed({ since, message }, now) {
-  return `${since ? `Since ${moment(since, now)}: ` : ""}${message}`;
+  return `${since ? `Since ${moment(since, now)}: ` : ""}${inWords(message)}`;
 }
 
 // What a canary's gate asks of its candidate as a shadow.
@@ -292,14 +316,14 @@ export function event(one) {
     case "config_refused":
       return ["Configuration refused", String(data.error ?? "")];
     case "alarm":
-      return [sentence(data.code ?? "alarm"), data.message ?? ""];
+      return [sentence(data.code ?? "alarm"), inWords(data.message ?? "")];
     case "alarm_over":
       return ["Alarm over", sentence(data.code ?? "")];
     case "note":
       return ["Note", `${data.text ?? ""}${data.author ? ` · by ${data.author}` : ""}`];
     case "health":
     case "ejection":
-      return [`${sentence(data.state ?? one.kind)}`, [data.backend, data.address, data.reason].filter(Boolean).join(" · ")];
+      return [`${sentence(data.state ?? one.kind)}`, [data.backend, data.address, inWords(data.reason ?? "")].filter(Boolean).join(" · ")];
     default:
       return [sentence(one.kind), data.message ?? plain(data)];
   }

@@ -3,7 +3,7 @@
 import { useGet } from "../core/data.js";
 import { milliseconds, moment, seconds, share, time } from "../core/format.js";
 import { href } from "../core/router.js";
-import { outcome, STATES, sentence } from "../core/words.js";
+import { errorWords, outcome, STATES, sentence } from "../core/words.js";
 import { badge, explained, figure, section, swatch, waiting } from "../parts/basics.js";
 import { forest } from "../parts/forest.js";
 import { html } from "../vendor/preact.js";
@@ -89,7 +89,7 @@ function whereTimeWent(made) {
     html`<div class="allocation tall" aria-hidden="true">${parts.map(([name, ms], k) => ms > 0 && html`<span key=${name} style=${{ flexGrow: String(ms), background: `var(--hue-${k})` }} title=${name}></span>`)}</div>
     <ul class="legend">${parts.map(([name, ms, field], k) => html`<li key=${name}>${swatch({ hue: `var(--hue-${k})`, ink: `var(--ink-${k}, #000)`, letter: "" })}${name} <b>${figure(field, ms, milliseconds(ms))}</b></li>`)}</ul>`,
     tries.length > 0 &&
-      html`<ol class="attempts">${tries.map(([variant, address, result, ms], k) => html`<li key=${k}>${variant} at <span class="mono">${address}</span>: ${sentence(result)} after ${milliseconds(ms)}</li>`)}</ol>`
+      html`<ol class="attempts">${tries.map(([variant, address, result, ms], k) => html`<li key=${k}>${variant} at <span class="mono">${address}</span>: ${errorWords(result)} after ${milliseconds(ms)}</li>`)}</ol>`
   );
 }
 
@@ -113,7 +113,7 @@ function windows({ outcome: made, rewards, open_until }, now) {
 }
 
 function shadow(one) {
-  const why = one.error ? sentence(one.error) : one.detail;
+  const why = one.error ? sentence(errorWords(one.error)) : one.detail;
   const said = one.agrees === null ? `was not compared${why ? `: ${why}` : ""}` : one.agrees ? "agrees" : "differs";
   return html`<li key=${one.shadow}>${one.shadow} ${said}, ${milliseconds(one.latency_ms)}${one.agrees === false && one.detail && html` <span class="mono">${JSON.stringify(one.detail)}</span>`}</li>`;
 }

@@ -3,7 +3,7 @@
 import { useGet } from "../core/data.js";
 import { ago, count, milliseconds, share } from "../core/format.js";
 import { href } from "../core/router.js";
-import { outcome, sentence } from "../core/words.js";
+import { errorWords, outcome, sentence } from "../core/words.js";
 import { badge, figure, section, variantName, waiting, when } from "../parts/basics.js";
 import { table } from "../parts/table.js";
 import { html } from "../vendor/preact.js";
@@ -80,7 +80,7 @@ function addresses(report, colour, now, engines) {
       rows,
       ([variant, one]) => html`<tr key=${`${variant} ${one.address}`}>
       <td>${variantName(variant, colour(variant))}</td>
-      <td>${used(one)}${one.failing && html` <small class="why">the last ${count(one.failing.attempts)} attempts failed, the last with ${one.failing.error}, since ${ago(one.failing.since, now)}</small>`}</td>
+      <td>${used(one)}${one.failing && html` <small class="why">the last ${count(one.failing.attempts)} attempts failed, the last one: ${errorWords(one.failing.error)}, since ${ago(one.failing.since, now)}</small>`}</td>
       <td class="mono">${one.address}</td>
       <td class="number">${count(one.in_flight)}</td><td class="number">${count(one.waiting)}</td></tr>`
     )
@@ -142,7 +142,7 @@ function failureList({ data, error }, now) {
     byKind(data.outcomes),
     html`<ol class="log" key="list" tabindex="0" role="list" aria-label="Latest errors">${data.outcomes.slice(0, MAX_LISTED).map(
       (one) => html`<li key=${one.decision}>
-    ${when(one.time, now)}<b><a href=${href("decisions", one.decision)}>${one.assigned}: ${sentence(one.error)}</a></b>
+    ${when(one.time, now)}<b><a href=${href("decisions", one.decision)}>${one.assigned}: ${errorWords(one.error)}</a></b>
     <span>${badge(String(one.status), one.status < 400 ? "good" : "bad")} ${outcome(one)} after ${milliseconds(one.total_ms)}</span></li>`
     )}</ol>`
   ];
@@ -152,7 +152,7 @@ function failureList({ data, error }, now) {
 function byKind(outcomes) {
   const counts = new Map();
   for (const one of outcomes) {
-    const named = `${one.assigned}: ${sentence(one.error)}`;
+    const named = `${one.assigned}: ${errorWords(one.error)}`;
     counts.set(named, (counts.get(named) ?? 0) + 1);
   }
   const sorted = [...counts].sort((a, b) => b[1] - a[1]);

@@ -4,7 +4,7 @@ import { API } from "../core/api.js";
 import { useGet } from "../core/data.js";
 import { milliseconds, share } from "../core/format.js";
 import { choose, here, href } from "../core/router.js";
-import { outcome, sentence } from "../core/words.js";
+import { errorWords, outcome } from "../core/words.js";
 import { badge, emptyState, exactly } from "../parts/basics.js";
 import { table } from "../parts/table.js";
 import { html, useEffect, useState } from "../vendor/preact.js";
@@ -94,7 +94,7 @@ function list({ outcomes, next }, now) {
       outcomes,
       (one) => html`<tr key=${one.decision} data-decision=${one.decision}>
         <td>${exactly(one.time, now)}</td><td class="name"><a href=${href("routes", one.route)}>${one.route}</a></td><td class="name">${one.assigned} <small>${share(one.propensity)}</small></td>
-        <td>${badge(one.status ? String(one.status) : "decided", one.status < 400 ? "good" : "bad")}</td><td class="name">${outcome(one)}${one.error && html`<small> · ${sentence(one.error)}</small>`}</td>
+        <td>${badge(one.status ? String(one.status) : "decided", one.status < 400 ? "good" : "bad")}</td><td class="name">${outcome(one)}${one.error && html`<small> · ${errorWords(one.error)}</small>`}</td>
         <td class="number">${milliseconds(one.total_ms)}</td><td><a class="mono" href=${href("decisions", one.decision)}>${one.decision.slice(0, 12)}…</a></td>
       </tr>`
     )}

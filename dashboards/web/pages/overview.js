@@ -3,7 +3,22 @@
 import { palette } from "../core/colours.js";
 import { ago, count, counted, difference, estimate, kind, milliseconds, moment, perSecond, seconds, share } from "../core/format.js";
 import { choose, here, href, typed } from "../core/router.js";
-import { agreed, alarmed, bounded, deadVariant, event, failure, nextOf, ofVariant, POLICIES, reasonOf, STATES, sentence, verdictsOf } from "../core/words.js";
+import {
+  agreed,
+  alarmed,
+  bounded,
+  deadVariant,
+  errorWords,
+  event,
+  failure,
+  nextOf,
+  ofVariant,
+  POLICIES,
+  reasonOf,
+  STATES,
+  sentence,
+  verdictsOf
+} from "../core/words.js";
 import { badge, choices, emptyState, explained, figure, inOrder, notice, shareBar } from "../parts/basics.js";
 import { spark } from "../parts/spark.js";
 import { html, useEffect } from "../vendor/preact.js";
@@ -101,7 +116,7 @@ export function problems(route, now) {
     const alarmed = route.alarms.some((alarm) => ofVariant(alarm, variant));
     if (!down.length || alarmed || variant === dead?.variant) continue;
     const run = down.find((one) => one.failing)?.failing;
-    const last = run ? `: the last ${count(run.attempts)} attempts failed (${run.error})` : ": its probes fail";
+    const last = run ? `: the last ${count(run.attempts)} attempts failed (${errorWords(run.error)})` : ": its probes fail";
     found.push(`${variant}: ${down.length} of ${addresses.length} address${addresses.length > 1 ? "es" : ""} ${down[0].state}${last}.`);
   }
   const state = route.rollout?.state;
@@ -115,7 +130,7 @@ export function problems(route, now) {
 
 // Whether the clients noticed.
 function instead({ fallbacks, seconds: span }) {
-  return fallbacks ? ` A fallback served ${counted(fallbacks, "request")} of the last ${seconds(span)}.` : "";
+  return fallbacks ? ` A fallback served ${counted(fallbacks, "request")} in ${seconds(span)}.` : "";
 }
 
 function ended(route, now) {
@@ -158,14 +173,14 @@ function row(route, now, steering) {
   return html`<li class=${`route-row${told.length ? " bad" : ""}`} key=${name} data-route=${name}>
     <div class="route-name"><a href=${href("routes", name)}>${name}</a> <small>${POLICIES[route.policy] ?? route.policy}</small></div>
     <div class="route-does">${told.length ? told.map((text) => html`<p class="problem" key=${text}>${explained(text)}</p>`) : doing(route, now)}
-      ${news && html`<small>${ago(step.time, now)}: ${lastStep(step)}</small>`}
+      ${news && html`<small>${step.kind === "rollout" && step.data.target === route.rollout?.state ? `since ${moment(step.time, now)}` : `${ago(step.time, now)}: ${lastStep(step)}`}</small>`}
     </div>
     ${buttons && html`<div class="steering">${buttons}</div>`}
     <div class="route-shares">${!alone && shareBar(route.allocation, colour)}
       <small>${inOrder(route.allocation, colour).map(([v, p], k) => html`<span key=${v}>${k ? " · " : ""}${v} ${figure(`${name}.allocation.${v}`, p, share(p))}</span>`)}${shadowed.length > 0 && ` · ${shadowed.length > 1 ? "shadows" : "shadow"} ${shadowed.join(", ")}`}</small>
     </div>
     ${spark(route.trend, colour)}
-    <dl class="facts" aria-label=${`Last ${Math.round(recent.seconds / 60)} minutes`}>
+    <dl class="facts" aria-label=${`Last ${seconds(recent.seconds)}`}>
       ${fact("req/s", figure(field("assigned"), recent.assigned, perSecond(recent.assigned / recent.seconds)))}
       ${fact("errors", html`<span class=${recent.error_rate.interval?.[0] > 0.05 ? "alert" : ""}>${figure(field("error_rate"), recent.error_rate.mean, rate.mean)} <small>${rate.interval}</small></span>`)}
       ${fact("p99", figure(field("p99"), recent.latency_ms?.p99, milliseconds(recent.latency_ms?.p99)))}
@@ -173,11 +188,12 @@ function row(route, now, steering) {
   </li>`;
 }
 
-// "Rollout, running → rolled back": what it was, without reason and author.
+// "running → rolled back": what it was, without reason and author.
 function lastStep(one) {
   const [title, detail] = event(one);
   const [first] = detail.split(" · ");
-  return `${title}${first && first.length <= MAX_STEP_CHARS ? `, ${first}` : ""}`;
+  if (!first || first.length > MAX_STEP_CHARS) return title;
+  return one.kind === "rollout" ? first : `${title}, ${first}`;
 }
 
 function fact(term, value) {

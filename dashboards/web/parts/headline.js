@@ -1,6 +1,6 @@
 // The headline of a route: what it comes to, how the traffic is shared, and the last minutes.
 
-import { count, estimate, milliseconds, share } from "../core/format.js";
+import { count, estimate, milliseconds, seconds, share } from "../core/format.js";
 import { standing } from "../core/words.js";
 import { html } from "../vendor/preact.js";
 import { explained, figure, inOrder, shareBar, swatch } from "./basics.js";
@@ -23,11 +23,11 @@ export function headline(report, colour) {
 
 function facts(found) {
   const rate = estimate(found.error_rate, "boolean");
-  const minutes = Math.round(found.seconds / 60);
+  const span = seconds(found.seconds);
   const fact = (term, ...value) => html`<div key=${term}><dt>${term}</dt><dd>${value}</dd></div>`;
   const ms = (field, value) => figure(field, value, milliseconds(value));
-  return html`<dl class="facts" aria-label=${`Last ${minutes} minutes`}>
-    ${fact(`Requests, ${minutes} min`, figure("recent.assigned", found.assigned, count(found.assigned)))}
+  return html`<dl class="facts" aria-label=${`Last ${span}`}>
+    ${fact(`Requests, ${span}`, figure("recent.assigned", found.assigned, count(found.assigned)))}
     ${fact("Errors", figure("recent.error_rate", found.error_rate.mean, rate.mean), " ", html`<small>${rate.interval}${found.fallbacks > 0 && ` · a fallback served ${count(found.fallbacks)}`}</small>`)}
     ${fact("Latency p50 · p99", ms("recent.p50", found.latency_ms?.p50), " · ", ms("recent.p99", found.latency_ms?.p99))}
     ${fact("Gateway's own p50 · p99", ms("recent.gateway.p50", found.gateway_ms?.p50), " · ", ms("recent.gateway.p99", found.gateway_ms?.p99))}

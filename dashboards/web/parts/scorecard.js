@@ -45,16 +45,21 @@ const refused = ({ report, verdicts }) =>
   verdicts.some((one) => one.metric === "client_error_rate") || Object.values(report.variants).some((v) => v.client_errors > 0);
 
 // How the differences come about, where they are not those of the means next to them.
-function apart({ contextual, variants }) {
+function apart(report) {
+  const { contextual, variants } = report;
   if (contextual) return "Variants got different requests: compare the differences, which are over all requests, not the means.";
   const lifts = Object.values(variants).flatMap((v) => Object.values(v.lift));
   const said = [
     lifts.some((one) => one.method !== "pooled") && "Shares moved: a difference compares the same times, so it may differ from that of the means.",
     lifts.some((one) => one.unit === "units") && "A unit counts once in differences, each request in error rates and latencies.",
+    byEpoch(report) && "Differences are only of the newest epoch that had two variants, such as the present stage.",
     lifts.some((one) => one.adjusted_by) && "Differences are adjusted by what was known before."
   ];
   return said.filter(Boolean).join(" ");
 }
+
+// Whether a sticky unit counts once in each epoch: those before the newest are not compared.
+const byEpoch = ({ epoch, unit, policy, rollout }) => epoch > 1 && unit === "units" && policy !== "bandit" && rollout?.phase !== "bandit";
 
 // Whether each difference in a metric is that of the means.
 export function ofMeans({ variants, compared_with }, metric) {

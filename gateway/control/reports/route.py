@@ -74,6 +74,13 @@ class Evidence:
     """By (variant, metric), the sums by unit over all time; only where the period is a part of it."""
     rows: Mapping[str, LinearSums] = field(default_factory=dict)
     """By variant, what the rewards say of the features; only for a bandit with features."""
+    part: bool = False
+    """Whether decisions of some time or epoch only."""
+
+    @property
+    def first_decision(self) -> float | None:
+        """Start of the first bucket with a decision."""
+        return min((bucket.start for bucket in self.buckets if bucket.counts.assigned), default=None)
 
 
 def summary(
@@ -111,6 +118,7 @@ def standing(name: str, document: Document, evidence: Evidence, status: RouteSta
         "agreement": _agreement(evidence, status),
         "features": None if status.contextual is None else list(status.contextual["features"]),
         "trend": trend(evidence.buckets, tuple(document.routes[name].variants), now),
+        "first_decision": evidence.first_decision,
     }
 
 
@@ -129,10 +137,10 @@ def trend(buckets: Sequence[RewardedBucket], variants: Sequence[str], now: float
     return {"since": since, "step": TREND_STEP_S, "expected": rounded}
 
 
-def recent(counts: Counts) -> Json:
-    """Return the figures of the last minutes, all variants together."""
+def recent(counts: Counts, first: float | None, now: float) -> Json:
+    """Return the figures of the last minutes, all variants together; ``first``: when the route's first bucket began."""
     return {
-        "seconds": RECENT_S,
+        "seconds": RECENT_S if first is None else min(RECENT_S, max(now - first, 1.0)),
         "assigned": counts.assigned,
         "served": counts.served,
         "errors": counts.errors,
@@ -164,9 +172,9 @@ def report(
         **summary(name, document, status, rollout, now),
         "example": example(document, name),
         "since": since,
-        "first_decision": min((b.start for b in evidence.buckets if b.counts.assigned), default=None),
+        "first_decision": evidence.first_decision,
         **_roles(document.routes[name].policy),
-        "recent": recent(evidence.recent),
+        "recent": recent(evidence.recent, None if evidence.part else evidence.first_decision, now),
         "stop": dict(evidence.stop) if evidence.stop is not None else None,
         "held": evidence.held or None,
         "metric": standing.metric,

@@ -81,7 +81,10 @@ class AddressHealth(BaseModel):
 class RecentFigures(ApiModel):
     """All variants together, over the last minutes."""
 
-    seconds: float
+    seconds: Annotated[
+        float,
+        Field(description="Five minutes; of a route that began later, the time since its first decision."),
+    ]
     assigned: Count
     served: Count
     errors: Count
@@ -127,6 +130,12 @@ Held = Annotated[
 ]
 
 
+FirstDecision = Annotated[
+    float | None,
+    Field(description="Start of the ten seconds (before the last hours, the hour) of the first that counts."),
+]
+
+
 class RouteSummary(RouteHead):
     recent: RecentFigures
     alarms: list[Alarm]
@@ -142,6 +151,7 @@ class RouteSummary(RouteHead):
         list[str] | None, Field(description="The features that a bandit decides by; null for others.")
     ]
     trend: Annotated[Trend, Field(description="The last hour.")]
+    first_decision: FirstDecision
     last_step: Annotated[Step | None, Field(description="The last change, with its reason.")]
 
 
@@ -222,12 +232,7 @@ class RouteReport(RouteHead):
     since: Annotated[
         float | None, Field(description="The figures count from here; null: from the beginning.")
     ]
-    first_decision: Annotated[
-        float | None,
-        Field(
-            description="Start of the ten seconds (before the last hours, the hour) of the first that counts."
-        ),
-    ]
+    first_decision: FirstDecision
     metric: Annotated[str | None, Field(description="The metric of probability_best and expected_loss.")]
     goal: Literal["maximize", "minimize"] | None
     metrics: dict[str, MetricModel]
