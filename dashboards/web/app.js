@@ -6,6 +6,7 @@ import { clockTime, moment, zoneName } from "./core/format.js";
 import { later } from "./core/later.js";
 import { Live, SILENCE_MS } from "./core/live.js";
 import { follow, here, href, typed, visit } from "./core/router.js";
+import { askEarly } from "./core/series.js";
 import { Overview, problems, routesOf } from "./pages/overview.js";
 import { RoutePage } from "./pages/route.js";
 import { notice } from "./parts/basics.js";
@@ -90,6 +91,7 @@ class App extends Component {
     const page = here();
     const before = this.state.page;
     if (page.path !== before.path) scrollTo(0, 0);
+    if (page.tab === "time" && (this.path === null || page.path !== before.path)) askEarly(page.route, page.query);
     this.setState({ page, broken: null, now: gatewayTime() / 1000 });
     const watch = page.route && page.name !== "decision" ? `route:${page.route}` : "routes";
     document.title = titleOf(page, watch === this.watched ? this.state.view : {});

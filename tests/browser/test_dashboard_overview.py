@@ -143,6 +143,24 @@ def test_no_list_is_told_to_be_empty_before_it_is_known(served: Served, tabs: Ta
     tab.page.locator('[data-route="shop"]').wait_for()
 
 
+def test_the_figures_over_time_are_asked_for_with_the_report(served: Served, tabs: Tabs) -> None:
+    served.live(DIGITS, steps=3, per_step=20)
+    services = served.app._services
+    made, free = services.report, asyncio.Event()
+
+    async def late(*given: Any) -> dict[str, Any]:
+        await free.wait()
+        return await made(*given)
+
+    services.report = late  # type: ignore[assignment]
+    page = tabs.new(served.address, "/-/dashboard/routes/digits/time").page
+    asked = "performance.getEntriesByType('resource').filter(one => one.name.includes('/series?')).length"
+    page.wait_for_function(f"{asked} > 0")
+    served.loop.call_soon_threadsafe(free.set)
+    page.locator('[data-chart="chart-requests"] canvas').wait_for()
+    assert page.evaluate(asked) == 1
+
+
 def test_the_traffic_of_the_last_hour_is_drawn_by_variant(lived: Served, tabs: Tabs) -> None:
     found = row(tabs, lived, DIGITS.route)
     spark = found.locator('[data-field="trend"]')

@@ -382,6 +382,33 @@ async def test_a_series_has_the_fields_that_are_asked_for(harness: Harness, clie
     ]
 
 
+async def test_a_series_of_the_last_seconds_ends_now(harness: Harness, client: Client) -> None:
+    await live_through(harness, World("digits", {"v1": 0.9, "v2": 0.9}), steps=3, per_step=20, step=10.0)
+    http, now = client("reader"), harness.clock()
+    last = (await http.get("/-/routes/digits/series?last=20&step=10")).json()
+    assert (last["since"], last["until"]) == (now - 20, now)
+    assert last == (await http.get(f"/-/routes/digits/series?since={now - 20}&until={now}&step=10")).json()
+
+
+async def test_a_new_route_shows_the_rate_of_the_time_that_there_is(harness: Harness, client: Client) -> None:
+    began = harness.clock()
+    await live_through(harness, World("digits", {"v1": 0.9, "v2": 0.9}), steps=3, per_step=20, step=10.0)
+
+    async def recent() -> list[dict[str, Any]]:
+        http = client("reader")
+        listed = (await http.get("/-/routes")).json()["routes"]
+        of_list = next(one for one in listed if one["route"] == "digits")
+        return [of_list["recent"], (await http.get("/-/routes/digits")).json()["recent"]]
+
+    for found in await recent():
+        assert found["assigned"] == 60
+        assert found["seconds"] == harness.clock() - began // 10 * 10
+    part = await client("reader").get(f"/-/routes/digits?since={harness.clock() - 10}")
+    assert part.json()["recent"]["seconds"] == 300, "it is of all decisions of that time"
+    await live_through(harness, World("digits", {"v1": 0.9, "v2": 0.9}), steps=1, per_step=1, step=400.0)
+    assert [found["seconds"] for found in await recent()] == [300, 300]
+
+
 async def test_series_say_no_to_the_impossible(client: Client) -> None:
     http = client("reader")
     for query in (
@@ -389,6 +416,8 @@ async def test_series_say_no_to_the_impossible(client: Client) -> None:
         "since=0&until=1800000000&step=10",
         "step=-1",
         "fields=assigned,p99",
+        "since=100&last=60",
+        "last=0",
     ):
         answer = await http.get(f"/-/routes/digits/series?{query}")
         assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid")

@@ -1,9 +1,9 @@
 // A route over time: charts of the same buckets on one axis, with what happened marked on it.
 
-import { get } from "../core/api.js";
 import { useGet } from "../core/data.js";
 import { count, estimate, milliseconds, perSecond, seconds, share, tick, zoneName } from "../core/format.js";
 import { choose, here } from "../core/router.js";
+import { getSeries, rangeOf, seriesPath } from "../core/series.js";
 import { event, gateOf, metricsOf } from "../core/words.js";
 import { choices, clockOf, figure, waiting } from "../parts/basics.js";
 import { TimeChart } from "../parts/chart.js";
@@ -17,16 +17,13 @@ export const RANGES = [
   ["86400", "24 h"],
   ["604800", "7 d"]
 ];
-const STEPS = [10, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21_600, 86_400];
-const FIELDS = "assigned,served,share,allocated,latency_ms,latency_interval_ms,rolling,rolling_error_rate,rolling_client_error_rate,to_date"; // what is drawn
-const POINTS = 350;
 const TAIL_S = 15;
 const MAX_LISTED = 6;
 const QUANTILES = ["p50", "p95", "p99"];
 
 export function TimeTab({ report, colour, events }) {
   const { query } = here();
-  const { series, error } = useSeries(report.route, query, report.as_of);
+  const { series, error } = useSeries(report.route, query);
   const history = useGet(`routes/${encodeURIComponent(report.route)}/history?limit=200`, { again: newestStep(report) });
   const [at, setAt] = useState(null);
   const absolute = query.since && query.until;
@@ -73,12 +70,10 @@ function known(events, steps) {
 }
 
 // The whole range once, then only the buckets that are new or still fill.
-function useSeries(route, query, now) {
+function useSeries(route, query) {
   const [series, set] = useState(null);
   const [error, setError] = useState(null);
-  const range = Number(query.range ?? 900);
-  const span = query.since && query.until ? query.until - query.since : range;
-  const key = [route, query.since, query.until, range].join();
+  const key = [route, query.since, query.until, rangeOf(query)].join();
   useEffect(() => {
     const controller = new AbortController();
     let known = null;
@@ -86,7 +81,8 @@ function useSeries(route, query, now) {
     async function load() {
       if (!document.hidden && !(known && query.pause === "1")) {
         try {
-          const next = await get(address(known), controller.signal);
+          const next = await getSeries(seriesPath(route, query, known?.buckets.at(-1)?.start), controller.signal);
+          if (controller.signal.aborted) return;
           if (known && known.step !== next.step) {
             known = null; // the oldest of it is kept in longer buckets from now on
             return load();
@@ -100,13 +96,6 @@ function useSeries(route, query, now) {
         }
       }
       if (!(query.until && known) && !controller.signal.aborted) timer = setTimeout(load, TAIL_S * 1000);
-    }
-    function address(before) {
-      const until = query.until ?? Math.ceil(before ? before.until + (Date.now() - before.read) / 1000 : now);
-      const since = query.since ?? until - range;
-      const step = STEPS.find((s) => s >= span / POINTS) ?? STEPS.at(-1);
-      const tail = before?.buckets.length ? `&after=${before.buckets.at(-1).start}` : "";
-      return `routes/${encodeURIComponent(route)}/series?since=${since}&until=${until}&step=${step}&fields=${FIELDS}${tail}`;
     }
     load();
     return () => {

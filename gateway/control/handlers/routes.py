@@ -76,7 +76,11 @@ async def read_series(request: ApiRequest) -> Response:
     store, document = request.gateway.store, request.gateway.document()
     now = request.gateway.now()
     until = query.until if query.until is not None else now
-    since = query.since if query.since is not None else until - HOUR_S
+    if query.since is not None and query.last is not None:
+        raise TurnoutError(
+            "invalid", "'since' and 'last' both say where the period begins; write one of them."
+        )
+    since = query.since if query.since is not None else max(until - (query.last or HOUR_S), 0.0)
     if since >= until:
         raise TurnoutError("invalid", "'since' is not before 'until'; write an earlier 'since'.")
     step = step_for(until - since, query.step, age=now - since)

@@ -22,6 +22,10 @@ MAX_STEP_S: Final = 10 * 366 * 86_400.0
 class SeriesQuery(ApiModel):
     since: Annotated[Timestamp | None, Field(description="Default: an hour before `until`.")] = None
     until: Annotated[Timestamp | None, Field(description="Default: now.")] = None
+    last: Annotated[
+        float | None,
+        Field(gt=0, le=MAX_STEP_S, description="In place of `since`: this many seconds before `until`."),
+    ] = None
     step: Annotated[
         float | None,
         Field(
