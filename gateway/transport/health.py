@@ -114,7 +114,7 @@ class Health:
         run.error = code
         if run.attempts == MIN_FAILED_ATTEMPTS:
             self._report(
-                "health", address, "failing", f"{run.attempts} attempts in a row failed, the last with {code}"
+                "health", address, "failing", f"{run.attempts} attempts in a row failed, the last one: {code}"
             )
 
     def _recovered(self, address: Address) -> None:

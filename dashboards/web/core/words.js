@@ -33,7 +33,7 @@ const ERRORS = {
 export const errorWords = (code) => ERRORS[code] ?? code.replaceAll("_", " ");
 
 // A message of the gateway, which names errors by their codes.
-const inWords = (message) => message.replace(/\bbackend_\w+/g, errorWords);
+export const inWords = (message) => message.replace(/\bbackend_\w+/g, errorWords);
 
 // {tone, title, detail} of a route: tone is one of good, open, warn, bad, thin.
 export function standing(report) {

@@ -3,7 +3,7 @@
 import { useGet } from "../core/data.js";
 import { count, counted, estimate, milliseconds, share, significant } from "../core/format.js";
 import { href } from "../core/router.js";
-import { FEW, gateOf, sentence } from "../core/words.js";
+import { errorWords, FEW, gateOf, sentence } from "../core/words.js";
 import { figure, section, variantName } from "../parts/basics.js";
 import { axis, forest } from "../parts/forest.js";
 import { headline } from "../parts/headline.js";
@@ -52,7 +52,7 @@ function LatencyRatio({ route, name }) {
   const { data } = useGet(`routes/${encodeURIComponent(route)}/shadow?${new URLSearchParams({ shadow: name })}`, { every: EVERY_S });
   if (!data?.seen) return null;
   const failures = data.failed.reduce((sum, [, n]) => sum + n, 0);
-  const kinds = data.failed.map(([kind, n]) => `${sentence(kind).toLowerCase()} ×${count(n)}`).join(", ");
+  const kinds = data.failed.map(([kind, n]) => `${errorWords(kind)} ×${count(n)}`).join(", ");
   const field = (rest) => `shadow.${name}.${rest}`;
   const ratio = ([q, one]) => {
     if (!one || one.relative === null) return null;

@@ -3,7 +3,7 @@
 import { useGet } from "../core/data.js";
 import { ago, count, milliseconds, share } from "../core/format.js";
 import { href } from "../core/router.js";
-import { errorWords, outcome, sentence } from "../core/words.js";
+import { errorWords, inWords, outcome, sentence } from "../core/words.js";
 import { badge, figure, section, variantName, waiting, when } from "../parts/basics.js";
 import { table } from "../parts/table.js";
 import { html } from "../vendor/preact.js";
@@ -52,7 +52,7 @@ function checks(report, now) {
     html`<ul class="checks">${[...CHECKS, ...others].map(([code, asked, remedy]) => {
       const alarm = report.alarms.find((one) => one.code === code);
       return html`<li key=${code} data-check=${code} data-value=${alarm ? "alarm" : "ok"}>${alarm ? badge("! alarm", "bad") : badge("✓")}
-      <div><b>${asked}</b>${alarm && html`<p>${alarm.message}</p><p class="note">${remedy} Since ${ago(alarm.since, now)}.</p>`}</div></li>`;
+      <div><b>${asked}</b>${alarm && html`<p>${inWords(alarm.message)}</p><p class="note">${remedy} Since ${ago(alarm.since, now)}.</p>`}</div></li>`;
     })}</ul>`
   );
 }

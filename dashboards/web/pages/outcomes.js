@@ -38,7 +38,7 @@ export function OutcomesPage({ routes, now }) {
       <label><input type="checkbox" checked=${query.errors === "true"} onChange=${(e) => set("errors", e.target.checked ? "true" : null)} /> Failed only</label>
       <a class="quiet" href=${`${API}outcomes.csv?${new URLSearchParams(given)}`} download="outcomes.csv">Export CSV</a>
       <details open=${rare.some((name) => query[name])}><summary>More filters</summary><div class="filters">
-        ${text("error", "Error", { size: "16", placeholder: "backend_timeout" })} ${text("min_ms", "Took at least, ms", { size: "6", inputmode: "decimal" })}
+        ${text("error", "Error", { size: "16", placeholder: "backend_connect" })} ${text("min_ms", "Took at least, ms", { size: "6", inputmode: "decimal" })}
         ${pick("fallback", "Fallback", EITHER)} ${pick("forced", "Chosen by the client", EITHER)}
         ${text("unit", "Unit", { size: "16" })} ${text("request_id", "Request id", { size: "20" })} ${text("principal", "Key")}
         ${period("since", "From", query, set)} ${period("until", "Until", query, set)}
@@ -94,7 +94,7 @@ function list({ outcomes, next }, now) {
       outcomes,
       (one) => html`<tr key=${one.decision} data-decision=${one.decision}>
         <td>${exactly(one.time, now)}</td><td class="name"><a href=${href("routes", one.route)}>${one.route}</a></td><td class="name">${one.assigned} <small>${share(one.propensity)}</small></td>
-        <td>${badge(one.status ? String(one.status) : "decided", one.status < 400 ? "good" : "bad")}</td><td class="name">${outcome(one)}${one.error && html`<small> · ${errorWords(one.error)}</small>`}</td>
+        <td>${badge(one.status ? String(one.status) : "decided", one.status < 400 ? "good" : "bad")}</td><td class="name">${outcome(one)}${one.error && html`<small title=${one.error}> · ${errorWords(one.error)}</small>`}</td>
         <td class="number">${milliseconds(one.total_ms)}</td><td><a class="mono" href=${href("decisions", one.decision)}>${one.decision.slice(0, 12)}…</a></td>
       </tr>`
     )}
