@@ -48,9 +48,8 @@ def test_a_line_for_each_decision_wherever_the_file_is(tmp_path: Path) -> None:
         expected = {"request_id": "first", "route": "predict", "assigned": "v1", "served": "", "status": 200}
         assert expected.items() <= line.items()
         assert line["error"] == "backend_connect"
-        failed = [
-            one for one in map(json.loads, gateway.log.splitlines()) if "backend dead" in one["message"]
-        ]
+        logged = map(json.loads, gateway.log.splitlines())
+        failed = [one for one in logged if "backend dead" in one["message"] and "request_id" in one]
         assert [one["request_id"] for one in failed] == ["first"]
 
         log.rename(tmp_path / "access.jsonl.1")  # as logrotate does
