@@ -95,9 +95,9 @@ class RequestTrace(ExchangeListener):
             self._request.head.lines = [*self._lines, span.line()]
 
     def attempt_accepted(self, attempt: Attempt, now: float) -> None:
-        if attempt.span is not None:
-            attempt.span.sent = attempt.since
-            attempt.span.head = now
+        span = attempt.span
+        assert span is not None
+        span.sent, span.head = attempt.since, now
 
     def attempt_failed(self, attempt: Attempt, kind: str, result: object, spent: float, now: float) -> None:
         span = attempt.span

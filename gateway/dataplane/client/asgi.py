@@ -171,7 +171,7 @@ class ControlCall(PipelinedRequest):
             if self._gone:
                 return  # a stream hears in this way that its client has gone
             log.exception("control call failed: %s", self.head.path.decode("latin-1"))
-            if not self._responded and not self._gone:
+            if not self._responded:
                 self._give_up()
 
     def _give_up(self) -> None:
@@ -213,7 +213,7 @@ class ControlCall(PipelinedRequest):
             return
         if message["type"] == "http.response.start":
             self._start(message)
-        elif message["type"] == "http.response.body":
+        else:
             self._body(message.get("body", b""), more=message.get("more_body", False))
 
     def _start(self, message: Message) -> None:

@@ -197,8 +197,6 @@ class ClientProtocol(RequestQueue):
         self._pause(READ_BODY)
 
     def refuse(self, error: TurnoutError) -> None:
-        if self.deaf:
-            return
         reader = self.reader
         incoming, reader.incoming = reader.incoming, None
         self.deaf = True
@@ -221,8 +219,6 @@ class ClientProtocol(RequestQueue):
         if request is not self.current:
             return
         self.current = None
-        if self.lost:
-            return
         if request.head.close:
             self._close(request)
             return
@@ -284,9 +280,8 @@ class ClientProtocol(RequestQueue):
         request = self.current
         if request is not None and request.head.http10:
             # A response without length or chunks ends with the connection, so only a reset says that it was cut.
-            sock: socket.socket | None = self.transport.get_extra_info("socket")
-            if sock is not None:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            linger = struct.pack("ii", 1, 0)
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.closing = self.deaf = self.lost = True
         self.current = None
         self.transport.abort()

@@ -197,8 +197,8 @@ class Attempt(SlotHolder, Timed):
 
     def on_data(self, data: bytes) -> None:
         sink = self.sink
-        if sink is not None:
-            sink.on_data(data)
+        assert sink is not None
+        sink.on_data(data)
 
     def flush(self) -> None:
         if self.sink is not None and self.sink.flush():

@@ -86,9 +86,7 @@ class Discard(ResponseSink, AttemptOwner):
 
     def _over(self) -> None:
         attempt = self._attempt
-        # Once only: a cut may be followed by the end that it has caused.
-        if attempt in self._active:
-            self._active.discard(attempt)
-            if self._straggler and attempt.address is not None:
-                attempt.address.stragglers -= 1
+        self._active.remove(attempt)
+        if self._straggler and attempt.address is not None:
+            attempt.address.stragglers -= 1
         attempt.leave()

@@ -378,13 +378,11 @@ class Exchange(Failover):
         elif self.attempt is not None and self.attempt.state == RELAYING:
             self.client_lost()
             self.client.abort()
-        elif not self._ended:
+        else:
             self._fail(error)
 
     def cut_short(self) -> None:
         """The process ends first, which is not the variant's fault: an error response if nothing went out yet."""
-        if self._ended or not self._begun:
-            return
         attempt = self.attempt
         relaying = False
         if attempt is not None:

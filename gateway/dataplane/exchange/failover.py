@@ -13,7 +13,7 @@ from gateway.dataplane.exchange.attempt import Attempt
 from gateway.dataplane.exchange.base import ExchangeBase
 from gateway.dataplane.exchange.discard import Discard
 from gateway.dataplane.exchange.recovery import Recovery
-from gateway.dataplane.exchange.states import BACKOFF, CONNECTING, QUEUED, RELAYING, WAITING
+from gateway.dataplane.exchange.states import CONNECTING, QUEUED, RELAYING, WAITING
 from gateway.dataplane.variant import FixedResponse, VariantPlan
 from gateway.errors import CODES, TurnoutError, render
 from gateway.http.grpc import error_lines
@@ -84,8 +84,6 @@ class Failover(ExchangeBase):
             self._fail(TurnoutError("client_left", "The deadline that the client set has passed."))
         elif state == QUEUED:
             self._next(attempt, code, "it waited for a free place for the maximum time", sent=False)
-        elif state == BACKOFF:
-            self._next(attempt, code, "", sent=False)
         # The backend waits for the client's body.
         elif state == WAITING and not self.body.complete:
             self._fail(TurnoutError("request_timeout"))

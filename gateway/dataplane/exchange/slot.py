@@ -90,12 +90,11 @@ class SlotHolder(ResponseHandler):
 
     def on_turn(self) -> None:
         """The back-off is over, or a slot is free and the attempt has left the queue."""
-        if self.state != ENDED:
-            self.task = None
-            now = perf_counter()
-            self.waited += now - self.since
-            self.since = now
-            self.start()
+        self.task = None
+        now = perf_counter()
+        self.waited += now - self.since
+        self.since = now
+        self.start()
 
     def reserve(self, address: Address) -> None:
         """Takes a slot of the backend and goes to ``address``."""

@@ -43,12 +43,10 @@ def settle_route(request: Request, body: Body) -> None:
     Raises:
         TurnoutError: No route, or one that does not take this body.
     """
-    route = request.route
-    if route.needs_body:
-        route = route_by_body(request.snapshot, request.head, route, body.json)
-        request.take(route)
-        if body.json.models > 1 and route.reads_model:
-            raise TurnoutError("bad_json", "The body names 'model' more than once; send it once.")
+    route = route_by_body(request.snapshot, request.head, request.route, body.json)
+    request.take(route)
+    if body.json.models > 1 and route.reads_model:
+        raise TurnoutError("bad_json", "The body names 'model' more than once; send it once.")
     if body.size > route.body_limit:
         raise TurnoutError(
             "body_too_large", f"The body has more than the {route.body_limit} bytes that this route takes."

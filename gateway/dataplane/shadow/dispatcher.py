@@ -200,9 +200,7 @@ class ShadowDispatcher(ShadowSink):
 
     def _let_go(self, copy: ShadowRequest) -> None:
         primary = copy.primary
-        queue = self._queues.get(copy.address)
-        if queue is not None:
-            queue.bytes -= copy.size + primary.size
+        self._queues[copy.address].bytes -= copy.size + primary.size
         primary.holders -= 1
         self._bytes -= copy.size + (0 if primary.holders else primary.size)
 
@@ -244,9 +242,7 @@ class ShadowDispatcher(ShadowSink):
         self._next()
 
     def _judge(self, copy: ShadowRequest, error: str) -> None:
-        queue = self._queues.get(copy.address)
-        if queue is None:
-            return
+        queue = self._queues[copy.address]
         queue.running -= 1
         bad = error not in ("", "backend_status", "shadow_answer_too_large", "internal")
         if queue.group.observe(queue.health, ejection.LOCAL if bad else ejection.OK, perf_counter()):

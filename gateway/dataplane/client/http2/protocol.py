@@ -133,9 +133,8 @@ class Http2Protocol(StreamCarrier):
         """Takes no further frames either: responses without a body are not subject to flow control."""
         self.write_paused = True
         self._session.pause_writing()
-        if not self.lost:
-            self._read_on()
-            self.runtime.unread.add(self)
+        self._read_on()
+        self.runtime.unread.add(self)
 
     def resume_writing(self) -> None:
         self.write_paused = False
@@ -148,8 +147,6 @@ class Http2Protocol(StreamCarrier):
     def abort(self) -> None:
         """Ends the connection behind its last frame; unread bytes are read for a moment first."""
         self._deadline = perf_counter() + LINGER_S
-        if self.lost:
-            return
         if self.transport.can_write_eof():  # a close would reset a client that still sends
             self.transport.write_eof()
         else:
@@ -175,8 +172,6 @@ class Http2Protocol(StreamCarrier):
     # Time -------------------------------------------------------------------------------------------
     def check(self, now: float) -> None:
         session, limits = self._session, self.runtime.snapshot.limits
-        if self.lost:
-            return
         if self.progress.stuck(self.transport.get_write_buffer_size(), now, limits.write_timeout):
             self.transport.abort()
         elif session.ended:

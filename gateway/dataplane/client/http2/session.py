@@ -90,12 +90,13 @@ class Session(Connection):
         """End the streams that take too long."""
         timeout = self.protocol.runtime.snapshot.limits.write_timeout
         for stream in tuple(self.streams.values()):
-            if isinstance(stream, RequestStream):
-                stream.check(now, timeout)
+            assert isinstance(stream, RequestStream)
+            stream.check(now, timeout)
         self.flush()
 
     def cut_short(self) -> None:
         """The process ends: every request in flight gets its end."""
         for stream in tuple(self.streams.values()):
-            if isinstance(stream, RequestStream) and stream.request is not None:
+            assert isinstance(stream, RequestStream)
+            if stream.request is not None:
                 stream.request.cut_short()

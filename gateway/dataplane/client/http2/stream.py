@@ -46,9 +46,8 @@ class StreamClient(ClientConnection):
         self._kept = self._said = b""
 
     def send_interim(self, status: int, lines: list[bytes]) -> None:
-        if self.stream.local_open:
-            self.stream.send_head(STATUSES[status] + encode_lines(b"".join(lines)), end=False)
-            self.stream.connection.flush_soon()
+        self.stream.send_head(STATUSES[status] + encode_lines(b"".join(lines)), end=False)
+        self.stream.connection.flush_soon()
 
     def begin_response(
         self, request: PipelinedRequest, status: int, lines: list[bytes], length: int, bodiless: bool
@@ -90,7 +89,7 @@ class StreamClient(ClientConnection):
         stream = self.stream
         if self._foreign or self._bodiless:
             self.send(data, True)
-        elif stream.local_open and not self.lost:
+        else:
             body, trailers = b"".join(data), REPEATED_LINES[lines] + self._ids
             if self._head:
                 stream.send_message(self._head, body, trailers)
