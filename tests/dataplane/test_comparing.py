@@ -9,7 +9,14 @@ from collections.abc import Callable
 import pytest
 
 from gateway.dataplane.shadow import comparer as comparing
-from gateway.dataplane.shadow.comparer import MAX_THREAD_BYTES, MAX_WAITING, Comparer, Pair, reason_of
+from gateway.dataplane.shadow.comparer import (
+    MAX_THREAD_BYTES,
+    MAX_WAITING,
+    MAX_WAITING_LARGE,
+    Comparer,
+    Pair,
+    reason_of,
+)
 from policies.comparison.bodies import Comparison, Response
 from policies.comparison.compare import Agreement, compare
 
@@ -71,11 +78,19 @@ async def test_a_bounded_number_waits() -> None:
 async def test_the_end_is_said_to_those_that_wait() -> None:
     comparer, found, large = Comparer(), list[Agreement](), list[Agreement]()
     comparer.compare(200, 200, pair(b"[0]", b"[1]"), found.append)
-    for number in range(8):  # of which the other process has at most three in hand
+    for number in range(MAX_WAITING_LARGE):  # of which the other process has at most three in hand
         comparer.compare(200, 200, pair(b"[0]", b"[%d]" % number + bytes(MAX_THREAD_BYTES)), large.append)
+    assert not large
+    comparer.compare(200, 200, pair(b"[0]", b"[1]" + bytes(MAX_THREAD_BYTES)), large.append)
+    assert [reason_of(one) for one in large] == ["queue_full"]
     comparer.close()
     comparer.compare(200, 200, pair(b"[0]", b"[2]"), found.append)
     comparer.compare(200, 200, pair(b"[0]", b"[2]" + bytes(MAX_THREAD_BYTES)), found.append)
     assert [reason_of(one) for one in found] == ["shutdown"] * 3
-    await until(lambda: not comparer.pending and [reason_of(one) for one in large].count("shutdown") >= 5)
+    await until(
+        lambda: (
+            not comparer.pending
+            and [reason_of(one) for one in large].count("shutdown") >= MAX_WAITING_LARGE - 3
+        )
+    )
     assert len(found) == 3

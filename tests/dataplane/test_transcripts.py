@@ -1,19 +1,11 @@
-"""The state table of `gateway.dataplane.exchange.exchange` as transcripts: what comes in, and all that must come out.
-
-Each line is (what happens, what comes out of it, in order). Time stands still between lines but where one says so.
-"""
+"""The state table of `gateway.dataplane.exchange.exchange` as transcripts: what comes in, and all that comes out."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.support.stage import Stage, Transport
-
-GET = "GET {} HTTP/1.1\r\nhost: h\r\n\r\n"
-OK = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
-CHUNKED = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
-
-Line = tuple[str, ...]
+from tests.dataplane.play import CHUNKED, GET, OK, Line, Play, perform
+from tests.support.stage import Stage
 
 TRANSCRIPTS: dict[str, list[Line]] = {
     # CONNECTING → WAITING → RELAYING → DONE
@@ -348,49 +340,9 @@ TRANSCRIPTS: dict[str, list[Line]] = {
 }
 
 
-class Play:
-    """Performs the lines of a transcript."""
-
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
-        self.people: dict[str, Transport] = {}
-
-    def do(self, line: str) -> None:
-        who, _, what = line.partition(" ")
-        if what == "s":
-            self.stage.wait(float(who))
-        elif who.endswith(">"):
-            self.person(who[:-1]).give(what.encode("latin-1"))
-        elif what == "connects":
-            self.people[who] = self.stage.connected()
-            assert self.people[who].name == who
-        elif what == "refuses":
-            self.stage.refused()
-        elif what == "closes":
-            self.people[who].leave()
-        else:
-            self.request(who, *what.split(" "))
-        if what != "s":
-            self.stage.turn()
-
-    def request(self, who: str, method: str, target: str, body: str = "") -> None:
-        length = f"content-length: {len(body)}\r\n" if body else ""
-        self.person(who).give(f"{method} {target} HTTP/1.1\r\nhost: h\r\n{length}\r\n{body}".encode())
-
-    def person(self, name: str) -> Transport:
-        if name not in self.people:
-            self.people[name] = self.stage.client(name)
-        return self.people[name]
-
-
 @pytest.mark.parametrize("name", TRANSCRIPTS)
 def test_transcript(stage: Stage, name: str) -> None:
-    play = Play(stage)
-    play.person("client")
-    for line, *expected in TRANSCRIPTS[name]:
-        play.do(line)
-        assert stage.take() == expected, line
-    stage.clean()
+    perform(stage, TRANSCRIPTS[name])
 
 
 def test_a_request_that_gets_its_place_as_its_wait_ends_goes_on(stage: Stage) -> None:

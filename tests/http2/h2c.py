@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
+import httpx
 import pytest
 
 from benchmarks.children import free_ports
 from tests.http2.backend import Http2Backend
+from tests.http2.client import PATIENCE
 from tests.http2.raw import AUTHORITY, SCHEME, Pair, Reply
 from tests.wire.rig import Rig
 
@@ -125,3 +128,18 @@ def to(path: bytes, *extra: Pair, method: bytes = b"POST") -> list[Pair]:
 def code(reply: Reply) -> str:
     """Of an error."""
     return str(json.loads(reply.body)["error"]["code"])
+
+
+def outcome(rig: Rig, request_id: str) -> dict[str, Any]:
+    """What the record has of a request."""
+    return kept(rig, f"outcomes?request_id={request_id}", "outcomes")
+
+
+def kept(rig: Rig, path: str, key: str) -> dict[str, Any]:
+    """The only entry of a list of the API, as soon as there is one."""
+    end = time.monotonic() + PATIENCE
+    found: list[dict[str, Any]] = []
+    while not found and time.monotonic() < end:
+        found = httpx.get(f"http://127.0.0.1:{rig.port}/-/{path}").json().get(key) or []
+    (one,) = found
+    return one

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from typing import Any
 
 import grpc
-import httpx
 import pytest
 
 from tests.http2.backend import Http2Backend, Plan, Request
 from tests.http2.client import PATIENCE, Client
-from tests.http2.h2c import backend, shared_rig, started, to
+from tests.http2.h2c import backend, kept, outcome, shared_rig, started, to
 from tests.http2.inference import OWN_CONNECTION
 from tests.http2.raw import Pair, data, headers
 from tests.wire.rig import Rig
 
 __all__ = ["backend", "shared_rig", "started"]
 HEAD = [(b":status", b"200"), (b"content-type", b"application/grpc")]
+GRPC = ((b"content-type", b"application/grpc"), (b"te", b"trailers"))
 OK = b"\0\0\0\0\2ok"
 """A message."""
 
@@ -104,21 +103,6 @@ def test_a_grpc_response_without_a_status_is_a_failure(
     assert (found["status"], found["error"]) == (status, "backend_status" if status == 500 else "")
 
 
-def outcome(rig: Rig, request_id: str) -> dict[str, Any]:
-    """What the record has of a request."""
-    return kept(rig, f"outcomes?request_id={request_id}", "outcomes")
-
-
-def kept(rig: Rig, path: str, key: str) -> dict[str, Any]:
-    """The only entry of a list of the API, as soon as there is one."""
-    end = time.monotonic() + PATIENCE
-    found: list[dict[str, Any]] = []
-    while not found and time.monotonic() < end:
-        found = httpx.get(f"http://127.0.0.1:{rig.port}/-/{path}").json().get(key) or []
-    (one,) = found
-    return one
-
-
 def test_a_shadows_grpc_response_without_a_status_is_a_failure(rig: Rig, backend: Http2Backend) -> None:
     """Copies are dropped while the machine is busy, so it is tried until one goes out."""
 
@@ -169,3 +153,15 @@ def test_a_response_that_is_not_grpc_falls_back(rig: Rig, backend: Http2Backend,
         method = channel.unary_unary("/twice/Unary", None, None, _registered_method=True)
         response, call = method.with_call(b"", timeout=60)
     assert (response, dict(call.initial_metadata())["x-variant"]) == (b"ok", "v2")
+
+
+def test_a_page_with_trailers_becomes_a_status(rig: Rig, backend: Http2Backend) -> None:
+    def page(request: Request) -> None:
+        head = [(b":status", b"404"), (b"content-type", b"text/html")]
+        request.connection.respond(request, head, b"<html>", [(b"x-a", b"b")])
+
+    backend.plans.append(page)
+    with Client(rig.port) as client:
+        reply = client.request(headers(to(b"/m/Unary", *GRPC)))
+    assert (reply.status, reply.body, len(reply.heads)) == (200, b"", 1)
+    assert dict(reply.heads[0])[b"grpc-status"] == b"12"

@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.children import free_port
 from gateway.transport.http2_address import Http2Address
+from tests.http2.h2c import outcome
 from tests.http2.inference import OWN_CONNECTION
 from tests.wire.rig import Rig
 
@@ -212,13 +213,18 @@ def test_statuses_of_the_backend_pass(channel: grpc.Channel, code: str) -> None:
     assert dict(error.trailing_metadata())["x-served-by"] == "one"
 
 
-def test_a_status_after_messages_passes(channel: grpc.Channel) -> None:
-    stream = channel.unary_stream("/test.Echo/Download")(
-        b"3", timeout=60, metadata=(("x-fail-late", "UNAVAILABLE"),)
-    )
+@pytest.mark.parametrize(
+    ("code", "status", "charged"), [("UNAVAILABLE", 503, "backend_status"), ("INVALID_ARGUMENT", 400, "")]
+)
+def test_a_status_after_messages_passes(
+    rig: Rig, channel: grpc.Channel, code: str, status: int, charged: str
+) -> None:
+    stream = channel.unary_stream("/test.Echo/Download")(b"3", timeout=60, metadata=(("x-fail-late", code),))
     answers: list[bytes] = []
     error = failure(lambda: answers.extend(stream))
-    assert (answers, error.code().name) == ([b"0", b"1", b"2"], "UNAVAILABLE")
+    assert (answers, error.code().name) == ([b"0", b"1", b"2"], code)
+    found = outcome(rig, dict(stream.initial_metadata())["x-request-id"])
+    assert (found["status"], found["error"]) == (status, charged)
 
 
 @pytest.mark.parametrize("code", ["UNAVAILABLE", "INTERNAL", "RESOURCE_EXHAUSTED", "UNKNOWN"])

@@ -176,10 +176,12 @@ class Transport:
         self._end("cut")
 
     def _end(self, how: str) -> None:
-        if not self.closing:
+        waits = self.stuck and self.held > 0
+        if not self.closing or (waits and how == "cut" and not self.lost):
             self.closing = True
             self.stage.log.append(f"{self.name} {how}")
-            if not (self.stuck and self.held and how == "closed"):
+            if not waits or how == "cut":
+                self.held = 0
                 self.stage.loop.call_soon(self.lose, None)
 
     def lose(self, error: Exception | None) -> None:
@@ -205,6 +207,12 @@ class Transport:
 
     def get_write_buffer_size(self) -> int:
         return self.held
+
+    def get_protocol(self) -> object:
+        return self.protocol
+
+    def set_protocol(self, protocol: object) -> None:
+        self.protocol = protocol
 
     def set_write_buffer_limits(self, high: int) -> None:
         self.high = high
@@ -460,5 +468,5 @@ def shortened(data: bytes) -> str:
     code = re.search(rb'"code":"(\w+)"', body)
     told = code[1].decode() if code else body.decode("latin-1")
     if code:
-        rest = re.sub(r"(, )?content-length: \d+(, )?", "", rest)
+        rest = ", ".join(field for field in rest.split(", ") if not field.startswith("content-length: "))
     return " | ".join(part for part in (short, rest, told) if part)

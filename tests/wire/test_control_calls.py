@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
 
+from gateway.dataplane.base import Role
 from gateway.dataplane.client.protocol import ClientProtocol
-from tests.support.client import Cut
+from tests.http2.client import Client as Http2Client
+from tests.http2.raw import AUTHORITY, SCHEME, headers
+from tests.support.client import Client, Cut
 from tests.wire.rig import Rig
 
+RIG = {
+    "routes": """\
+  model:
+    match: {path: /v1, model: m1}
+    variants: {v1: {backend: a}}
+    policy: {type: single, variant: v1}
+"""
+}
 H = b"host: gateway.test\r\n"
 GET = b"GET /-/routes HTTP/1.1\r\n" + H + b"\r\n"
 TE = b"POST /-/routes HTTP/1.1\r\n" + H + b"transfer-encoding: chunked\r\n\r\n"
@@ -192,23 +203,94 @@ def test_a_bad_body_behind_another_request_is_refused_in_its_turn(rig: Rig) -> N
         assert client.at_end()
 
 
-def test_a_port_of_the_data_plane_has_no_control_api(rig: Rig) -> None:
-    async def listen() -> Any:
-        return await rig.loop.create_server(lambda: ClientProtocol(rig.worker, None, "data"), "127.0.0.1", 0)
+@pytest.fixture
+def at_port(rig: Rig) -> Iterator[Callable[[Role], Client]]:
+    """A connection to a port that serves one part alone."""
+    servers, whole = [], rig.port
 
-    server, whole = rig.run(listen()), rig.port
-    rig.port = server.sockets[0].getsockname()[1]
-    try:
-        with rig.client() as client:
-            for head in (b"GET /-/routes HTTP/1.1\r\n", b"PUT /-/config HTTP/1.1\r\ncontent-length: 2\r\n"):
-                client.send(head + H + b"\r\n" + (b"{}" if b"PUT" in head else b""))
-                answer = client.answer()
-                assert (answer.status, answer.code) == (404, "not_found")
-            client.send(b"GET /-/healthz HTTP/1.1\r\n" + H + b"\r\n")
-            assert client.answer().status == 200
-    finally:
-        rig.port = whole
+    async def listen(role: Role) -> Any:
+        return await rig.loop.create_server(lambda: ClientProtocol(rig.worker, None, role), "127.0.0.1", 0)
+
+    def connect(role: Role) -> Client:
+        servers.append(rig.run(listen(role)))
+        rig.port = servers[-1].sockets[0].getsockname()[1]
+        return rig.client()
+
+    yield connect
+    rig.port = whole
+    for server in servers:
         rig.call(server.close)
+
+
+def test_a_port_of_the_data_plane_has_no_control_api(rig: Rig, at_port: Callable[[Role], Client]) -> None:
+    with at_port("data") as client:
+        for head in (b"GET /-/routes HTTP/1.1\r\n", b"PUT /-/config HTTP/1.1\r\ncontent-length: 2\r\n"):
+            client.send(head + H + b"\r\n")
+            if b"PUT" in head:
+                rig.settle()
+                client.send(b"{}")
+            answer = client.answer()
+            assert (answer.status, answer.code) == (404, "not_found")
+        client.send(b"GET /-/healthz HTTP/1.1\r\n" + H + b"\r\n")
+        assert client.answer().status == 200
+
+
+def test_a_port_of_the_control_api_reaches_no_backend(rig: Rig, at_port: Callable[[Role], Client]) -> None:
+    with at_port("control") as client:
+        client.send(b"GET /p/x HTTP/1.1\r\n" + H + b"\r\n")
+        answer = client.answer()
+        assert (answer.status, answer.code) == (404, "unknown_route")
+        assert b"/-/dashboard/" in answer.body
+        client.send(GET)
+        assert client.answer().status == 200
+    assert not rig.requests
+
+
+def test_a_fault_behind_a_whole_response_costs_nothing(rig: Rig, serve: Serve) -> None:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await send(body(b"whole"))
+        raise LookupError("late")
+
+    serve(application)
+    with rig.client() as client:
+        for _ in range(2):
+            client.send(GET)
+            assert client.answer().body == b"whole"
+
+
+def test_the_head_of_a_stream_over_http2(rig: Rig, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """What the application goes on to send goes nowhere."""
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        for _ in range(3):
+            await send(body(b"event", more=True))
+        await send(body(b""))
+
+    serve(application)
+    head = [(b":method", b"HEAD"), SCHEME, AUTHORITY, (b":path", b"/-/routes")]
+    with Http2Client(rig.port) as client:
+        for stream in (1, 3):
+            reply = client.request(headers(head, stream), stream)
+            assert (reply.status, reply.body, reply.reset) == (200, b"", "")
+    rig.until(lambda: not rig.worker.control_tasks)
+    assert not caplog.records
+
+
+def test_the_models_of_all_routes(rig: Rig) -> None:
+    with rig.client() as client:
+        client.send(b"GET /v1/models HTTP/1.1\r\n" + H + b"\r\n")
+        assert "m1" in [each["id"] for each in json.loads(client.answer().body)["data"]]
+        client.send(b"GET /v1/models/m1 HTTP/1.1\r\n" + H + b"\r\n")
+        assert client.answer().code == "unknown_route"
+    assert not rig.requests
+
+
+def test_what_envoy_asks_for_is_no_request_for_a_route(rig: Rig) -> None:
+    with rig.client() as client:
+        client.send(b"POST /v3/discovery:clusters HTTP/1.1\r\ncontent-length: 2\r\n" + H + b"\r\n{}")
+        assert client.answer().code not in ("unknown_route", "internal")
 
 
 def decide(document: dict[str, Any]) -> bytes:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 import pytest
 
-from tests.wire.messages import H, get, kept
+from tests.wire.messages import H, get, kept, post
 from tests.wire.rig import Rig
 
 
@@ -27,6 +28,11 @@ RIG = {
     policy: {type: single, variant: v1}
     forward_credentials: true
     fallback: [v2]
+  keyed:
+    match: {path: /keyed}
+    unit: {principal: true}
+    variants: {v1: {backend: a}, v2: {backend: b}}
+    policy: {type: split, weights: {v1: 1, v2: 1}}
 """,
 }
 APP = b"x-api-key: app"
@@ -83,6 +89,7 @@ def test_a_rate(rig: Rig) -> None:
         ([b"authorization: Bearer app"], {}),
         # The key is the gateway's, so the other one is the backend's
         ([b"x-api-key: app", b"authorization: Bearer other"], {"authorization": [b"Bearer other"]}),
+        ([b"authorization: Bearer other", b"x-api-key: app"], {"authorization": [b"Bearer other"]}),
         ([b"x-api-key: app", b"authorization: Bearer other", b"connection: authorization"], {}),
     ],
 )
@@ -128,6 +135,31 @@ def test_a_forced_variant_is_not_told_to_the_backend(rig: Rig) -> None:
         assert answer.body.startswith(b"B|")
         assert answer.all("x-variant") == [b"v2"]
     assert rig.b.requests[0].all("x-variant") == []
+
+
+def test_a_forced_variant_that_does_not_exist(rig: Rig) -> None:
+    with rig.client() as client:
+        client.send(get(b"/passing/x", b"x-api-key: forcer", b"x-variant: v9"))
+        answer = client.answer()
+    assert answer.code == "unknown_variant"
+    assert b"it has: v1, v2" in answer.body
+
+
+def test_a_key_is_a_unit(rig: Rig) -> None:
+    """The same for a decision without a request, which may not name another."""
+    key_of = b"x-api-key: forcer"
+    with rig.client() as client:
+        drawn = set()
+        for _ in range(8):
+            client.send(get(b"/keyed/x", key_of))
+            drawn.add(client.answer().all("x-variant")[0].decode())
+            client.send(post(b"/-/decide", b'{"route": "keyed"}', key_of, b"content-type: application/json"))
+            drawn.add(json.loads(client.answer().body)["variant"])
+        assert len(drawn) == 1
+        client.send(
+            post(b"/-/decide", b'{"route": "keyed", "unit": "x"}', key_of, b"content-type: application/json")
+        )
+        assert b"The unit of 'keyed' is the key; send no 'unit'." in client.answer().body
 
 
 def test_what_a_trusted_proxy_says_is_kept_and_added_to(rig: Rig) -> None:

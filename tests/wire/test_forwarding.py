@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.dataplane.client.forwarding import MAX_REMEMBERED_HOSTS
 from tests.wire.messages import PROBE, H
 from tests.wire.messages import framed as post
 from tests.wire.messages import with_lines as get
@@ -273,3 +274,13 @@ def test_options_star_is_not_served_but_harmless(rig: Rig) -> None:
         client.send(PROBE)
         assert client.answer().status == 200
     assert len(rig.requests) == 1
+
+
+def test_a_client_of_many_hosts_fills_no_memory(rig: Rig) -> None:
+    with rig.client() as client:
+        for number in range(3 * MAX_REMEMBERED_HOSTS):
+            client.send(get(host=b"host: h%d.test\r\n" % (number // 2)))
+            assert client.answer().status == 200
+            assert rig.requests[-1].all("x-forwarded-host") == [b"h%d.test" % (number // 2)]
+        (connection,) = rig.connections
+        assert len(connection.forwarding._remembered) <= MAX_REMEMBERED_HOSTS

@@ -209,6 +209,11 @@ SYNTAX: dict[str, tuple[bytes, int, str]] = {
     "target-userinfo-password": (get(target=b"http://user:pw@gateway.test/p/x"), 400, "bad_target"),
     "target-absolute-fragment": (get(target=b"http://gateway.test/p/x#f"), 400, ""),
     "target-absolute-no-host": (get(target=b"http:///p/x"), 400, ""),
+    "target-absolute-other-bad-host": (
+        get(target=b"http://gateway.test/p/x", host=b"host: a b\r\n"),
+        400,
+        "bad_host",
+    ),
     "target-absolute-bad-port": (get(target=b"http://gateway.test:x/p/x"), 400, ""),
     "target-absolute-one-slash": (get(target=b"http:/gateway.test/p/x"), 400, ""),
     "target-absolute-host-fragment": (get(target=b"http://gateway.test#/p/x"), 400, ""),

@@ -390,6 +390,7 @@ class Exchange(Failover):
             self._cancel(attempt)
             self._error = self._error or "draining"
             self._note(attempt, "draining", perf_counter())
+            attempt.leave()
         if relaying:
             self._finish()
             self.client.abort()
