@@ -83,8 +83,11 @@ quick: setup     ## the quick tests that start no servers: under a minute on two
 
 coverage: setup tools ## branch coverage of policies and of the data plane
 	$(PYTEST) -n $(PROCESSES) --cov --cov-report= -m 'not slow and not soak and not browser and not alone' --ignore=tests/backends
-	$(BIN)/coverage report --include='policies/*' --fail-under=98
-	$(BIN)/coverage report --include='gateway/dataplane/*' --fail-under=95
+	@failed=0; \
+	$(BIN)/coverage report --include='policies/*' --fail-under=98 || failed=1; \
+	$(BIN)/coverage report --include='gateway/dataplane/*' --fail-under=95 || failed=1; \
+	$(BIN)/python tests/branches.py || failed=1; \
+	exit $$failed
 
 servers: setup   ## the servers and clients of others that have a lock, in a cache outside the checkout (2 GB)
 	-$(BIN)/python deploy/compat.py --locked
