@@ -150,6 +150,7 @@ class Http2Address(Address):
         self.sessions.end_idle(self.time() - self.idle_timeout)
 
     def close(self) -> None:
+        super().close()
         self.sessions.end_idle(float("inf"))
         for session in self.sessions.all:
             session.closing = True
@@ -193,10 +194,6 @@ class NegotiatedAddress(Http2Address):
         Http2Address.sweep(self)
         Address.sweep(self)
         self.http2 = self.http2 or not self.connections
-
-    def close(self) -> None:
-        Http2Address.close(self)
-        Address.close(self)
 
 
 def _retrieve(task: asyncio.Task[Http2Session | None]) -> None:

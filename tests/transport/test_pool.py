@@ -14,7 +14,9 @@ import pytest
 from benchmarks.children import free_port
 from gateway.transport.address import Address
 from gateway.transport.endpoint import Endpoint
+from gateway.transport.http2_address import Http2Address
 from gateway.transport.probe import ProbeRequest, ProbeResult
+from tests.http2.backend import Http2Backend
 from tests.support.backend import CLOSE, RawBackend, ok
 from tests.wire.test_tls import contexts
 
@@ -164,6 +166,18 @@ async def test_nothing_is_left_of_an_address_that_no_configuration_names_any_mor
     address.close()
     assert (await asked).status == 200
     await until(lambda: not address.connections)
+
+
+async def test_a_connection_in_http2_that_an_address_opens_after_its_end_is_closed() -> None:
+    """A request that waited for one while the configuration changed left it open for good."""
+    backend = Http2Backend()
+    await backend.start()
+    address = Http2Address(Endpoint("h2c", "127.0.0.1", backend.port), asyncio.get_running_loop())
+    address.close()
+    assert (await ask(address)).status == 200
+    (connection,) = backend.connections
+    await until(lambda: not connection.open)
+    await backend.stop()
 
 
 class SlowHandshakes:
