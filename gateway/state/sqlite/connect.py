@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Timer
+from time import monotonic, sleep
 from typing import Final
 
 from gateway.record.page import BadPage
@@ -36,8 +37,7 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         uri=True,
     )
     try:
-        # Readers and the writer do not wait for one another; the mode stays with the file.
-        connection.execute("PRAGMA journal_mode = WAL")
+        _use_wal(connection)
         connection.execute("PRAGMA fullfsync = ON")  # on macOS plain fsync does not reach the disk
         # The log is as large as the longest transaction ever was; without a limit it stays so.
         connection.execute("PRAGMA journal_size_limit = 67108864")
@@ -49,6 +49,21 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Let readers and the writer not wait for one another; the mode stays with the file."""
+    end = monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            # Of processes that start together on a new file, SQLite lets none but one wait for the lock.
+            if not error.sqlite_errorname.startswith("SQLITE_BUSY") or monotonic() >= end:
+                raise
+            sleep(0.01)
+        else:
+            return
 
 
 class Damaged(Exception):
