@@ -22,7 +22,7 @@ from tests.http2.raw import (
     settings,
     word,
 )
-from tests.support.stage import Stage
+from tests.support.stage import Stage, Transport
 
 NO_WINDOW = settings((4, 0))
 WIDE = settings((4, 1_000_000)) + frame(WINDOW_UPDATE, 0, 0, word(1_000_000))
@@ -168,7 +168,8 @@ def test_a_client_may_give_up_an_upload_behind_its_response(stage: Stage) -> Non
     assert client.open()
 
 
-def test_a_client_that_reads_nothing_holds_the_backend_back_and_is_cut(stage: Stage) -> None:
+def stuck(stage: Stage) -> tuple[Client, Transport]:
+    """A client that reads nothing, and its backend, which has sent two thirds of the response."""
     client = Client(stage, HELLO + WIDE)
     client.transport.stuck = True
     client.give(headers(to(b"/p/x")))
@@ -176,6 +177,11 @@ def test_a_client_that_reads_nothing_holds_the_backend_back_and_is_cut(stage: St
     head, _, _ = ok(LONG * 3).partition(b"x")
     backend.give(head + LONG)
     backend.give(LONG)
+    return client, backend
+
+
+def test_a_client_that_reads_nothing_holds_the_backend_back_and_is_cut(stage: Stage) -> None:
+    client, backend = stuck(stage)
     assert not backend.reading
     assert not client.transport.reading
     stage.wait(4.0)
@@ -186,13 +192,7 @@ def test_a_client_that_reads_nothing_holds_the_backend_back_and_is_cut(stage: St
 
 
 def test_a_client_that_reads_again_gets_the_rest(stage: Stage) -> None:
-    client = Client(stage, HELLO + WIDE)
-    client.transport.stuck = True
-    client.give(headers(to(b"/p/x")))
-    backend = stage.connected()
-    head, _, _ = ok(LONG * 3).partition(b"x")
-    backend.give(head + LONG)
-    backend.give(LONG)
+    client, backend = stuck(stage)
     client.transport.take()
     assert client.transport.reading
     assert backend.reading

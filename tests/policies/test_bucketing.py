@@ -133,17 +133,17 @@ def test_segments_stay_few(steps: list[dict[str, float]]) -> None:
 def test_a_restless_bandit_keeps_few_segments_and_moves_few_units() -> None:
     rng = np.random.default_rng(3)
     logits, names = np.zeros(6), NAMES[:6]
-    now, most, anew = None, 0, 0
+    now, most, rebuilt = None, 0, 0
     for _ in range(3000):
         logits += rng.normal(0, 0.1, 6)
         p = np.exp(logits - logits.max())
         new = allocation(dict(zip(names, (p / p.sum()).tolist(), strict=True)), previous=now)
         if now is not None:
             least = sum(max(0.0, new.probability(name) - now.probability(name)) for name in names)
-            anew += sum(moved(now, new).values()) > least + 1e-9
+            rebuilt += sum(moved(now, new).values()) > least + 1e-9
         now, most = new, max(most, len(new.bounds))
     assert most <= SEGMENTS
-    assert anew <= 3, "the ranges were laid out anew too often"
+    assert rebuilt <= 3, "the ranges were laid out from the beginning too often"
 
 
 def test_too_many_segments_are_laid_out_anew() -> None:
