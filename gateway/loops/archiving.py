@@ -86,7 +86,8 @@ class Archiving:
         except StoreUnavailable:
             self._since = None
             raise
-        self._since = now if self._since is None else self._since
+        # The earlier one: with that of a clock that was ahead, nothing would be written until it is there again.
+        self._since = now if self._since is None else min(self._since, now)
         # What the spools of other processes hold comes only once the store is back.
         if now < self._since + SETTLE_S:
             return

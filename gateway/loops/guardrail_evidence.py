@@ -151,9 +151,11 @@ class GuardrailEvidence:
         return known.found
 
     def _known(self, name: str, state: Ejections) -> _Watched:
-        """The comparisons since ``state.since``; from the beginning for an edited section."""
+        """The comparisons since ``state.since``; from the beginning for an edited section, and after a clock that was
+        ahead, or nothing would be added until it is there again."""
         known = self._watched.get(name)
-        if known is None or (known.fingerprint, known.since) != (state.fingerprint, state.since):
+        of = state.fingerprint, state.since
+        if known is None or (known.fingerprint, known.since) != of or known.until > self._clock():
             known = self._watched[name] = _Watched(state.fingerprint, state.since, state.since)
         return known
 

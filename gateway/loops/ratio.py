@@ -24,7 +24,7 @@ from gateway.config.policy import BanditConfig
 from gateway.config.route import RouteConfig
 from gateway.ingest.remembered import pieces
 from gateway.state import shapes
-from gateway.state.base import BUCKET_S, Bucket, Published
+from gateway.state.base import BUCKET_S, MAX_CLOCK_SKEW_S, Bucket, Published
 from gateway.state.store import Store
 from policies.sequential.srm import SampleRatio, UnitRatio
 
@@ -122,6 +122,7 @@ class Ratios:
     async def _by_request(self, name: str, settled_s: float) -> SampleRatio:
         tested = self._requests.setdefault(name, _Requests())
         until = (self._clock() - settled_s) // BUCKET_S * BUCKET_S
+        tested.until = _believed(tested.until, until)
         for begin, end in pieces(tested.until, until, until):
             assigned = await self._store.reduced_series(
                 name, _assigned, since=begin, until=end, step=BUCKET_S, epochs="each"
@@ -135,6 +136,7 @@ class Ratios:
     async def _by_unit(self, name: str, route: RouteConfig, settled_s: float) -> SampleRatio:
         until = self._clock() - settled_s
         tested = await self._known(name, route, until)
+        tested.until = _believed(tested.until, until)
         step = await self._step(name, tested.until, until)
         for _ in range(MAX_STEPS):
             if tested.until >= until:
@@ -199,6 +201,12 @@ def _settled(route: RouteConfig) -> float:
     timeouts, retry = route.timeouts, route.retry
     hangs = timeouts.first_byte * (retry.attempts if retry.on.timeout and retry.replayable else 1)
     return max(SETTLED_S, min(hangs, timeouts.total or inf) + FLUSHED_S)
+
+
+def _believed(end: float, until: float) -> float:
+    """The ``end`` of what was read; ``until`` for that of a clock that was ahead, or nothing would be tested until it
+    is there again."""
+    return end if end <= until + MAX_CLOCK_SKEW_S else until
 
 
 def _written(tested: _Units) -> str:

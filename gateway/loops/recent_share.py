@@ -26,6 +26,8 @@ class RecentShare:
             items: Items received so far.
             bad: Kind → items that went wrong so far.
         """
+        if now < self._seen[-1][0]:  # the clock was set back: the window would be that much longer
+            self._seen = deque([(now, *self._seen[-1][1:])])
         self._seen.append((now, items, Counter(bad)))
         while len(self._seen) > 1 and self._seen[1][0] <= now - WINDOW_S:
             self._seen.popleft()

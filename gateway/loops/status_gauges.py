@@ -22,6 +22,7 @@ from gateway.loops import alarms, guardrail_verdicts
 from gateway.loops.allocation import Allocations
 from gateway.loops.controller import Controller
 from gateway.loops.joining import Joining
+from gateway.loops.periodic import each_route
 from gateway.state.outage import StoreOutage
 from gateway.state.store import DocumentStore
 from gateway.telemetry.metrics import Metrics
@@ -56,8 +57,8 @@ class StatusGauges:
         )
         await self._show_allocations(document)
         self._show_engines(document)
-        await self._show_rollouts(document)
         await self._show_alarms(document)
+        await self._show_rollouts(document)
 
     async def _show_allocations(self, document: Document) -> None:
         metrics, published = self.metrics, self.allocations.published
@@ -87,15 +88,17 @@ class StatusGauges:
         states: Series = {}
         stages: Series = {}
         verdicts: Series = {}
-        for route in canaries(document):
-            await asyncio.sleep(0)
+
+        async def show(route: str) -> None:
             shown = await self.controller.rollout_verdicts(route)
             if shown is None:
-                continue
+                return
             rollout, of_route = shown
             states[route, str(rollout.status)] = 1.0
             stages[route,] = rollout.stage + 1.0
-            verdicts |= {(route, v.metric, v.verdict): 1.0 for v in of_route}
+            verdicts.update({(route, v.metric, v.verdict): 1.0 for v in of_route})
+
+        await each_route("the gauges", canaries(document), show)
         bandits = [name for name, route in document.routes.items() if in_force(route, ()) is not None]
         for route, (_, text) in (await self.store.load_all(guardrail_verdicts.KIND, bandits)).items():
             of_bandit = in_force(document.routes[route], json.loads(text)) or ()

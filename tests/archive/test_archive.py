@@ -104,7 +104,8 @@ async def test_an_idle_route_costs_no_look_of_its_own(
 async def test_a_route_that_was_removed_before_is_archived_too(store: SqliteStore, tmp_path: Path) -> None:
     await store.publish(published(route="removed"))
     await store.append([outcome(START + 60, route="removed")], [])
-    stage = Stage(store, str(tmp_path / "lake"))
+    stage = Stage(store, str(tmp_path / "lake"), now=NOW + 86_400)
+    await stage.loop.step()  # by a clock that is a day ahead
     await stage.run()
     assert len(await exported(WholeRecord(None, open_archive(stage.url)), "removed")) == 1
 

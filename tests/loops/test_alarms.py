@@ -6,8 +6,6 @@ import gc
 import json
 import logging
 import warnings
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,27 +13,13 @@ import pytest
 
 from gateway.config.load import load
 from gateway.loops import early_mismatch, ratio
-from gateway.loops.alarms import FORGOTTEN_S, KIND, RECORD_LOSS_S, distrust
+from gateway.loops.alarms import KIND, RECORD_LOSS_S, distrust
 from gateway.loops.ratio import BACK_S, FLUSHED_S, SETTLED_S, Ratios
 from gateway.record.events import UNSEEN
 from gateway.state.base import Event, OutcomeFilter, StoreUnavailable
-from gateway.state.sqlite import SqliteStore
 from policies.allocation.bucketing import point, unit_hash
 from tests.loops.scene import CONFIG, Scene, outcome
-from tests.support.in_force import put_in_force
 from tests.support.made import reward
-
-
-@pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
-    store = SqliteStore(str(tmp_path / "turnout.db"))
-    await store.open()
-    made = Scene(store)
-    await made.allocations.start()
-    put_in_force(made.document, made.allocations)
-    await made.allocations.step()
-    yield made
-    await store.close()
 
 
 async def test_a_route_whose_alarms_cannot_be_read_holds_up_no_other(
@@ -174,6 +158,23 @@ async def test_a_sticky_route_is_tested_by_its_units(scene: Scene) -> None:
     kept = await scene.store.load("alarms", "r")
     assert kept is not None
     assert "in units" in json.loads(kept[1])[0]["message"]
+
+
+@pytest.mark.parametrize("sticky", [False, True], ids=["requests", "units"])
+async def test_a_clock_that_was_a_year_ahead_leaves_no_route_untested(scene: Scene, sticky: bool) -> None:
+    if sticky:
+        scene.document = load(STICKY, source="test", env={})
+    scene.time += 365 * 86_400
+    assert await scene.look() == []
+    scene.time -= 365 * 86_400
+    for turn in range(3):
+        if sticky:
+            await of_users(scene, range(3000 * turn, 3000 * (turn + 1)), lost=0.7, seed=turn)
+        else:
+            await scene.assign(0.3, 300, turn)
+        scene.time += 60
+        await scene.look()
+    assert scene.events == [("alarm", "r", "sample_ratio_mismatch")]
 
 
 @pytest.mark.long
@@ -407,81 +408,3 @@ async def test_an_ordinary_error_rate_is_no_alarm(scene: Scene) -> None:
     for seed in range(100):
         await serve(scene, 10, 0.15, seed)
         assert await failure(scene) is None
-
-
-async def test_rejected_rewards_are_an_alarm_until_they_stop(scene: Scene) -> None:
-    totals: list[Any] = [0, {"unknown_metric": 0}]
-    scene.watch._reported = lambda: (totals[0], totals[1])
-    await scene.watch.rejected_rewards()
-    totals[:] = [19, {"unknown_metric": 19}]
-    scene.time += 10
-    await scene.watch.rejected_rewards()
-    assert scene.raised == []
-    totals[:] = [50, {"unknown_metric": 40, "expired": 2}]
-    scene.time += 10
-    await scene.watch.rejected_rewards()
-    await scene.watch.rejected_rewards()
-    assert scene.raised == [("", "rewards_rejected")]
-    kept = await scene.store.load(KIND, "")
-    assert kept is not None
-    (alarm,) = json.loads(kept[1])
-    assert alarm["message"].startswith(
-        "42 of 50 reported rewards were rejected in the last 5 minutes, 40 with"
-    )
-    scene.time += 301
-    await scene.watch.rejected_rewards()
-    assert [event[0] for event in scene.events] == ["alarm", "alarm_over"]
-    kept = await scene.store.load(KIND, "")
-    assert kept is not None
-    assert json.loads(kept[1]) == []
-
-
-async def test_an_alarm_of_a_process_that_ended_does_not_outlive_it(scene: Scene) -> None:
-    totals: list[Any] = [0, {"invalid": 0}]
-    scene.watch._reported = lambda: (totals[0], totals[1])
-    await scene.watch.rejected_rewards()
-    began = scene.time
-    for _ in range(9):
-        totals[0] += 40
-        totals[1]["invalid"] += 40
-        scene.time += 50
-        await scene.watch.rejected_rewards()
-    kept = await scene.store.load(KIND, "")
-    assert kept is not None
-    assert json.loads(kept[1])[0]["since"] == began + 50
-    other = Scene(scene.store)
-    other.time = scene.time + FORGOTTEN_S - 60
-    await other.watch.forgotten()
-    assert other.events == [], "it was renewed"
-    other.time += 60
-    await other.watch.forgotten()
-    assert other.events == [("alarm_over", "", "rewards_rejected")]
-    kept = await scene.store.load(KIND, "")
-    assert kept is not None
-    assert json.loads(kept[1]) == []
-
-
-async def test_copies_that_are_too_large_are_an_alarm_until_they_stop(scene: Scene) -> None:
-    totals: list[Any] = [1000, {"r": 40, "s": 10}]  # 5 %
-    scene.watch._copies = lambda: (totals[0], totals[1])
-    scene.time += 10
-    await scene.watch.large_bodies()
-    assert scene.raised == []
-    totals[:] = [1001, {"r": 41, "s": 10}]
-    scene.time += 10
-    await scene.watch.large_bodies()
-    assert scene.raised == [("", "shadow_body_too_large")]
-    kept = await scene.store.load(KIND, "")
-    assert kept is not None
-    (alarm,) = json.loads(kept[1])
-    assert alarm["message"].startswith("51 of 1001 copies for shadows were not sent in the last 5 minutes")
-    assert "41 of them on the route 'r'" in alarm["message"]
-    scene.time += 301
-    await scene.watch.large_bodies()
-    assert scene.events[-1] == ("alarm_over", "", "shadow_body_too_large")
-
-
-async def test_copies_that_were_too_large_before_the_first_look_count(scene: Scene) -> None:
-    scene.watch._copies = lambda: (31, {"r": 30})
-    await scene.watch.large_bodies()
-    assert scene.raised == [("", "shadow_body_too_large")]

@@ -101,6 +101,10 @@ async def test_rows_that_could_not_be_added_are_added_at_the_next_look(
 ) -> None:
     leader, rng = OfScene(scene, "leader"), np.random.default_rng(5)
     await leader.start()
+    await leader.step()
+    scene.time += 86_400  # the clock is ahead for a while
+    await leader.step()
+    scene.time -= 86_400
     await scene.serve(dict.fromkeys(("v1", "v2", "v3"), 0.01), 300, rng)
     scene.time += 20
     reduced: Any = scene.store.reduced_series
