@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import hmac
 import json
+import ssl
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -117,12 +118,19 @@ def test_a_key_that_is_too_short_or_cannot_be_read_is_refused(secret: str) -> No
 
 
 async def test_only_what_a_hook_asks_for_and_nothing_of_before(
-    store: Store, now: Now, receiver: Receiver
+    store: Store, now: Now, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await tell(store, now, number=0)
     now.time += 1
     document = hooks(WebhookConfig(url=receiver.url, events=("alarm", "rollout"), routes=("digits",)))
     webhooks = sender(store, now)
+    loaded, load = list[object](), ssl.create_default_context
+
+    def counted(**given: Any) -> ssl.SSLContext:
+        loaded.append(given)
+        return load(**given)
+
+    monkeypatch.setattr(ssl, "create_default_context", counted)
     await webhooks.step(document)
     await tell(store, now, number=1)
     await tell(store, now, "allocation", number=2)
@@ -131,6 +139,7 @@ async def test_only_what_a_hook_asks_for_and_nothing_of_before(
     await tell(store, now, "rollout", number=5)
     await webhooks.step(document)
     assert [event["data"]["number"] for event in receiver.events()] == [1, 5]
+    assert len(loaded) == 1, "certificates, which takes 16 ms"
 
 
 @pytest.mark.slow
