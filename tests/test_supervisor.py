@@ -12,10 +12,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry, values
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from gateway import serving
 from gateway.config.load import load_file
 from gateway.supervisor import MIN_LIFETIME_S, RESTART_PAUSE_S, WorkerPool, _worker
+from gateway.telemetry.metrics import Metrics
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +65,26 @@ def test_a_worker_that_ends_early_is_replaced_after_a_pause() -> None:
     pool.fill()
     assert len(pool.workers) == 2
     ended(pool)
+
+
+def see_a_dead_backend() -> None:
+    values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]  # as `_worker`
+    metrics = Metrics()
+    metrics.show(metrics.healthy, {("b", "http://127.0.0.1:9"): False})
+    metrics.show(metrics.failing, {("b", "http://127.0.0.1:9"): True})
+    sys.exit(1)
+
+
+def test_what_a_worker_saw_of_backends_ends_with_it() -> None:
+    """A backend was down for good in the metrics if a worker crashed while it was."""
+    pool = WorkerPool(see_a_dead_backend, (), 1)
+    pool.fill()
+    ended(pool)
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    left = {metric.name for metric in registry.collect()}
+    assert "turnout_build_info" in left
+    assert not {name for name in left if name.startswith("turnout_backend_")}
 
 
 def test_a_worker_that_has_served_is_replaced_immediately() -> None:

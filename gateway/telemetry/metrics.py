@@ -179,13 +179,13 @@ class Metrics(Collector):
             "turnout_backend_healthy",
             "1 while an address may be used, else 0.",
             "backend address",
-            across="min",
+            across="livemin",  # what a worker saw that has ended is over
         )
         self.failing = gauge(
             "turnout_backend_failing",
             "1 while the last attempts at an address all failed, else 0.",
             "backend address",
-            across="max",
+            across="livemax",
         )
         self.revision = gauge(
             "turnout_config_revision", "The revision of the configuration in force.", across="max"
