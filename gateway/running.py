@@ -25,6 +25,7 @@ from gateway.ingest.recorder import Recorder
 from gateway.ingest.rewards import RewardIngest
 from gateway.ingest.spool import Spool
 from gateway.ingest.usage import UsageRewards
+from gateway.internal_errors import INTERNAL_ERRORS
 from gateway.loops.allocation import LEASE
 from gateway.loops.configuration import Configuration
 from gateway.loops.controller import Controller
@@ -152,7 +153,10 @@ class Gateway:
         self.application.close()
         self.api.fleet.wake()
         for connection in tuple(self.worker.connections):
-            connection.end()
+            try:
+                connection.end()
+            except Exception as error:  # noqa: BLE001 - all that follows must still be written
+                INTERNAL_ERRORS.report(error)
         self.worker.stop()  # after the connections, whose ends may start shadow requests
         await self.tasks.close()
         # Together, since a store that is away takes seconds of both; usage not by its task, which is cancelled again

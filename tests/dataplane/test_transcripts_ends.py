@@ -173,6 +173,31 @@ TRANSCRIPTS: dict[str, list[Line]] = {
         ("4.9 s",),
         ("0.2 s", "client cut"),
     ],
+    "the-end-while-a-tunnel-waits-for-its-client": [
+        (f"client> {UPGRADE}", "a dialled"),
+        ("a connects", "a< GET /p/ws | connection: upgrade, upgrade: websocket"),
+        (
+            f"a> {SWITCHED}",
+            "client< 101 Switching Protocols | connection: upgrade, upgrade: websocket",
+        ),
+        ("client sticks",),
+        (f"a> {LONG}", f"client< {LONG}"),
+        ("a rests",),
+        ("client drains", "client closed"),
+        ("client ends", "a closed", "recorded 101 good v1>v1", "client cut"),
+    ],
+    "the-end-while-the-last-bytes-of-a-tunnel-wait": [
+        (f"client> {UPGRADE}", "a dialled"),
+        ("a connects", "a< GET /p/ws | connection: upgrade, upgrade: websocket"),
+        (
+            f"a> {SWITCHED}",
+            "client< 101 Switching Protocols | connection: upgrade, upgrade: websocket",
+        ),
+        ("client sticks",),
+        ("a> down", "client< down"),
+        ("a closes", "client closed", "recorded 101 good v1>v1"),
+        ("client ends", "client cut"),
+    ],
 }
 
 

@@ -1,14 +1,22 @@
-"""The end of a process whose connections to clusters fail to close."""
+"""The end of a process whose connections fail to end: of clients, and to clusters."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from gateway.config.source import Source
 from gateway.server import compose
 from gateway.state.base import StoreUnavailable
+
+
+class Broken:
+    """A client's connection."""
+
+    def end(self) -> None:
+        raise RuntimeError("a fault of ours")
 
 
 async def test_the_record_is_written_and_the_store_closed_before(
@@ -21,6 +29,7 @@ async def test_the_record_is_written_and_the_store_closed_before(
     async def fails() -> None:
         raise OSError("the connection is gone")
 
+    gateway.worker.connections.add(cast("Any", Broken()))
     monkeypatch.setattr(gateway.api.fleet, "close", fails)
     with pytest.raises(OSError, match="is gone"):
         await gateway.stop()

@@ -386,7 +386,9 @@ class ClientProtocol(RequestQueue):
             self.transport.close()
 
     def end(self) -> None:
-        if self.current is not None:
+        if self.tunnel is not None:
+            self.tunnel.connection_lost(None)  # recorded as it was: no error response is put behind its bytes
+        elif self.current is not None:
             self.current.cut_short()
         if not self.closing:
             self.transport.abort()
