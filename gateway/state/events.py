@@ -60,14 +60,14 @@ class Events:
         if added is None:
             return False
         saved()
-        with contextlib.suppress(StoreUnavailable):  # it is saved; `loops.histories` adds what is missing
-            await self._added(added)
+        await self._added(added)
         return True
 
     async def _added(self, events: Iterable[Event]) -> None:
-        for event in events:
-            self.wake()
-            await history.keep(self._store, event)
+        with contextlib.suppress(StoreUnavailable):  # they are stored; `loops.histories` adds what is missing
+            for event in events:
+                self.wake()
+                await history.keep(self._store, event)
 
     async def wait(self, after: int, timeout: float) -> list[Event]:
         """Those with an id above ``after``; waits up to ``timeout`` seconds for the first."""

@@ -63,6 +63,21 @@ async def test_a_step_whose_process_got_no_further_is_in_the_history_once(
     assert len(await history.steps(store, "shop")) == 2
 
 
+async def test_what_is_stored_is_no_failure_because_its_history_is_not_there(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person wrote the note once more."""
+
+    async def away(*_: object) -> None:
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "load", away)
+        await Events(store, Clock()).emit("note", "shop", {"text": "once"})
+    await Histories(store, lambda: True).step()
+    assert [step["data"] for step in await history.steps(store, "shop")] == [{"text": "once"}]
+
+
 async def test_a_new_leader_goes_on_where_the_last_one_was(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
