@@ -84,6 +84,15 @@ def time(value: Any) -> bool:
     return _has_type(value, float) and 0 <= value < _LAST
 
 
+def event_time(value: Any) -> float:
+    """The stored time of an event; 0.0 for a damaged one, or webhooks and streams would never get past it."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return 0.0
+    return found if time(found) else 0.0
+
+
 def _object_text(value: Any) -> bool:
     """Whether ``value`` is "" or the text of an object, in which ``variants`` are objects by name."""
     if not isinstance(value, str):

@@ -389,18 +389,21 @@ async def test_events_behind_a_damaged_one_are_read(store: Store) -> None:
     whole = [await store.add_event(time=T0 + n, kind="note", route="digits", data="{}") for n in range(2)]
     if isinstance(store, SqliteStore):
         with sqlite3.connect(store.path) as connection:
-            connection.execute("UPDATE events SET data = CAST(x'ff' AS TEXT) WHERE id = ?", (whole[0].id,))
+            connection.execute(
+                "UPDATE events SET data = CAST(x'ff' AS TEXT), time = 'x' WHERE id = ?", (whole[0].id,)
+            )
         connection.close()
     else:
         assert isinstance(store, RedisStore)
         place = f"{store._link.of_all}:events"
         await store._link.command("DEL", place)
-        fields = ("time", T0, "kind", "note", "route", "digits", "data")
-        await store._link.command("XADD", place, f"{whole[0].id}-1", *fields, b"\xff")
-        await store._link.command("XADD", place, f"{whole[1].id}-1", *fields, b"{}")
+        fields = ("kind", "note", "route", "digits", "time")
+        await store._link.command("XADD", place, f"{whole[0].id}-1", *fields, "x", "data", b"\xff")
+        await store._link.command("XADD", place, f"{whole[1].id}-1", *fields, T0, "data", b"{}")
     first, second = await store.events()
-    assert (first.id, first.fields) == (whole[0].id, {})
+    assert (first.id, first.time, first.fields) == (whole[0].id, 0.0, {})
     assert (second.id, second.data) == (whole[1].id, "{}")
+    await store.prune(Retention(events_with_allocations=0), now=T0)
 
 
 async def test_a_file_that_was_moved_acknowledges_nothing_until_it_is_back(sqlite_url: str) -> None:

@@ -172,5 +172,6 @@ def document_field(kind: str, name: str) -> str:
 
 def stored_event(number: bytes, fields: Any) -> Event:
     given = fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
-    text = {key.decode(): value.decode(errors="replace") for key, value in given.items()}
-    return Event(int(number.split(b"-")[0]), float(text["time"]), text["kind"], text["route"], text["data"])
+    text = {key: value.decode(errors="replace") for key, value in given.items()}
+    kind, route, data = (text.get(name, "") for name in (b"kind", b"route", b"data"))
+    return Event(int(number.split(b"-")[0]), shapes.event_time(text.get(b"time")), kind, route, data)

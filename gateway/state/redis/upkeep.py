@@ -13,7 +13,7 @@ from gateway.state.base import ALLOCATION, Retention
 from gateway.state.folding import LADDER, LINEAR_LADDER, PAGE_AGE_S, merged_epochs, share_steps
 from gateway.state.paging import MAX_PAGE_ROWS, milliseconds, parts
 from gateway.state.redis import linear
-from gateway.state.redis.codec import cell_parts, unpack_published, unpack_shares
+from gateway.state.redis.codec import cell_parts, stored_event, unpack_published, unpack_shares
 from gateway.state.redis.link import Link
 from gateway.state.redis.pages import REPLACE_PAGES
 from gateway.state.redis.script import Script
@@ -207,7 +207,7 @@ def _published_before(row: bytes, limit: float) -> bool:
 async def _forget_events(link: Link, limit: float) -> bool:
     key = f"{link.of_all}:events"
     entries = await link.command("XRANGE", key, "-", "+", "COUNT", _MAX_STEP_KEYS)
-    old = [number for number, fields in entries if _time(fields) < limit]
+    old = [number for number, fields in entries if stored_event(number, fields).time < limit]
     if old:
         await link.command("XDEL", key, *old)
     return len(old) == _MAX_STEP_KEYS
@@ -222,21 +222,11 @@ async def _forget_allocation_events(link: Link, kept: int) -> bool:
         return False
     end = min(last, first + _MAX_STEP_EVENTS - 1)
     entries = await link.command("XRANGE", f"{base}:events", f"{first}-0", f"{end}-9")
-    old = [number for number, fields in entries if _field(fields, b"kind") == ALLOCATION.encode()]
+    old = [number for number, fields in entries if stored_event(number, fields).kind == ALLOCATION]
     if old:
         await link.command("XDEL", f"{base}:events", *old)
     await link.command("SET", f"{base}:events_swept", end)
     return end < last
-
-
-def _time(fields: Any) -> float:
-    return float(_field(fields, b"time"))
-
-
-def _field(fields: Any, name: bytes) -> bytes:
-    given = fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
-    found: bytes = given[name]
-    return found
 
 
 # Aggregates ---------------------------------------------------------------------------------------

@@ -317,7 +317,7 @@ def events(
         (after, route, route, limit),
     )
     return [
-        Event(number, time, *(text.decode(errors="replace") for text in texts))
+        Event(number, shapes.event_time(time), *(text.decode(errors="replace") for text in texts))
         for number, time, *texts in rows
     ]
 
