@@ -22,14 +22,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-from prometheus_client import values
-
 from gateway import build, serving
 from gateway.config.document import Document
 from gateway.config.load import load_file, read_text
 from gateway.runtime import process
 from gateway.runtime.data_dir import data_dir, workers_folder
 from gateway.telemetry.log import configure
+from gateway.telemetry.shared_values import share_values
 
 log = logging.getLogger("turnout.supervisor")
 
@@ -91,8 +90,7 @@ def _worker(
     parent: int,
 ) -> None:
     _end_with_parent(parent)
-    # Chosen when it was imported, before there was a folder.
-    values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
+    share_values()
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s"
     )

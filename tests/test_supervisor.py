@@ -12,13 +12,14 @@ from pathlib import Path
 
 import httpx
 import pytest
-from prometheus_client import CollectorRegistry, values
+from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from gateway import serving
 from gateway.config.load import load_file
 from gateway.supervisor import MIN_LIFETIME_S, RESTART_PAUSE_S, WorkerPool, _worker
 from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.shared_values import share_values
 
 
 @pytest.fixture(autouse=True)
@@ -68,23 +69,29 @@ def test_a_worker_that_ends_early_is_replaced_after_a_pause() -> None:
 
 
 def see_a_dead_backend() -> None:
-    values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]  # as `_worker`
+    share_values()
     metrics = Metrics()
+    for number in range(100):
+        metrics.requests.labels(f"r{number}", "v1", "2xx").inc()
     metrics.show(metrics.healthy, {("b", "http://127.0.0.1:9"): False})
     metrics.show(metrics.failing, {("b", "http://127.0.0.1:9"): True})
     sys.exit(1)
 
 
-def test_what_a_worker_saw_of_backends_ends_with_it() -> None:
+def test_what_a_worker_saw_of_backends_ends_with_it(tmp_path: Path) -> None:
     """A backend was down for good in the metrics if a worker crashed while it was."""
     pool = WorkerPool(see_a_dead_backend, (), 1)
     pool.fill()
     ended(pool)
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    left = {metric.name for metric in registry.collect()}
-    assert "turnout_build_info" in left
+    left = {metric.name: len(metric.samples) for metric in registry.collect()}
+    assert (left["turnout_build_info"], left["turnout_requests"]) == (1, 100)
     assert not {name for name in left if name.startswith("turnout_backend_")}
+    files = [file.stat() for file in tmp_path.glob("*.db")]
+    assert all(file.st_blocks * 512 >= file.st_size for file in files), (
+        "or a full disk ends the worker: SIGBUS"
+    )
 
 
 def test_a_worker_that_has_served_is_replaced_immediately() -> None:
