@@ -15,3 +15,19 @@ def test_an_outage_of_hours_does_not_end_the_reports(status: int) -> None:
     assert max(delays) <= MAX_DELAY_S
     assert outbox.settle(1, 200, b'{"rejected": []}', None) == 0.0
     assert len(outbox) == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code"),
+    [
+        (400, b"[" * 100_000, "unexpected_response"),
+        (400, b'{"error": {"code": {}, "message": []}}', "{}"),
+        (200, b'{"rejected": [{"index": 0, "code": [], "message": null}]}', "[]"),
+    ],
+    ids=["nested", "objects", "lists"],
+)
+def test_no_response_of_another_server_ends_the_reports(status: int, body: bytes, code: str) -> None:
+    outbox = Outbox(10)
+    outbox.put({"decision_id": "d", "metric": "m", "value": 1})
+    assert outbox.settle(1, status, body, None) == 0.0
+    assert [one.code for one in outbox.rejected] == [code]

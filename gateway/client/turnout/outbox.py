@@ -117,12 +117,14 @@ def reported(parts: Sequence[list[Item]], documents: Sequence[dict[str, Any]]) -
 
 def _rejections(batch: list[Item], status: int, body: bytes) -> list[Rejection]:
     """What the gateway refused: single items of a 200, the whole batch of any other status."""
+    # Another server than a gateway may respond, with anything: an error here would end the sender.
     try:
         document = json.loads(body)
         if status == 200:
-            return [Rejection(batch[r["index"]], r["code"], r["message"]) for r in document["rejected"]]
-        error = document["error"]
-        return [Rejection(item, error["code"], error["message"]) for item in batch]
-    except (ValueError, KeyError, TypeError, IndexError):
+            found = document["rejected"]
+            return [Rejection(batch[r["index"]], str(r["code"]), str(r["message"])) for r in found]
+        code, message = str(document["error"]["code"]), str(document["error"]["message"])
+        return [Rejection(item, code, message) for item in batch]
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         message = f"the response with status {status} is not one of Turnout's; is the URL a gateway's?"
         return [Rejection(item, "unexpected_response", message) for item in batch]
