@@ -82,6 +82,8 @@ class OutcomesByUnit:
             window is None
             or (window.since, window.epoch) != (since, epoch)
             or now - window.looked > MAX_REST_S
+            # The clock was set back: the numbers of pages that are listed again are forgotten, they would count twice.
+            or now + MAX_LATENESS_S < window.looked < inf
         ):
             for other in [o for o, w in self._windows.items() if now - w.looked > MAX_REST_S]:
                 del self._windows[other]  # the route is gone, or no one looks at it now
@@ -125,5 +127,5 @@ class OutcomesByUnit:
             window.pages.update(some)
         # Older ones are not listed again, so their numbers need not be kept.
         window.pages.intersection_update(recent)
-        window.recent, window.looked = max(window.tail, now - MAX_LATENESS_S), now
+        window.recent, window.looked = max(window.recent, now - MAX_LATENESS_S), now
         return True

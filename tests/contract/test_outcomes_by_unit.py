@@ -37,6 +37,7 @@ class Reader:
             return None
         units = found.whole()["v1"].units
         assert units is not None
+        assert found.requests()["v1"].y.total == units.count
         return units.count
 
 
@@ -91,6 +92,22 @@ async def test_after_a_pause_nothing_counts_twice(store: Store, pause: float) ->
     await reader.come(2)
     await prune(store, reader.now)
     assert await reader.count() == 15
+
+
+@pytest.mark.parametrize("back", [30, 900])
+async def test_nothing_counts_twice_when_the_clock_is_set_back(store: Store, back: float) -> None:
+    reader = Reader(store)
+    for expected in (2, 4, 6):
+        await reader.come(1, ago=60)
+        await reader.come(1)
+        assert await reader.count() == expected
+        reader.now += 110
+    reader.now -= back
+    assert await reader.count() == 6
+    for expected in (7, 8, 9):
+        await reader.come(1)
+        assert await reader.count() == expected
+        reader.now += 110
 
 
 async def test_looks_that_take_too_long_go_on_where_they_ended(
