@@ -27,6 +27,8 @@ class Health:
         """``model_ready`` returns None for an unknown model."""
         self._ready = ready
         self._model_ready = model_ready
+        self.ending = False
+        """Whether calls of Watch end: the server would wait for them as for requests in flight."""
 
     def handler(self) -> grpc.GenericRpcHandler:
         codec = {
@@ -59,7 +61,7 @@ class Health:
     async def _watch(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """The status now, then each change. An unknown service is a status here, as the protocol says."""
         sent = None
-        while True:
+        while not self.ending:
             status = self._status(request.service)
             if status != sent:
                 sent = status

@@ -91,9 +91,9 @@ class GrpcServer:
         self._draining = draining
         options = [("grpc.max_receive_message_length", max_body), ("grpc.max_send_message_length", -1)]
         self._server = grpc.aio.server(options=options)
-        health = Health(lambda: not pages.unready(draining()), registry.ready)
+        self._health = Health(lambda: not pages.unready(draining()), registry.ready)
         self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(SERVICE, self._methods()), health.handler())
+            (grpc.method_handlers_generic_handler(SERVICE, self._methods()), self._health.handler())
         )
 
     async def start(self, host: str, port: int) -> int:
@@ -108,6 +108,7 @@ class GrpcServer:
 
     async def stop(self, grace: float) -> None:
         """Refuses new calls, and lets those in flight finish within ``grace`` seconds."""
+        self._health.ending = True
         await self._server.stop(grace)
 
     def _methods(self) -> dict[str, grpc.RpcMethodHandler]:

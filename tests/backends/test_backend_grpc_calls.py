@@ -44,8 +44,12 @@ async def serving(root: Path) -> AsyncIterator[tuple[Registry, grpc.aio.Channel]
     server = GrpcServer(registry, Pages(registry, control=True), lambda: False, 1 << 20)
     port = await server.start("127.0.0.1", 0)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        watched = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"")
+        assert await watched.read()
         yield registry, channel
-    await server.stop(0)
+        # A caller that watches until the end is not waited for: the grace is for requests in flight.
+        await asyncio.wait_for(server.stop(10 * LIMIT_S), LIMIT_S)
+        assert await watched.code() is grpc.StatusCode.OK
     await registry.close()
 
 
