@@ -60,18 +60,23 @@ async def in_daemon(
         if not future.set_running_or_notify_cancel():
             return
         try:
-            result = function()
-        except BaseException as error:  # noqa: BLE001  raised in the caller
-            future.set_exception(error)
-        else:
-            future.set_result(result)
+            try:
+                result = function()
+            except BaseException as error:  # noqa: BLE001  raised in the caller
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+        except Overrun as late:  # it came behind the end of `function`, to a caller that has gone
+            if not future.done():
+                future.set_exception(late)
 
     thread = threading.Thread(target=run, name=name, daemon=True)
     thread.start()
     try:
         return await asyncio.wrap_future(future)
     except asyncio.CancelledError:
-        if not future.cancelled():
+        if not future.done():
             interrupt(thread)
+        if not future.cancelled():
             future.add_done_callback(lambda done: None if done.exception() else discard(done.result()))
         raise
