@@ -22,7 +22,7 @@ from urllib.parse import quote
 import httpx
 
 from backends.config import NAME
-from backends.errors import LoadError, NotFound
+from backends.errors import LoadError
 from backends.registry import Registry
 from backends.threads import in_daemon
 
@@ -243,7 +243,11 @@ async def follow(mlflow: MlflowRegistry, registry: Registry, poll: float) -> Non
     async with asyncio.TaskGroup() as group:
         while True:
             await asyncio.sleep(poll)
-            changed, _ = await in_daemon("mlflow", mlflow.sync)
+            try:
+                changed, _ = await in_daemon("mlflow", mlflow.sync)
+            except Exception as error:  # noqa: BLE001  no thread is left; what is loaded is served meanwhile
+                log.error("MLflow is not looked at: %s; trying again in %g s", error, poll)
+                continue
             # Those of the first load, which is the server's.
             failed = [name for name in mlflow.brought if name not in loads and _has_failed(registry, name)]
             for name in {*changed, *failed}:
@@ -263,7 +267,7 @@ async def _take_over(mlflow: MlflowRegistry, registry: Registry, name: str, paus
         try:
             await registry.load(name)
             return await in_daemon("mlflow", partial(mlflow.forget_old, name))
-        except (LoadError, NotFound, OSError) as error:
+        except Exception as error:  # noqa: BLE001  a thread or a file may be short, too, which ends no server
             log.error("%s; what is loaded is served further; trying again in %g s", error, pause)
         await asyncio.sleep(pause)
         pause = min(2 * pause, max(pause, MAX_PAUSE_S))
