@@ -10,9 +10,8 @@ from typing import Final
 
 from gateway.commands.tensorzero_providers import ByHand, Limits, Names, Providers, Target, extra_headers
 from gateway.commands.tensorzero_text import LONGEST, Route, by_hand_lines, comments, flow, literal, text
-from gateway.commands.toml_file import Table, TomlFiles
+from gateway.commands.toml_file import Table, TomlFiles, one_line
 from gateway.config.document import observed
-from gateway.telemetry.printable import printable
 
 _STATIC: Final = ("static", "static_weights", "uniform")
 _ADAPTIVE: Final = ("adaptive", "track_and_stop")
@@ -277,7 +276,7 @@ class _Import:
         if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
             self._gateway.fail("this is not an address; write one such as 0.0.0.0:3000", "bind_address")
         return [
-            f"listen: 127.0.0.1:{port}            # TensorZero: {printable(address)}. 0.0.0.0 serves other machines;",
+            f"listen: 127.0.0.1:{port}            # TensorZero: {one_line(address)}. 0.0.0.0 serves other machines;",
             "                                  # set 'auth' first: without it every client may infer and report",
         ]
 

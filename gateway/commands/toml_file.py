@@ -17,7 +17,7 @@ Kind = TypeVar("Kind")
 KeyPath = tuple[str, ...]
 _PLACE: Final = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
 _HEADER: Final = re.compile(r"\s*\[\[?(.+?)\]\]?\s*(?:#.*)?$")
-_KEY: Final = re.compile(r"\s*([^=#]+?)\s*=")
+_KEY: Final = re.compile("([^=#]+)=")
 _NAMES: Final = {dict: "a table", list: "a list", str: "a text", bool: "true or false"}
 
 

@@ -248,7 +248,7 @@ def test_what_has_no_counterpart_is_named_with_what_to_do(tmp_path: Path) -> Non
         tmp_path,
         """
 [gateway]
-bind_address = "0.0.0.0:4000"
+bind_address = "0.0.0.0\\ncontrol: 0.0.0.0:9\\n#:4000"
 base_path = "/llm/"
 auth.enabled = true
 observability.enabled = true
@@ -295,7 +295,7 @@ latency_s = { type = "float", optimize = "min", level = "episode" }
 """,
     )
     found = document(text)
-    assert found.listen == "127.0.0.1:4000"
+    assert (found.listen, found.control) == ("127.0.0.1:4000", None)
     assert found.routes["extract"].match.path == "/llm/openai/v1/chat/completions"
     assert found.routes["embedding_model-e"].match.path == "/llm/openai/v1/embeddings"
     assert found.metrics["reported-latency_s"].goal == "minimize"
