@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Final
 
@@ -152,12 +153,15 @@ async def _reports(
             cut, sums = await _learned(learns, OffPolicyDataset(learns.metric, metric, now), decisions)
             wanted, features = _shares(learns, sums), learns.features
         variants = learns.variants if learns is not None else ()
+        metrics = {name: _known(name, declared, known) for name in dict.fromkeys(arguments.metric)}
         evaluations = [
             (
-                OffPolicyDataset(name, _known(name, declared, known), now, skip=cut),
-                Evaluation(wanted, variants=variants, features=features, units=SpilledUnits),
+                OffPolicyDataset(name, metric, now, skip=cut),
+                Evaluation(
+                    wanted, variants=variants, features=features, units=SpilledUnits, bounds=_bounds(metric)
+                ),
             )
-            for name in dict.fromkeys(arguments.metric)
+            for name, metric in metrics.items()
         ]
         read = 0
         async for records in decisions():
@@ -188,6 +192,14 @@ def _known(name: str, declared: Mapping[str, MetricConfig], reported: Sequence[s
             "see --metric, --route, --since and --until"
         )
     return declared.get(name)
+
+
+def _bounds(metric: MetricConfig | None) -> tuple[float, float] | None:
+    """Between which all values of a metric count; None if it is not bounded on both sides, or not declared."""
+    if metric is None:
+        return None
+    bounds = metric.lowest, metric.highest if metric.cap is None else metric.cap
+    return bounds if all(map(isfinite, bounds)) else None
 
 
 def _features(document: Document | None, route: str) -> tuple[Feature, ...]:

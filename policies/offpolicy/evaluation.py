@@ -13,7 +13,9 @@ model are, and here the propensities are exact. The model is fitted without the 
 (cross-fitting: Chernozhukov et al. 2018). Rows of one unit stand or fall together: all errors are between
 units and not between rows.
 
-An estimate is refused, with the reason, when the record can't carry it: see `Limits`.
+An estimate is refused, with the reason, when the record can't carry it: see `Limits`. Rewards that do not vary have a
+standard error of 0, and yet say nothing of those that are rarer than one in n: intervals are as wide as those of
+values between known bounds n of which were alike (Clopper & Pearson 1934), and without bounds there are none.
 
 All of it follows from sums over the rows of each unit and from the products of these sums, since the predictions
 of a linear model are linear in its coefficients. So rows are read once and not kept: what is kept grows with the number
@@ -24,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from math import ceil, sqrt
+from math import ceil, nan, sqrt
 from typing import Any, Final
 
 import numpy as np
@@ -53,6 +55,11 @@ Target = Mapping[str, float] | Callable[[Logged], Sequence[float]]
 """The policy to evaluate: probabilities by variant, the same for all rows, or for each row those of the variants in
 the order in which `Evaluation` was given them."""
 
+Bounds = tuple[float, float]
+"""Least and greatest value of a reward."""
+
+ROUNDING: Final = 1e-10
+"""Part of a sum of squares that may be rounding."""
 CHUNK_ROWS: Final = 1 << 16
 """Rows that are added up together."""
 
@@ -118,9 +125,10 @@ def evaluate(
     features: Sequence[Feature] = (),
     level: float = 0.95,
     limits: Limits = Limits(),
+    bounds: Bounds | None = None,
 ) -> Report:
     """What ``target`` would have earned per decision, in the reward's unit: see `Evaluation`."""
-    evaluation = Evaluation(target, variants=variants, features=features)
+    evaluation = Evaluation(target, variants=variants, features=features, bounds=bounds)
     evaluation.add(rows)
     return evaluation.report(level=level, limits=limits)
 
@@ -135,10 +143,13 @@ class Evaluation:
         variants: Sequence[str] = (),
         features: Sequence[Feature] = (),
         units: Callable[[int], UnitSums] = UnitsInMemory,
+        bounds: Bounds | None = None,
     ) -> None:
         """``variants`` are those of a ``target`` with probabilities for each row. ``features`` let the model of DM and
         DR use what is known of each request. ``units`` makes the place for the sums of units, from how many each has.
+        ``bounds``: between which all rewards lie; None if they are unknown.
         """
+        self._bounds = bounds
         self._units = units
         self._target = target
         self._features = features
@@ -172,8 +183,9 @@ class Evaluation:
             return Report(0, 0, dict(self._left_out), 0.0, 0.0, 0.0, 0.0, why)
         total = _Total.of(self._sums)
         facts = total.facts() | {"left_out": dict(self._left_out), "level": level}
-        refusal = _refusal(facts, total, limits)
-        return Report(**facts, refusal=refusal, estimates=() if refusal else total.estimates(level))
+        refusal = _refusal(facts, total, limits) or (None if self._bounds else total.alike())
+        estimates = () if refusal else total.estimates(level, self._bounds)
+        return Report(**facts, refusal=refusal, estimates=estimates)
 
     def _add_up(self) -> None:
         rows, self._waiting = self._waiting, []
@@ -255,7 +267,24 @@ class _Total:
         """Coefficients that choose one of the sums; (folds, p)."""
         return np.tile(np.eye(self.sums.loose.width)[column], (FOLDS, 1))
 
-    def estimates(self, level: float) -> tuple[Estimate, ...]:
+    def alike(self) -> str | None:
+        """Why there is no interval, if the rewards of each variant that the target uses are all the same."""
+        sums, shares = self.sums, self.sums.direct.sum(axis=0)[:, 0]
+        rewards = {
+            v: total((sums.models[f, k] for f in range(FOLDS)), sums.d)
+            for k, v in enumerate(sums.variants)
+            if shares[k] > 0
+        }
+        if any(r.rr - r.xr[0] ** 2 / r.count > ROUNDING * r.rr for r in rewards.values()):
+            return None
+        seen = ", ".join(f"{sums.origin + r.xr[0] / r.count:.4g} of {v}" for v, r in rewards.items())
+        return (
+            f"all rewards were the same ({seen}), and without bounds of the metric nothing tells how far others would "
+            "lie from them: evaluate with a configuration (--config) that declares the metric boolean, a fraction, or "
+            "with 'minimum' and 'maximum' (or 'cap')"
+        )
+
+    def estimates(self, level: float, bounds: Bounds | None) -> tuple[Estimate, ...]:
         rows, weight, reward, weighted = map(self.unit_vector, (ROWS, WEIGHT, REWARD, WEIGHTED))
         origin = self.sums.origin
         logged = reward + origin * rows
@@ -264,14 +293,17 @@ class _Total:
         mean_weight, _ = self.mean(weight)
         ratio = self.mean(weighted)[0] / mean_weight
         _, error = self.mean((weighted - ratio * weight) / mean_weight)
-        degrees = self.units - 1
+        degrees, effective, alike = self.units - 1, self.kish(WEIGHT), self.kish(ROWS)
+        low, high = bounds or (nan, nan)
+        of_target = (level, effective, (low, high))
+        of_gain = (level, min(effective, alike), (low - high, high - low))
         return (
-            _estimate("ips", *self.mean(weighted + origin * weight), degrees, level),
-            _estimate("snips", ratio + origin, error, degrees, level),
-            _estimate("dm", *self.direct(), FOLDS - 1, level),
-            _estimate("dr", *self.mean(robust), degrees, level),
-            _estimate("logged", *self.mean(logged), degrees, level),
-            _estimate("gain", *self.mean(robust - logged), degrees, level),
+            _estimate("ips", self.mean(weighted + origin * weight), degrees, *of_target),
+            _estimate("snips", (ratio + origin, error), degrees, *of_target),
+            _estimate("dm", self.direct(), FOLDS - 1, *of_target),
+            _estimate("dr", self.mean(robust), degrees, *of_target),
+            _estimate("logged", self.mean(logged), degrees, level, alike, (low, high)),
+            _estimate("gain", self.mean(robust - logged), degrees, *of_gain),
         )
 
     def direct(self) -> tuple[float, float]:
@@ -336,6 +368,13 @@ def _refusal(facts: Mapping[str, Any], total: _Total, limits: Limits) -> str | N
     return None
 
 
-def _estimate(name: str, value: float, error: float, freedom: float, level: float) -> Estimate:
+def _estimate(
+    name: str, found: tuple[float, float], freedom: float, level: float, n: float, bounds: Bounds
+) -> Estimate:
+    """Student's interval, at least as wide as that of ``n`` values between ``bounds`` (NaN: none) that were alike."""
+    value, error = found
     half = float(special.stdtrit(freedom, 0.5 + level / 2)) * error
-    return Estimate(name, value, error, (value - half, value + half))
+    unseen = 1.0 - (0.5 - level / 2) ** (1.0 / n)
+    # A comparison with NaN is false, so that Student's end stays.
+    low, high = (value + unseen * (bound - value) for bound in bounds)
+    return Estimate(name, value, error, (min(value - half, low), max(value + half, high)))

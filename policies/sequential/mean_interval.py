@@ -12,6 +12,7 @@ from typing import Final
 from scipy import special
 
 from policies.bayes.prior import carried_by_few
+from policies.sequential.asymptotic import ROUNDING
 from policies.types import RewardSums
 
 BURSTS: Final = 2.0
@@ -21,9 +22,9 @@ CARRYING: Final = 3.0
 
 
 def real_interval(sums: RewardSums, level: float) -> tuple[float, float] | None:
-    """Student's interval; None below two values."""
+    """Student's interval; None below two values, and of values that are all the same: it would have no width."""
     n = sums.count
-    if n < 2:
+    if n < 2 or _variance(sums) * (n - 1) <= ROUNDING * sums.squares:
         return None
     half = -float(special.stdtrit(n - 1, (1 - level) / 2)) * sqrt(_variance(sums) / n)
     return sums.mean - half, sums.mean + half

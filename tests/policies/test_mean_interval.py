@@ -48,6 +48,7 @@ def test_the_interval_of_reals_is_students() -> None:
     wanted = stats.t.interval(0.95, 3, loc=x.mean(), scale=x.std(ddof=1) / 2)
     assert real_interval(sums(x), 0.95) == pytest.approx(wanted)
     assert real_interval(sums(x[:1]), 0.95) is None
+    assert real_interval(sums(np.full(1000, 0.1)), 0.95) is None, "it would have no width"
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,38 @@ def test_the_policy_that_ran_is_estimated_by_the_plain_mean() -> None:
         assert report[name].value == pytest.approx(report["logged"].value, abs=0.01)
 
 
+@pytest.mark.parametrize("rare", [0.0, 0.004])
+def test_rewards_that_are_nearly_all_the_same_are_not_certain(rare: float) -> None:
+    """Of 300 records with a failure in 250, Student's interval covered the truth of two thirds."""
+    covered = dict.fromkeys(("snips", "dr", "gain"), 0)
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        rows = [
+            Logged(v, 0.5, float(rng.random() >= (rare if v == "b" else 0.3)))
+            for v in rng.choice(["a", "b"], 600)
+        ]
+        report = evaluate(rows, {"b": 1.0}, bounds=(0.0, 1.0))
+        for name in covered:
+            low, high = report[name].interval
+            truth = (1 - rare) - (0.5 * (1.7 - rare) if name == "gain" else 0.0)
+            covered[name] += low <= truth <= high
+            assert high > low
+    assert min(covered.values()) >= 32, covered
+    low, high = evaluate(
+        [Logged("b", 0.5, 1.0)] * 300 + [Logged("a", 0.5, 0.0)] * 300, {"b": 1.0}, bounds=(0, 1)
+    )["snips"].interval
+    assert (low, high) == pytest.approx((0.025 ** (1 / 300), 1.0)), "Clopper and Pearson's of 300 of 300"
+
+
+def test_without_bounds_rewards_that_are_all_the_same_give_no_interval() -> None:
+    rows = [Logged("ab"[k % 2], 0.5, 3.2 if k % 2 else k / 7) for k in range(600)]
+    told = refusal(evaluate(rows, {"b": 1.0}))
+    assert "all rewards were the same (3.2 of b)" in told
+    assert "'minimum' and 'maximum' (or 'cap')" in told
+    assert evaluate(rows, {"b": 1.0}, bounds=(0.0, 1000.0)).estimates
+    assert evaluate(rows, {"a": 0.1, "b": 0.9}).estimates
+
+
 @pytest.mark.slow
 def test_intervals_cover_the_truth() -> None:
     covered = dict.fromkeys(("ips", "snips", "dm", "dr"), 0)
