@@ -40,12 +40,13 @@ from gateway.state.base import unconfirmed
 from gateway.state.events import Events, Told
 from gateway.state.store import EvidenceStore, StartStore
 from policies.rollout import ejections
+from policies.rollout.clock import absent
 from policies.rollout.ejections import Ejected
 from policies.rollout.events import Audit, Command, Configured, Effect, Event, Refused, SetWeight, in_words
-from policies.rollout.machine import absent, is_due, step
+from policies.rollout.machine import is_due, step
 from policies.rollout.route import RouteState
 from policies.rollout.state import Plan, State, begin, of_plan
-from policies.rollout.table import Status
+from policies.rollout.table import Signal, Status
 from policies.rollout.verdicts import Verdict
 
 log = logging.getLogger("turnout.rollout")
@@ -310,9 +311,12 @@ class Controller:
             raise TurnoutError("not_found", f"The route {name!r} has no rollout: its policy is not a canary.")
         await self._routes.read(name)
         await self._configure(name, section)  # or the command would move the rollout of the document before
-        share = self._allocations.share(name, section.candidate)
+        share, held = self._allocations.share(name, section.candidate), None
+        if word.action == Signal.RESUME and (shown := self._shown(name)) is not None:
+            document, section, state, _ = shown
+            held = await self._rollouts.held(document, name, section, state)
         with unconfirmed():
-            await self._event(name, plan_of(section), replace(word, share=share))
+            await self._event(name, plan_of(section), replace(word, share=share, held=held))
             return await self.describe_rollout(name) or {}
 
     async def describe_rollout(self, name: str, max_age: float = 0.0) -> Mapping[str, Any] | None:

@@ -162,8 +162,22 @@ class RolloutEvidence:
             judgement = _held(judgement, await self._early(name, state))
         self._last[name] = self._clock(), state.window, judgement
         if own:
-            self._refusing[name] = client_errors.held(judgement) if state.watched else ""
+            held = client_errors.held(judgement) if state.watched else None
+            self._refusing[name] = "" if held is None else held.reason
         return judgement, samples
+
+    async def held(
+        self, document: Document, name: str, section: CanaryConfig, route: RouteState
+    ) -> float | None:
+        """By how much more client errors hold the stage; None if they do not, or the evidence can't be read."""
+        try:
+            judgement, _ = await self.judgement(document, name, section, route, forecast=False)
+        except StoreUnavailable:
+            raise
+        except Exception:
+            log.exception("rollout of %s: the evidence could not be read", name)
+            return None
+        return client_errors.increase(judgement)
 
     def refusing(self, name: str) -> str:
         """ "" or why the candidate is not promoted, whose client errors no guardrail is on (`client_errors`)."""
@@ -232,7 +246,9 @@ class RolloutEvidence:
         promoted = state.status is Status.PROMOTED  # nothing is left to be held
         if not promoted and all(rail.metric != CLIENT_ERROR_RATE for rail in rails):
             alpha = plan.levels(len(rails) + 1).fail
-            judgement = await asyncio.to_thread(client_errors.hold, judgement, baseline, candidate, alpha)
+            judgement = await asyncio.to_thread(
+                client_errors.hold, judgement, baseline, candidate, alpha, state.accepted
+            )
         return judgement, samples
 
     async def _agreement(

@@ -42,6 +42,7 @@ _ROLLOUT: Final[dict[str, Any]] = {
     "reason": str,
     "competing?": _NUMBER,
     "acknowledged?": float,
+    "accepted?": float,
     "by_hand?": bool,
     "carried?": {str: float},
     "waiting_since?": _NUMBER,

@@ -10,6 +10,7 @@ from gateway.compile.plans import plan_of
 from gateway.config.document import Document
 from gateway.config.policy import CanaryConfig
 from policies.allocation.bandit import Standing
+from policies.rollout import client_errors
 from policies.rollout.events import Configured
 from policies.rollout.guardrails import Judgement
 from policies.rollout.machine import foreseen, possible, step
@@ -31,7 +32,7 @@ def rollout_view(
     now: float,
 ) -> dict[str, Any]:
     """``share``: the candidate's now, set by the rollout or by its bandit; ``waits``: as in a `Tick`."""
-    stage = stage_of(plan, state.stage)
+    stage, held = stage_of(plan, state.stage), client_errors.increase(judgement)
     if state.competing is not None:  # no stage any more
         stage = replace(stage, duration=0.0, min_samples=0)
     return {
@@ -52,9 +53,9 @@ def rollout_view(
         "bake_until": state.bake_until,
         "verdicts": [verdict.as_dict() for verdict in judgement.verdicts],
         "sick_baseline": judgement.sick or None,
-        "possible": list(possible(state, plan)),
+        "possible": list(possible(state, plan, held)),
         "leads_to": {
-            action: _step_view(after) for action, after in foreseen(state, plan, now, share).items()
+            action: _step_view(after) for action, after in foreseen(state, plan, now, share, held).items()
         },
     }
 

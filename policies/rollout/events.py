@@ -54,6 +54,8 @@ class Command:
     actor: str = ""
     weight: float | None = None
     share: float | None = None
+    held: float | None = None
+    """By how much more client errors hold the stage (`policies.rollout.client_errors`); None: they do not."""
     reason: str = ""
     """Why, in the person's own words."""
     seen: Seen = Seen()

@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import takewhile
 from typing import Any, Final
 
+from policies.rollout.clock import not_ahead, returned, timed
 from policies.rollout.events import Audit, Command, Configured, Effect, Event, Refused, SetWeight, Tick
 from policies.rollout.state import Plan, Stage, State, begin, shadow_share, stage_of, to_confirm
 from policies.rollout.table import COMMANDS, TABLE, Action, Signal, Status
@@ -20,7 +21,7 @@ from policies.rollout.verdicts import Verdict
 
 def step(state: State, event: Event, plan: Plan, now: float) -> tuple[State, tuple[Effect, ...]]:
     """The next state and what is to be done. Never raises; a command that can't be is `Refused`."""
-    state = _returned(_not_ahead(state, now), now)
+    state = returned(not_ahead(state, now), now)
     if isinstance(event, Command):
         return _command(state, event, plan, now)
     if isinstance(event, Configured):
@@ -29,7 +30,7 @@ def step(state: State, event: Event, plan: Plan, now: float) -> tuple[State, tup
         return _apply(state, signal, plan, now, actor=event.actor, reason="the configuration changed")
     if state.deciding:  # a bandit's weight moves all the time, and has no clock
         event = replace(event, waits="")
-    state = _timed(replace(state, checked=now), event.waits, now)
+    state = timed(replace(state, checked=now), event.waits, now)
     found, reason = _read(state, event, plan, now)
     if found is None:
         return state, ()
@@ -47,83 +48,31 @@ def step(state: State, event: Event, plan: Plan, now: float) -> tuple[State, tup
     )
 
 
-def _not_ahead(state: State, now: float) -> State:
-    """The state without times to come: the clock was set back, and evidence since then would be none for that long."""
-    return replace(
-        state,
-        entered=min(state.entered, now),
-        since=min(state.since, now),
-        window=min(state.window, now),
-        patient_from=min(state.patient_from, now),
-        checked=min(state.checked, now),
-        acknowledged=min(state.acknowledged, now),
-        # Or the stage would be taken to have lasted longer by the step of the clock.
-        waiting_since=None if state.waiting_since is None else min(state.waiting_since, now),
-        absent_since=None if state.absent_since is None else min(state.absent_since, now),
-    )
-
-
-def absent(state: State, now: float, carried: Mapping[str, float] | None = None) -> State:
-    """The state once the document has the rollout no longer: its clock stands still until the next `step`.
-
-    ``carried``: as in `Tick`.
-    """
-    if state.absent_since is not None or not state.watched:
-        return state
-    carried = state.carried if carried is None else dict(carried)
-    return replace(_timed(state, "", now), absent_since=now, carried=carried)
-
-
-def _returned(state: State, now: float) -> State:
-    """The state once a document has the rollout again.
-
-    The evidence begins again: the candidate had no share meanwhile, and rates of another time are not comparable. Bets
-    are, and go on.
-    """
-    if state.absent_since is None:
-        return state
-    return replace(_moved_on(state, state.absent_since, now), absent_since=None, window=now)
-
-
-def _timed(state: State, waits: str, now: float) -> State:
-    """The state with its clock stopped while the weight is not in effect everywhere; then it goes on."""
-    since = state.waiting_since
-    if waits or since is None:
-        return replace(state, waiting_since=(now if since is None else since) if waits else None)
-    return replace(_moved_on(state, since, now), waiting_since=None)
-
-
-def _moved_on(state: State, since: float, now: float) -> State:
-    """The state whose clock has stood still from ``since`` to ``now``; by the length of a pause, `_resume` moves it."""
-    until = max(since, state.since) if state.status in (Status.PAUSED, Status.HALTED) else now
-    still, bake = until - since, state.bake_until
-    return replace(
-        state,
-        entered=min(now, state.entered + still),
-        patient_from=min(now, state.patient_from + still),
-        bake_until=None if bake is None else bake + still,
-    )
-
-
 def _standing(state: State, share: float | None) -> State:
     """The state with the share that the bandit has come to, where one decides."""
     return replace(state, weight=share) if state.deciding and share is not None else state
 
 
-def possible(state: State, plan: Plan) -> tuple[str, ...]:
-    """The commands that mean something now."""
-    row, nothing = TABLE[state.status], to_confirm(state, plan) is None
-    return tuple(str(one) for one in COMMANDS if one in row and not (one is Signal.CONFIRM and nothing))
+def possible(state: State, plan: Plan, held: float | None = None) -> tuple[str, ...]:
+    """The commands that mean something now. ``held``: as in `Command`."""
+    row, nothing = TABLE[state.status], set[Signal]()
+    if to_confirm(state, plan) is None:
+        nothing.add(Signal.CONFIRM)
+    if state.status is Status.RUNNING and held is None:
+        nothing.add(Signal.RESUME)
+    return tuple(str(one) for one in COMMANDS if one in row and one not in nothing)
 
 
-def foreseen(state: State, plan: Plan, now: float, share: float | None) -> dict[str, State]:
+def foreseen(
+    state: State, plan: Plan, now: float, share: float | None, held: float | None = None
+) -> dict[str, State]:
     """The state that each command would lead to, by its name, but for the one that needs a weight.
 
-    ``share``: the candidate's, as in `Command`.
+    ``share``, ``held``: as in `Command`.
     """
     return {
-        action: step(state, Command(action, share=share), plan, now)[0]
-        for action in possible(state, plan)
+        action: step(state, Command(action, share=share, held=held), plan, now)[0]
+        for action in possible(state, plan, held)
         if action != Signal.SET
     }
 
@@ -231,7 +180,7 @@ def _undecided(tick: Tick, stage: Stage) -> str:
 
 
 def _command(state: State, command: Command, plan: Plan, now: float) -> tuple[State, tuple[Effect, ...]]:
-    allowed = possible(state, plan)
+    allowed = possible(state, plan, command.held)
     can = ", ".join("set WEIGHT" if name == "set" else name for name in allowed)
     if command.action not in [str(signal) for signal in COMMANDS]:
         return state, (Refused(f"there is no command {command.action!r}; possible now: {can}"),)
@@ -246,7 +195,9 @@ def _command(state: State, command: Command, plan: Plan, now: float) -> tuple[St
     if command.reason:
         reason = f"{reason}: {command.reason}"
     state = _standing(state, command.share)
-    return _apply(state, signal, plan, now, actor=command.actor, reason=reason, given=weight)
+    return _apply(
+        state, signal, plan, now, actor=command.actor, reason=reason, given=weight, held=command.held
+    )
 
 
 def _apply(
@@ -258,6 +209,7 @@ def _apply(
     reason: str,
     actor: str = "",
     given: float | None = None,
+    held: float | None = None,
     evidence: tuple[dict[str, Any], ...] = (),
     carried: Mapping[str, float] | None = None,
 ) -> tuple[State, tuple[Effect, ...]]:
@@ -265,6 +217,8 @@ def _apply(
     if rule is None:
         return state, ()
     moved = _act(state, rule.action, plan, now, given)
+    if held is not None and rule.action in (Action.ACCEPT, Action.CONTINUE):
+        moved = replace(moved, accepted=held)
     moved = replace(moved, status=rule.target, reason=reason)
     if moved.status is not state.status or rule.action in (Action.RESTART, Action.GIVEN):
         moved = replace(moved, since=now)
@@ -309,7 +263,7 @@ def _act(state: State, action: Action, plan: Plan, now: float, given: float | No
     if action is Action.RESTART:
         return replace(begin(plan, now), checked=state.checked)
     if action is Action.CONTINUE:
-        return _resume(_timed(replace(state, acknowledged=now), "", now), plan, now)
+        return _resume(timed(replace(state, acknowledged=now), "", now), plan, now)
     if action is Action.FULL:
         return _promote(state, plan, now)
     if action is Action.ZERO:
@@ -334,7 +288,14 @@ def _promote(state: State, plan: Plan, now: float) -> State:
 def _enter(state: State, stage: int, plan: Plan, now: float) -> State:
     weight = stage_of(plan, stage).weight
     return replace(
-        state, stage=stage, weight=weight, entered=now, patient_from=now, window=now, by_hand=False
+        state,
+        stage=stage,
+        weight=weight,
+        entered=now,
+        patient_from=now,
+        window=now,
+        accepted=0.0,
+        by_hand=False,
     )
 
 

@@ -123,6 +123,8 @@ class State:
     """Since when a bandit decides on the share, pauses included; None while the stages do."""
     acknowledged: float = 0.0
     """When a person last resumed it or set its weight: they know the alarms that were raised before."""
+    accepted: float = 0.0
+    """By how much more client errors than the baseline's a person let the stage go on."""
     by_hand: bool = False
     """Whether ``weight`` was set by a person and is not the stage's."""
     carried: Mapping[str, float] = field(default_factory=dict)

@@ -104,6 +104,8 @@ class Action(StrEnum):
     """The weight that the command names."""
     ADAPT = "adapt"
     """The stage's weight according to the changed plan."""
+    ACCEPT = "accept"
+    """A person accepts what holds the stage."""
     SETTLE = "settle"
     """The bake is over: the holdback ends, and nothing is watched any more."""
 
@@ -132,6 +134,8 @@ TABLE: Final[Mapping[Status, Mapping[Signal, Rule]]] = {
         Signal.LOST: _BACK,
         Signal.STALE: _PAUSE,
         Signal.PAUSE: _PAUSE,
+        # Only where client errors hold the stage: `machine.possible`.
+        Signal.RESUME: Rule(Status.RUNNING, Action.ACCEPT),
         Signal.PROMOTE: _FULL,
         Signal.ROLLBACK: _BACK,
         Signal.SET: _GIVEN,

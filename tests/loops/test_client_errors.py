@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway.errors import TurnoutError
 from gateway.loops.alarms import Alarms
 from gateway.loops.controller import GUARDRAILS_S
 from gateway.loops.guardrail_evidence import SETTLED_S
@@ -96,6 +97,50 @@ async def test_without_a_guardrail_a_rejecting_candidate_waits_for_a_person(
     await one.serve_rejected({"v2": 0.5})
     assert (one.state, one.rollout.watched) == ("promoted", True)
     assert not await one.alarms(), "a person has decided"
+
+
+async def test_a_person_accepts_them_for_the_stage(store: Store) -> None:
+    config = UNGUARDED.replace("{weight: 20%, for: 10s}", "{weight: 20%, for: 10s}, {weight: 50%, for: 10s}")
+    one = await Rejecting(store, "one", config).start()
+    resume = Command(Signal.RESUME, "ops", reason="a stricter schema")
+    with pytest.raises(TurnoutError, match="possible now: pause, promote"):
+        await one.controller.command("r", resume)
+    await one.serve_rejected({"v2": 0.5})
+    other = await Rejecting(store, "other", config).start()
+    told = await other.controller.describe_rollout("r")
+    assert told is not None
+    assert "resume" in told["possible"]
+    assert told["leads_to"]["resume"]["weight"] == 0.2
+    told = await other.controller.command("r", resume)
+    assert "resume" not in told["possible"]
+    await one.pass_time(1)
+    assert (one.state, one.rollout.stage) == ("running", 1)
+    audit = next(data for kind, data in other.events if kind == "rollout")
+    assert (audit["actor"], audit["reason"], audit["target"]) == (
+        "ops",
+        "resume: a stricter schema",
+        "running",
+    )
+    assert not await one.alarms()
+    await one.serve_rejected({"v2": 0.5})
+    assert one.rollout.stage == 1, "accepted for the stage, not for the next"
+    assert await one.alarms()
+
+
+async def test_clearly_more_than_was_accepted_hold_it_again(store: Store) -> None:
+    one = await Rejecting(store, "one", UNGUARDED.replace("for: 10s", "for: 1h")).start()
+    await one.serve_rejected({"v2": 0.1}, each=1000)
+    await one.controller.command("r", Command(Signal.RESUME, "ops"))
+    assert one.rollout.accepted == pytest.approx(0.1)
+    await one.serve_rejected({"v2": 0.1}, each=1000)
+    assert not one.controller.refusing("r")
+    await one.serve_rejected({"v2": 0.9}, each=1000)
+    assert "more than the +10.0 pp that were accepted" in one.controller.refusing("r")
+    await one.pass_time(3600)
+    assert one.state == "running"
+    await one.controller.command("r", Command(Signal.PAUSE, "ops"))
+    await one.controller.command("r", Command(Signal.RESUME, "ops"))
+    assert one.rollout.accepted == pytest.approx(1.1 / 3, abs=1e-3), "as with every hold, also after a pause"
 
 
 async def test_a_candidate_that_was_repaired_passes_after_a_restart(store: Store) -> None:

@@ -8,8 +8,9 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from policies.rollout.clock import absent
 from policies.rollout.events import Audit, Command, Configured, Event, Refused, SetWeight, Tick
-from policies.rollout.machine import absent, next_due, possible, step
+from policies.rollout.machine import next_due, possible, step
 from policies.rollout.state import Gate, Plan, Stage, State, begin, shadow_share
 from policies.rollout.table import COMMANDS, Status
 from tests.policies.rollout_plays import PLAN, play, tick, verdict, weights
@@ -68,7 +69,10 @@ TICKS = st.builds(
 )
 ACTIONS = st.sampled_from([str(c) for c in COMMANDS] + ["nonsense"])
 WEIGHTS = st.none() | st.floats(allow_nan=True, allow_infinity=True) | st.floats(0, 1)
-EVENTS = st.one_of(TICKS, TICKS, st.builds(Command, ACTIONS, st.just("ops"), WEIGHTS), st.builds(Configured))
+HELD = st.none() | st.floats(0.01, 1)
+EVENTS = st.one_of(
+    TICKS, TICKS, st.builds(Command, ACTIONS, st.just("ops"), WEIGHTS, held=HELD), st.builds(Configured)
+)
 STAGES = st.lists(
     st.builds(Stage, st.floats(0, 1), st.floats(0, 100), st.integers(0, 50), st.booleans()),
     min_size=1,
@@ -96,7 +100,7 @@ def test_every_life_keeps_the_promises(plan: Plan, life: list[tuple[float, Event
     for wait, event in life:
         now += wait
         before = state
-        allowed = possible(before, plan)
+        allowed = possible(before, plan, event.held if isinstance(event, Command) else None)
         state, effects = step(before, event, plan, now)
         published = [effect.weight for effect in effects if isinstance(effect, SetWeight)]
         assert all(0 <= weight <= 1 for weight in [state.weight, *published])

@@ -85,7 +85,8 @@ function rollout(report) {
   const tone = TONES[found.state] ?? "thin";
   const name = report.candidate;
   const state = STATES[found.state] ?? sentence(found.state);
-  const given = `${state}: ${name} has ${share(report.allocation[name] ?? 0)} of the traffic`;
+  // Its share is 0 a moment before that is published.
+  const given = found.state === "rolled_back" ? ended(found, name) : `${state}: ${name} has ${share(report.allocation[name] ?? 0)} of the traffic`;
   const told = (wanted) => verdicts.filter((v) => v.verdict === wanted);
   if (frozen) return { tone, title: found.state === "promoted" ? given : ended(found, name), detail: why(frozen, told("fail"), report) };
   const title = found.phase === "shadow" ? `${state} as a shadow: ${agreed(report, name)}` : given;
@@ -105,6 +106,8 @@ function rollout(report) {
         .map((v) => v.metric)
         .join(", ")}: ${told("error")[0].reason}`
     };
+  const held = found.state === "running" && found.possible?.includes("resume") && told("inconclusive").find(({ metric }) => metric === "client_error_rate");
+  if (held) return { tone: "warn", title, detail: `${sentence(held.reason)}.` };
   if (told("inconclusive").length) return { tone, title, detail: undecided(told("inconclusive")) };
   if (found.state === "waiting") return { tone, title, detail: `${sentence(found.reason || "all stages are passed")}.${nextOf(found)}` };
   if (found.phase === "shadow") return { tone, title, detail: "The stages begin once the gate passes." };

@@ -14,6 +14,7 @@ const EFFECTS = {
   resume: "Guardrails are judged from then on.",
   restart: "Guardrails count only requests and rewards from then on: for a new build under the same name."
 };
+const ACCEPTED = "The client errors so far are accepted for this stage; clearly more of them hold it again.";
 const SAFE = new Set(["rollback", "pause"]);
 
 export function Steering({ report, ...given }) {
@@ -110,7 +111,7 @@ function question(report, action, act) {
     says: [
       ...consequences(report, report.rollout.leads_to[action], name, base, now),
       failing && `Over its limit: ${failed.map((one) => failure(one, report)).join("; ")}.`,
-      EFFECTS[action]
+      action === "resume" && report.rollout.state === "running" ? ACCEPTED : EFFECTS[action]
     ],
     run
   };
