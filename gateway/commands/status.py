@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from gateway.commands.output import MISUSED, complain, print_json, say
 from gateway.commands.remote import RemoteError, add_remote_arguments, call, route_name
-from gateway.commands.report_text import NEAR_ZERO, near_zero
+from gateway.commands.report_text import NEAR_ZERO, Kind, factor_of, kind_of, near_zero
 from gateway.commands.times import clock_time, moment
 from policies.types import ERROR_RATES
 
@@ -131,7 +131,10 @@ def _shown(route: dict[str, Any]) -> str:
     if stop is not None and stop["winner"] is not None:
         state = stop["state"].replace("_", " ")
         lines.append(f"  {stop['winner']} has won ({state}{_lead(stop.get('lead'))}): {stop['command']}")
-    lines += [f"  {_variant(n, v)}" for n, v in (route.get("variants") or {}).items() if "assigned" in v]
+    declared = route.get("metrics") or {}
+    lines += [
+        f"  {_variant(n, v, declared)}" for n, v in (route.get("variants") or {}).items() if "assigned" in v
+    ]
     return "\n".join(lines) + "\n" + _alarms(route, "  ")
 
 
@@ -167,6 +170,9 @@ def _rollout(rollout: dict[str, Any] | None) -> list[str]:
     lines = [f"  rollout: {rollout['state']}, {_phase(rollout)} at {rollout['weight']:.1%}"]
     if rollout.get("bake_until"):
         lines[0] += f", guardrails watch until {clock_time(rollout['bake_until'])}"
+    if rollout["state"] == "running" and rollout.get("min_samples"):
+        what = "comparisons" if rollout["phase"] == "shadow" else "requests to the candidate"
+        lines.append(f"    {rollout['samples']:g} of {rollout['min_samples']} {what}")
     if rollout.get("waits"):
         lines.append(f"    the stage's time stands: {rollout['waits']}")
     if rollout["state"] == "running":
@@ -179,8 +185,11 @@ def _rollout(rollout: dict[str, Any] | None) -> list[str]:
 
 def _asked_of_a_person(name: str, rollout: dict[str, Any] | None) -> Iterator[str]:
     """The commands that end a wait."""
-    if rollout is not None and rollout["state"] == "waiting":
-        onward = "confirm" if "confirm" in rollout["possible"] else "promote"
+    if rollout is None:
+        return
+    possible, state = rollout["possible"], rollout["state"]
+    if state == "waiting" or (state == "running" and "resume" in possible):  # held for client errors
+        onward = next(action for action in ("resume", "confirm", "promote") if action in possible)
         yield f"    waits for you: turnout rollout {name} {onward} (or rollback)"
 
 
@@ -226,10 +235,11 @@ def _verdict(verdict: dict[str, Any]) -> str:
     return f"{verdict['metric']}{by}: {verdict['verdict']}{tail}"
 
 
-def _variant(name: str, v: dict[str, Any]) -> str:
+def _variant(name: str, v: dict[str, Any], declared: dict[str, Any]) -> str:
     parts = [f"{name}: {v['assigned']} assigned, {v['errors']} errors, {v['fallbacks']} fallbacks"]
     lifts, shown = v.get("lift") or {}, (*v["rewards"], *ERROR_RATES)
-    parts += [_lift(metric, lift) for metric, lift in lifts.items() if metric in shown] + _latencies(lifts)
+    parts += [_lift(m, lift, kind_of(m, declared)) for m, lift in lifts.items() if m in shown]
+    parts += _latencies(lifts)
     if v["latency_ms"]:
         parts.append("p50 {p50:.1f} ms, p99 {p99:.1f} ms".format(**v["latency_ms"]))
     for metric, reward in v["rewards"].items():
@@ -255,15 +265,18 @@ def _latencies(lifts: dict[str, Any]) -> list[str]:
     known = {
         metric: lift for metric, lift in lifts.items() if metric.startswith("latency_") and lift is not None
     }
-    return [_lift(metric, lift) for metric, lift in known.items() if lift["absolute"] is not None]
+    return [_lift(metric, lift, "ms") for metric, lift in known.items() if lift["absolute"] is not None]
 
 
-def _lift(metric: str, lift: dict[str, Any]) -> str:
-    """The difference to the baseline, first absolute, then relative; intervals hold at all looks."""
+def _lift(metric: str, lift: dict[str, Any], kind: Kind) -> str:
+    """The difference to the baseline, first absolute (of shares in percentage points), then relative; intervals hold
+    at all looks."""
     if lift["absolute"] is None:
         return f"{metric} not comparable with {lift['baseline']}: never both drawn at the same time"
-    interval = _between(lift["interval"], "{:+.4g}") or " [not known yet]"
-    text = f"{metric} {lift['absolute']:+.4g}{interval}{' ms' if metric.startswith('latency_') else ''}"
+    factor, unit = factor_of(kind), {"share": " pp", "ms": " ms", "number": ""}[kind]
+    ends = lift["interval"] and [None if end is None else factor * end for end in lift["interval"]]
+    interval = _between(ends, "{:+.4g}") or " [not known yet]"
+    text = f"{metric} {factor * lift['absolute']:+.4g}{interval}{unit}"
     if near_zero(lift["relative_interval"]):
         text += f" ({NEAR_ZERO})"
     elif lift["relative"] is not None:

@@ -83,6 +83,8 @@ def explain(error: ErrorDetails) -> Explanation:
         return f"nothing is written here; write {_WANTED[kind]}, or leave the key out", ""
     if kind in _WANTED:
         hint = _mapping_hint(error) if _WANTED[kind] == _MAPPING else _WANTED_HINTS.get(kind, _no_hint)(given)
+        if error["loc"][-1] == "url" and type(given) is int:
+            hint = f'write "http://127.0.0.1:{given}"'
         if example := not hint and _EXAMPLES.get(str(error["loc"][-1]), ""):
             hint = f"write {example}"
         return f"{shown(given)} is not {_WANTED[kind]}", hint
@@ -98,7 +100,9 @@ def _unknown_key(error: ErrorDetails) -> Explanation:
 
 
 def _elsewhere(key: str, location: tuple[str | int, ...]) -> str:
-    """A hint for a key that belongs to the top of the document, or to only one section of it."""
+    """A hint for a key that belongs to the top of the document, or to only one section of it, or into a text."""
+    if key == "port" and location[0] in _PORTS:
+        return _PORTS[str(location[0])]
     sections = {path for path, model in every_section() if key in yaml_keys(model)}
     if "" in sections:
         return f"'{key}' belongs to the top of the document"
@@ -177,6 +181,11 @@ _EXAMPLES: Final = {
     "hash": "what 'turnout keys new' prints",
 }
 
+_PORTS: Final = {
+    "port": "write 'listen: 127.0.0.1:8080'",
+    "backends": "write it in the address: url: http://127.0.0.1:9101",
+}
+"""By the first key, what to write in place of the key ``port``."""
 _SHORTHANDS: Final = {"match": "path", "policy": "type", "unit": "header", "health": "path"}
 _NAMED_SHORTHANDS: Final = {"variants": "backend", "backends": "url", "metrics": "type"}
 """Section → the key whose value a text in place of the section, or of one of its entries, most likely is."""

@@ -126,6 +126,8 @@ def _version(value: object) -> object:
 
 
 def _address(value: object) -> str:
+    if isinstance(value, dict | list):
+        raise ValueError("write one address, host:port such as 127.0.0.1:8080, and no mapping or list")
     text = f"0.0.0.0{value}" if str(value).startswith(":") else str(value)
     split_address(text)
     return text
@@ -135,10 +137,8 @@ def _url(value: str) -> str:
     try:
         parts = urlsplit(value)
         port = parts.port
-    except ValueError as error:
-        raise ValueError(
-            f"{value!r} is not an address: {error}; write one such as http://127.0.0.1:9101"
-        ) from None
+    except ValueError:
+        raise ValueError(f"{value!r} is not an address; write one such as http://127.0.0.1:9101") from None
     if (
         parts.scheme not in ("http", "https", "h2c", "h2")
         or not parts.hostname

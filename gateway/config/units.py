@@ -22,6 +22,10 @@ _BYTES: Final = {
     "B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3,
 }  # fmt: skip
 _DURATION: Final = re.compile(rf"{_NUMBER}\s*(us|ms|s|m|h|d)", re.ASCII)
+_SPELT: Final = re.compile(
+    rf"{_NUMBER}\s*(s(?=ec)|m(?=in)|h(?=ou|r)|d(?=ay))[a-z]*", re.ASCII | re.IGNORECASE
+)
+"""A duration whose unit is a word."""
 _PERCENT: Final = re.compile(rf"{_NUMBER}\s*%", re.ASCII)
 _PLAIN: Final = re.compile(r"\d+(?:\.\d+)?(?:[eE][-+]?\d+)?", re.ASCII)
 _RATE: Final = re.compile(rf"{_NUMBER}\s*/\s*(s|m|h|d)", re.ASCII)
@@ -59,6 +63,8 @@ def duration(value: object) -> float:
     if (number := _number(value)) == 0:
         return number
     hint = f"; write {value}s if seconds are meant" if number is not None else ""
+    if isinstance(value, str) and (found := _SPELT.fullmatch(value.strip())):
+        hint = f"; write {found[1]}{found[2].lower()}"
     raise ValueError(f"{value!r} is not a duration such as 250ms, 2s, 10m, 1h or 7d{hint}")
 
 

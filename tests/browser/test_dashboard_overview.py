@@ -37,15 +37,21 @@ def row(tabs: Tabs, served: Served, route: str) -> Any:
 
 def test_a_bound_on_a_level_is_not_told_as_a_difference(served: Served, tabs: Tabs) -> None:
     failed = {**GATE, "verdict": "fail", "estimate": 0.67, "interval": [0.5, 0.8]}
-    served.set_rollout("shop", rollout("running", "shadow", stage=-1, verdicts=[failed]))
+    served.set_rollout("shop", rollout("running", "shadow", stage=-1, min_samples=150, verdicts=[failed]))
     found = row(tabs, served, "shop")
-    assert "the gate requires at least 98%" in found.inner_text()
+    assert "the gate requires at least 98% and 150 comparisons" in found.inner_text()
     page = tabs.new(served.address, "/-/dashboard/routes/shop").page
     page.locator(".verdict", has_text="agreement 67% (at least 98%)").wait_for()
     assert "as a shadow" in page.locator("#verdict").inner_text()
     assert "pp" not in page.locator(".verdict").inner_text()
     gate = page.locator("#rollout [aria-current=step]")
     assert "new agrees in at least 98%" in gate.inner_text()
+
+
+def test_a_page_that_hears_of_a_rollback_before_the_shares_says_no_share(served: Served, tabs: Tabs) -> None:
+    served.set_rollout("shop", rollout("rolled_back", "canary"))
+    page = tabs.new(served.address, "/-/dashboard/routes/shop").page
+    page.locator("#verdict", has_text="Rolled back: new gets no traffic").wait_for()
 
 
 def test_one_of_something_is_told_in_the_singular(served: Served, tabs: Tabs) -> None:

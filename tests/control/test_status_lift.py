@@ -34,13 +34,14 @@ def test_the_difference_comes_with_its_intervals() -> None:
             },
             "probability_best": None,
         },
+        {"ok": {"type": "boolean"}},
     )
-    assert "ok +0.02 [+0.01, …] (+40.00% [+20.00%, +60.00%]) adjusted against v1" in text
-    assert "error_rate +0.02 [+0.01, …] (+40.00% [+20.00%, +60.00%]) by unit against v1" in text
+    assert "ok +2 [+1, …] pp (+40.00% [+20.00%, +60.00%]) adjusted against v1" in text
+    assert "error_rate +2 [+1, …] pp (+40.00% [+20.00%, +60.00%]) by unit against v1" in text
     assert "latency_p50 +0.02 [+0.01, …] ms (+40.00% [+20.00%, +60.00%]) against v1" in text
     assert "latency_p99" not in text, "too few to tell"
     rare = {**lift, "relative_interval": [-1.0, 99.0]}
-    assert _lift("ok", rare) == "ok +0.02 [+0.01, …] (baseline too near 0 for a ratio) against v1"
+    assert _lift("ok", rare, "number") == "ok +0.02 [+0.01, …] (baseline too near 0 for a ratio) against v1"
 
 
 def test_a_shadow_is_compared_with_the_primary() -> None:
@@ -79,7 +80,7 @@ def test_a_shadow_is_compared_with_the_primary() -> None:
 
 
 def test_two_that_were_never_both_drawn_are_not_compared() -> None:
-    assert _lift("ok", {"baseline": "v1", "absolute": None}) == (
+    assert _lift("ok", {"baseline": "v1", "absolute": None}, "share") == (
         "ok not comparable with v1: never both drawn at the same time"
     )
 
@@ -129,6 +130,8 @@ def test_a_rollout_that_waits_names_the_command(possible: list[str], command: st
     (line,) = _asked_of_a_person("shop", {"state": "waiting", "possible": possible})
     assert line == f"    waits for you: turnout rollout shop {command} (or rollback)"
     assert list(_asked_of_a_person("shop", {"state": "running", "possible": possible})) == []
+    (held,) = _asked_of_a_person("shop", {"state": "running", "possible": [*possible, "resume"]})
+    assert held == "    waits for you: turnout rollout shop resume (or rollback)"
 
 
 def test_a_report_fits_a_terminal() -> None:

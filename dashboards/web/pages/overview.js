@@ -193,7 +193,7 @@ function lastStep(one) {
   const [title, detail] = event(one);
   const [first] = detail.split(" · ");
   if (!first || first.length > MAX_STEP_CHARS) return title;
-  return one.kind === "rollout" ? first : `${title}, ${first}`;
+  return one.kind === "rollout" ? first : `${title}: ${first}`;
 }
 
 function fact(term, value) {
@@ -226,7 +226,8 @@ function canary(route, rollout, now) {
   if (rollout.state === "promoted") return rollout.bake_until > now ? `${share(rollout.weight)}, watched for ${seconds(rollout.bake_until - now)} more` : "";
   if (rollout.phase === "bandit") return `as a bandit${leads(route) && ` · ${leads(route)}`}`;
   const gate = rollout.phase === "shadow" && (rollout.verdicts ?? []).find((one) => one.metric === "agreement");
-  if (gate) return `as a shadow: ${agreed(route, rollout.candidate)}, the gate requires ${bounded(gate, "fraction")}`;
+  if (gate)
+    return `as a shadow: ${agreed(route, rollout.candidate)}, the gate requires ${bounded(gate, "fraction")} and ${counted(rollout.min_samples, "comparison")}`;
   const stage = rollout.stages ? `stage ${rollout.stage + 1} of ${rollout.stages}` : rollout.phase;
   const left = rollout.state === "running" && rollout.stage_ends > now ? `${seconds(rollout.stage_ends - now)} left` : "";
   const failed = told("fail").map((one) => failure(one, route));

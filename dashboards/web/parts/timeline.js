@@ -32,7 +32,7 @@ function progress(found, now) {
   const open = (found.verdicts ?? []).filter((v) => v.verdict === "inconclusive").map((v) => v.metric);
   const over = `the stage's time is over${open.length ? `, waiting for a verdict on ${open.join(", ")}` : ""}`;
   if (found.stage_ends) parts.push(found.stage_ends > now ? `${seconds(found.stage_ends - now)} of this stage left` : over);
-  if (found.min_samples) parts.push(`${count(found.samples)} of ${counted(found.min_samples, "request")}`);
+  if (found.min_samples) parts.push(`${count(found.samples)} of ${counted(found.min_samples, found.phase === "shadow" ? "comparison" : "request")}`);
   return parts.join(", ");
 }
 
