@@ -9,6 +9,8 @@ from time import perf_counter
 from typing import Final
 
 from gateway.dataplane.base import Runtime
+from gateway.dataplane.timed import NEVER
+from gateway.internal_errors import INTERNAL_ERRORS
 from gateway.transport.address import PROBE_INTERVAL_S, Address
 from gateway.transport.health import Health
 
@@ -68,7 +70,11 @@ class Ticker:
         for work in [work for work in self._runtime.active if work.deadline <= now]:
             # The end of one may have given another its slot, with a new deadline, or have ended it.
             if work in self._runtime.active and work.deadline <= now:
-                work.expire(now)
+                try:
+                    work.expire(now)
+                except Exception as error:  # noqa: BLE001 - in each tick it would hold up all others
+                    INTERNAL_ERRORS.report(error)
+                    work.deadline = NEVER  # type: ignore[misc]  # its classes have it
         self._listen(now)
         if self._runtime.unread:
             self._notice_gone()
@@ -79,7 +85,11 @@ class Ticker:
         self._second = now
         self._runtime.load.measure(now)
         for connection in tuple(self._runtime.connections):
-            connection.check(now)
+            try:
+                connection.check(now)
+            except Exception as error:  # noqa: BLE001 - all others and all addresses would not be looked at
+                INTERNAL_ERRORS.report(error)
+                connection.transport.abort()
         for address in self._addresses():
             address.sweep()
         for health in self._healths():

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from gateway.dataplane.exchange.exchange import Exchange
+from gateway.dataplane.request.body_wait import BodyWait
 from gateway.internal_errors import INTERNAL_ERRORS, InternalErrors
 from tests.faults.rig import FaultRig, request
+from tests.support.stage import Stage
 
 NAMES = ("a", "s")
 CONFIG = """
@@ -111,6 +113,19 @@ def test_a_copy_that_fails_is_dropped_with_a_reason(rig: FaultRig, faults: int) 
             assert client.answer().status == 200
     shadow._pool = pool
     assert shadow.counts["shadowed", "shade", "dropped:internal"] == before + 2
+
+
+def test_what_fails_in_each_tick_holds_up_no_other(monkeypatch: pytest.MonkeyPatch, faults: int) -> None:
+    stage, ended = Stage(monkeypatch), list[float]()
+    now = stage.clock.now
+    broken_ones = [BodyWait(now, broken) for _ in range(9)]  # in any order
+    stage.worker.active.update(broken_ones, [BodyWait(now, lambda: ended.append(stage.clock.now))])
+    monkeypatch.setattr(stage.client("broken"), "get_write_buffer_size", broken)
+    stage.client("other")
+    stage.wait(30)
+    assert ended
+    assert stage.take() == ["broken cut", "other closed"]
+    assert INTERNAL_ERRORS.counts["Broken"] == faults + len(broken_ones) + 1
 
 
 @pytest.mark.long
