@@ -36,8 +36,9 @@ MIN_LIFETIME_S: Final = 10.0
 """A worker that ends earlier is replaced after a pause."""
 RESTART_PAUSE_S: Final = 2.0
 POLL_S: Final = 0.1
-EXIT_MARGIN_S: Final = 5.0
-"""Workers are killed this long after the grace period of their requests."""
+EXIT_MARGIN_S: Final = 15.0
+"""Workers are killed this long after the grace period of their requests. Their end takes 12 s if the store hangs:
+5 each for the record and the lease, 2 for traces."""
 MAX_WAIT_S: Final = 86_400.0
 """The operating system waits for 24 days at most, and Python raises OverflowError beyond."""
 PR_SET_PDEATHSIG: Final = 1

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 
 import httpx
@@ -17,9 +18,12 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from gateway import serving
 from gateway.config.load import load_file
-from gateway.supervisor import MIN_LIFETIME_S, RESTART_PAUSE_S, WorkerPool, _worker
+from gateway.ingest.recorder import Recorder
+from gateway.state.redis import link
+from gateway.supervisor import EXIT_MARGIN_S, MIN_LIFETIME_S, RESTART_PAUSE_S, WorkerPool, _worker
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.shared_values import share_values
+from gateway.telemetry.tracing.exporter import Exporter
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +96,12 @@ def test_what_a_worker_saw_of_backends_ends_with_it(tmp_path: Path) -> None:
     assert all(file.st_blocks * 512 >= file.st_size for file in files), (
         "or a full disk ends the worker: SIGBUS"
     )
+
+
+def test_a_worker_has_the_time_that_its_end_takes_while_the_store_hangs() -> None:
+    """It was killed before, and the gateway's exit code was 1."""
+    record, traces = (signature(each.close).parameters["timeout"].default for each in (Recorder, Exporter))
+    assert record + link._TIMEOUT_S + traces < EXIT_MARGIN_S
 
 
 def test_a_worker_that_has_served_is_replaced_immediately() -> None:
