@@ -14,10 +14,10 @@ import json
 import logging
 import ssl
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import httpx
 
@@ -204,11 +204,24 @@ def sentence(event: Event) -> str:
         case "config_refused":
             return f":warning: a configuration was refused: {_plain(data.get('error', ''))}"
         case "winner":
-            return f"{about}{_plain(data.get('winner', 'a variant'))} has won"
+            return about + _of_winner(data)
     words = ", ".join(
         f"{key} {_plain(value)}" for key, value in data.items() if isinstance(value, str | int | float)
     )
     return f"{about}{event.kind}: {words}"
+
+
+def _of_winner(data: Mapping[str, Any]) -> str:
+    name, by, command = (_plain(data.get(key) or "") for key in ("winner", "by", "command"))
+    match data.get("state"):
+        case "learning":
+            over = (
+                "the hand-over was reverted" if data.get("before") == "handed_over" else "no winner any more"
+            )
+            return f"{over}, by {by}"
+        case "handed_over":
+            return f"{name} has won and gets everything, by {by}"
+    return f"{name} has won; to hand over: {command}" if command else f"{name} has won"
 
 
 def _plain(value: object) -> str:

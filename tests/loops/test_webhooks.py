@@ -332,6 +332,26 @@ async def test_slack_gets_a_sentence(store: Store, now: Now, receiver: Receiver)
         ("alarm", {"message": "m"}, ":warning: *r*: m"),
         ("alarm_over", {"code": "c"}, "*r*: the alarm c is over"),
         ("winner", {"winner": "v2"}, "*r*: v2 has won"),
+        (
+            "winner",
+            {"winner": "v2", "state": "asking", "by": "rule", "command": "c"},
+            "*r*: v2 has won; to hand over: c",
+        ),
+        (
+            "winner",
+            {"winner": "v2", "state": "handed_over", "by": "ann", "command": "c"},
+            "*r*: v2 has won and gets everything, by ann",
+        ),
+        (
+            "winner",
+            {"winner": None, "state": "learning", "before": "handed_over", "by": "ann"},
+            "*r*: the hand-over was reverted, by ann",
+        ),
+        (
+            "winner",
+            {"winner": None, "state": "learning", "before": "asking", "by": "rule"},
+            "*r*: no winner any more, by rule",
+        ),
         ("ejection", {"address": "a", "state": "ejected"}, "*r*: ejection: address a, state ejected"),
         (
             "config",
