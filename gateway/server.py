@@ -115,6 +115,7 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
         clock=now,
         swap=lambda *published: in_force.swap(*published),
         announce=lambda published: tell(ALLOCATION, _announcement(published), published.route),
+        may_publish=lambda leads: revisions.may_publish(leads),
     )
     await allocations.start(start)
     controller = Controller(

@@ -45,3 +45,12 @@ def of_text(text: str, history: Sequence[RevisionEntry]) -> RevisionEntry | None
     """The newest revision with this text."""
     tag = etag(text)
     return next((revision for revision in history if revision.etag == tag), None)
+
+
+def edited(text: str, history: Sequence[RevisionEntry], file: tuple[str, str]) -> bool:
+    """Whether the text of ``file`` (author and origin) is new, or an earlier one that this very file has left since."""
+    known = of_text(text, history)
+    if known is None:
+        return True
+    own = next((r for r in history if (r.author, r.origin) == file), None)
+    return own is not None and own.etag != known.etag and own.revision > known.revision

@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from gateway.clock import Clock
 from gateway.compile.edit_lease import edit_lease
-from gateway.compile.etags import etag, matches, no_revision, of_text, whole
+from gateway.compile.etags import edited, etag, matches, no_revision, of_text, whole
 from gateway.compile.problem import Problem
 from gateway.config.document import Document
 from gateway.config.faults import ConfigError, Fault, render_faults
@@ -124,10 +124,10 @@ class Revisions(Generic[B]):
         """
         async with self._editing:
             history = await self._looked_at(text)
-            if text is not None and self._edited(text, history):
+            if text is not None and edited(text, history, (FILE_AUTHOR, self._origin)):
                 async with edit_lease(self._store, self._clock):
                     # Another worker may have been faster, or a store that was empty has got back what others remember.
-                    while self._edited(text, history := await self._looked_at(text)):
+                    while edited(text, history := await self._looked_at(text), (FILE_AUTHOR, self._origin)):
                         built = await self._built(text, FILE_AUTHOR)
                         accepted = await self._accept(text, FILE_AUTHOR, self._origin, built, self._looked)
                         if accepted is not None:
@@ -171,14 +171,6 @@ class Revisions(Generic[B]):
             kept = [r.document for r in await source.revisions(limit=1, until=last) if r.revision == last]
             text = kept[0] if kept else self._earlier
         self._permitted = permitted(text, self._env)
-
-    def _edited(self, text: str, history: Sequence[RevisionEntry]) -> bool:
-        """Whether the file's text is new, or an earlier one that this very file has left since."""
-        known = of_text(text, history)
-        if known is None:
-            return True
-        own = next((r for r in history if (r.author, r.origin) == (FILE_AUTHOR, self._origin)), None)
-        return own is not None and own.etag != known.etag and own.revision > known.revision
 
     async def _newest_built(self, source: RevisionSource, text: str | None) -> Revision:
         """The newest revision that can be built here (``text``: the file's). Raises the newest's ConfigError."""
@@ -264,7 +256,7 @@ class Revisions(Generic[B]):
 
     def _agrees(self, if_match: str, newest: RevisionEntry) -> bool:
         """Whether If-Match names the newest revision; or the one in force, where the newest can't be built here."""
-        broken = self.problem is not None and self.problem.etag == newest.etag
+        broken = self._is_refused(newest)
         return matches(if_match, newest.etag) or (broken and matches(if_match, self.current.etag))
 
     async def restore(self, revision: int, author: str, if_match: str | None, reason: str = "") -> Revision:
@@ -315,10 +307,8 @@ class Revisions(Generic[B]):
         What can't be built here (a variable is not set on this machine, say) becomes a `problem`.
         """
         newest = await self._newest()
-        if not self._is_news(newest):
+        if not self._is_news(newest) or self._is_refused(newest):
             return None
-        if self.problem is not None and self.problem.etag == newest.etag:
-            return None  # refused before, and said so
         async with self._editing:
             stored = await self._store.revisions(limit=1)
             if not (stored and self._is_news(stored[0])):
@@ -330,6 +320,16 @@ class Revisions(Generic[B]):
                 self._refused(revision.author, revision.etag, error)
                 return None
             return self._put_in_force(revision, built)
+
+    async def may_publish(self, leads: bool) -> bool:
+        """Whether what the document in force asks may be published: a newer one's may be published already."""
+        newest = await self._newest()
+        # Where the newest can't be built, the leader's counts: there may be no process where it can be.
+        return not self._is_news(newest) or (leads and self._is_refused(newest))
+
+    def _is_refused(self, newest: RevisionEntry) -> bool:
+        """Whether it was refused before, which was said."""
+        return self.problem is not None and self.problem.etag == newest.etag
 
     def _is_news(self, newest: RevisionEntry) -> bool:
         """Another text under the number in force: a store that had lost it took up another replica's."""
@@ -345,7 +345,7 @@ class Revisions(Generic[B]):
             except ConfigError as error:
                 self._refused(revision.author, revision.etag, error)
                 return
-            if self.problem is not None and self.problem.etag == revision.etag:
+            if self._is_refused(revision):
                 self.problem = None  # another's stands: a text that was refused is as it was
             self._commit(built, revision)
             log.info(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -36,7 +36,8 @@ LEASE_TTL_S: Final = 5.0
 Swap = Callable[[str, int, Allocation, Ensemble | None], None]
 """Puts (route, epoch, allocation, and for features an ensemble) where the requests read it."""
 Announce = Callable[[Published], None]
-
+MayPublish = Callable[[bool], Awaitable[bool]]
+"""Whether the document in force may still be published, by a process that leads or does not."""
 
 _NO_STEERING: Final = Steering()
 
@@ -44,8 +45,19 @@ _NO_STEERING: Final = Steering()
 class Allocations:
     """The allocation of every route, in one process."""
 
-    def __init__(self, store: Store, *, owner: str, clock: Clock, swap: Swap, announce: Announce) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        owner: str,
+        clock: Clock,
+        swap: Swap,
+        announce: Announce,
+        may_publish: MayPublish | None = None,
+    ) -> None:
+        """``may_publish``: if absent, always."""
         self._store = store
+        self._may_publish = may_publish
         self._owner = owner
         self._clock = clock
         self._swap = swap
@@ -265,6 +277,10 @@ class Allocations:
             evidence=self._placed(name, found.evidence),
         )
         packed = await asyncio.to_thread(drawn.packed) if drawn is not None else b""
+        # The revision after the epoch: what is published of a newer one after this look has the same epoch.
+        if self._may_publish is not None and not await self._may_publish(self.leads):
+            self._changed = -1
+            return
         if not await self._store.publish(record, packed):
             self._changed = -1  # another process was faster: look again, and follow
             return

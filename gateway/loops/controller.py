@@ -135,6 +135,8 @@ class Controller:
 
     async def _stop_absent(self, document: Document) -> None:
         """Stops the clocks of the rollouts that ``document`` does not have, once, in the leader."""
+        if not self._allocations.leads:
+            self._complete = None  # another leader's document may have them, and start their clocks again
         if self._complete is document or not self._allocations.leads:
             return
         present = canaries(document)

@@ -337,10 +337,12 @@ async def test_replicas_follow_one_another(
     await other.start(ONE)
     assert await other.refresh() is None
     await revisions.propose(TWO, "ops", etag(ONE))
+    assert (await revisions.may_publish(False), await other.may_publish(True)) == (True, False)
     refreshed = await other.refresh()
     assert refreshed == revisions.current
     assert listening(other) == "2"
     assert await other.refresh() is None
+    assert await other.may_publish(False)
     # An edit by way of the one that has not heard yet is made on what the store has.
     await other.propose(THREE, "ops", etag(TWO))
     assert await code(revisions.propose(ONE, "ops", etag(TWO))) == "precondition_failed"
@@ -362,6 +364,7 @@ async def test_a_foreign_revision_that_does_not_load_here_is_told_once(
     assert await poor.refresh() is None
     assert poor.problem is problem
     assert listening(poor) == "1"
+    assert (await poor.may_publish(False), await poor.may_publish(True)) == (False, True)
     await rich.propose(THREE, "ops", "*")
     assert await poor.refresh() is not None
     assert poor.problem is None

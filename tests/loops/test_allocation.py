@@ -334,6 +334,39 @@ async def test_an_edit_that_another_process_published_meanwhile_is_published_onc
     assert (other.held["r"].epoch, other.share("r", "v1"), other.held["r"].published) == (2, 0.9, True)
 
 
+async def test_an_older_configuration_is_not_published_after_a_newer_one(store: SqliteStore) -> None:
+    """A process that was slow to build an edit published it over the next one, once; so did a leader its posterior."""
+
+    def split(weight: int) -> Document:
+        return load(one_route(f"{{type: split, weights: {{v1: {weight}, v2: 1}}}}"), source="test", env={})
+
+    async def may_publish(leads: bool) -> bool:
+        return current
+
+    current, clock = True, lambda: 1_000.0
+    slow, quick = (
+        Allocations(
+            store, owner=owner, clock=clock, swap=lambda *_: None, announce=lambda _: None, may_publish=asked
+        )
+        for owner, asked in (("slow", may_publish), ("quick", None))
+    )
+    for process in (slow, quick):
+        put_in_force(split(1), process)
+        await process.step()
+    _, older = prepared(split(3), slow)
+    put_in_force(split(9), quick)
+    await quick.step()
+    current = False
+    slow.take(split(3), older)
+    await slow.step()
+    await slow.reconsider("r", "stage")
+    assert (await store.published())["r"].probabilities == {"v1": 0.9, "v2": 0.1}
+    put_in_force(split(9), slow)
+    current = True
+    await slow.step()
+    assert (slow.held["r"].epoch, slow.share("r", "v1"), slow.held["r"].published) == (2, 0.9, True)
+
+
 async def test_a_start_does_not_read_the_rewards_of_routes_whose_allocation_is_published(
     store: SqliteStore, read: list[str]
 ) -> None:

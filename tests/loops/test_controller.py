@@ -12,7 +12,7 @@ import pytest
 from gateway.config.load import load
 from gateway.control.reports.verdict import of_rollout
 from gateway.errors import TurnoutError
-from gateway.loops.allocation import LEASE_TTL_S
+from gateway.loops.allocation import LEASE, LEASE_TTL_S
 from gateway.loops.controller import MAX_LOOK_REST_S
 from gateway.loops.route_states import KIND
 from gateway.loops.route_views import edited_shares
@@ -343,3 +343,19 @@ async def test_hours_without_the_rollout_are_not_of_its_stage(
     assert one.state == "running"
     await one.pass_time(90)
     assert one.state == "promoted"
+
+
+async def test_a_leader_without_the_rollout_stops_its_clock_after_each_leader_that_has_it(
+    store: Store,
+) -> None:
+    """Two replicas, one of which can't build the newest document; the lead goes back and forth."""
+    has = await Rollout(store, "has", SLOW).start()
+    lacks = await Rollout(store, "lacks", SLOW.replace(_OF_R, "")).start()
+    for other, leader in 2 * ((has, lacks), (lacks, has)):
+        await store.release(LEASE, other.allocations._owner)
+        await leader.pass_time(20)
+        other.time = leader.time
+        await other.step()
+        assert leader.allocations.leads
+        _, text = await store.load(KIND, "r") or (0, "{}")
+        assert (json.loads(text)["rollout"]["absent_since"] is None) is (leader is has)
