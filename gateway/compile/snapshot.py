@@ -184,7 +184,7 @@ def route_plan(
             share=route.retry.budget,
             least=route.retry.min,
         ),
-        client_statuses=frozenset(s for s in route.fallback_on.status | route.retry.on.status if s < 500),
+        client_statuses=route.failing_statuses,
         hedge=HedgePlan(route.hedge.after, route.hedge.max_share) if route.hedge is not None else None,
         timeouts=Timeouts(
             times.connect or NEVER, times.first_byte or NEVER, times.idle or NEVER, times.total or NEVER

@@ -247,6 +247,13 @@ def _doubled_path(here: KeyPath, route: RouteConfig, document: Document) -> Iter
             yield Finding((*here, "variants", name, "backend"), message)
 
 
+def _unread_rules(here: KeyPath, route: RouteConfig, document: Document) -> Iterator[Finding]:
+    for index, rule in enumerate(route.errors.client if route.match.grpc is not None else ()):
+        if rule.body:
+            message = "a gRPC error has no body, so this rule never applies; remove it, or only its 'body'"
+            yield Finding((*here, "errors", "client", index, "body"), message)
+
+
 def _floorless(here: KeyPath, route: RouteConfig, document: Document) -> Iterator[Finding]:
     policy = bandit_of(route.policy)
     if policy is not None and policy.floor == 0:
@@ -296,6 +303,7 @@ _ROUTE_WARNINGS: tuple[Callable[[KeyPath, RouteConfig, Document], Iterator[Findi
     _unbreachable,
     _patterns,
     _doubled_path,
+    _unread_rules,
     _floorless,
     _unfelt,
     _guarded_rows,

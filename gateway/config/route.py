@@ -328,6 +328,11 @@ class RouteConfig(ConfigModel):
         return [entry for entry in self.fallback if isinstance(entry, str)]
 
     @property
+    def failing_statuses(self) -> frozenset[int]:
+        """Statuses below 500 that count as failures of the variant, because ``fallback_on`` or ``retry`` names them."""
+        return frozenset(s for s in self.fallback_on.status | self.retry.on.status if s < 500)
+
+    @property
     def named_backends(self) -> Iterator[tuple[KeyPath, str]]:
         """Where the route names a backend, and its name."""
         for name, variant in self.variants.items():

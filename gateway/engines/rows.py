@@ -93,6 +93,8 @@ class Shared(NamedTuple):
     policy: str
     forced: bool = False
     """Whether the propensity is unknown."""
+    failing: frozenset[int] = frozenset()
+    """Statuses below 500 that count as errors of the variant."""
 
 
 Keys = Sequence[Sequence[Hashable]]
@@ -230,7 +232,7 @@ class Reader(ABC):
             server if responded else "",
             status,
             # What the first attempt of a rescued request died of is not in the row.
-            error or ("backend_status" if rescued else ""),
+            error or ("backend_status" if rescued or (responded and status in shared.failing) else ""),
             rescued and status != 499,
             attempts.isdecimal() and attempts.lstrip("0") not in ("", "1"),
         )
@@ -258,7 +260,9 @@ class StampReader(Reader):
         except BadDecisionId:
             return None
         route = self._routes.get(stamp.route)
-        return None if route is None or stamp.route != key[1] else Shared(stamp, route.policy.type)
+        if route is None or stamp.route != key[1]:
+            return None
+        return Shared(stamp, route.policy.type, failing=route.failing_statuses)
 
 
 def _spread(values: Sequence[Any], places: Sequence[int]) -> Any:

@@ -1,4 +1,4 @@
-"""What an engine cannot serve of HTTP/2 and gRPC is refused."""
+"""What an engine cannot serve of HTTP/2 and gRPC is refused; what has no effect on gRPC is warned of."""
 
 from __future__ import annotations
 
@@ -25,3 +25,15 @@ def test_grpc_and_backends_with_http2() -> None:
             "an engine speaks HTTP/1.1 with backends; write the address with http:// or https://"
         ),
     }
+
+
+def test_rules_on_bodies_of_grpc_errors() -> None:
+    text = (
+        TEXT.replace("    engine: edge\n", "")
+        + "    errors: {client: [{status: 503}, {status: 500, body: shape}]}\n"
+    )
+    found = examine(text, env={})
+    assert not found.faults
+    said = {warning.path: warning.message for warning in found.warnings}
+    assert "this rule never applies" in said["routes.models.errors.client[1].body"]
+    assert "routes.models.errors.client[0].body" not in said

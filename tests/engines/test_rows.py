@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from gateway.config.load import load
 from gateway.engines.rows import SEPARATOR, StampReader
 from gateway.record.decision_id import Sealer
+from gateway.record.events import Outcome
 from gateway.record.stamp import Stamp
 from gateway.state.paging import MAX_PAGE_ROWS
 
@@ -26,6 +27,7 @@ routes:
     variants: {v1: {backend: a}, v2: {backend: b}}
     policy: {type: split, weights: {v1: 1, v2: 1}}
   two: {<<: *route, match: {path: /two}}
+  named: {<<: *route, match: {path: /named}, fallback_on: {status: [404, 503]}, retry: {on: {status: 429}}}
 """
 ROUTES: Final = load(CONFIG, source="test", env={}).routes
 FIELDS: Final = ("v1", "200", "-", "1", "3000", "100", "2000", "5", "6", "127.0.0.1:1", "request-1", "ann")
@@ -80,3 +82,15 @@ def test_an_export_of_any_length_keeps_its_order() -> None:
     found = [outcome[0] for outcome in read(*rows)]
     assert found == sorted(found)
     assert len(found) == len(rows) - 2
+
+
+def test_a_status_that_the_route_names_is_an_error_of_the_variant() -> None:
+    """As in the gateway itself; a response of the node, without a backend, is not."""
+    for status, variant, error in [
+        ("404", "v1", "backend_status"),
+        ("429", "v1", "backend_status"),
+        ("404", "-", ""),
+    ]:
+        for route, wanted in ("named", error), ("one", ""):
+            (found,) = read(row(1, route, variant, status))
+            assert Outcome._make(found).error == wanted

@@ -58,6 +58,13 @@ routes:
     match: {{grpc: {SERVICE}, model: beta}}
     variants: {{v1: {{backend: two}}}}
     policy: {{type: single, variant: v1}}
+  named:
+    match: {{grpc: {SERVICE}, model: named}}
+    variants: {{v1: {{backend: one}}}}
+    policy: {{type: single, variant: v1}}
+    retry: {{attempts: 1}}
+    fallback_on: {{status: 404}}
+    errors: {{client: [{{status: 504}}]}}
   shadowed:
     match: {{grpc: {SERVICE}, model: shadowed}}
     variants: {{v1: {{backend: one}}, v2: {{backend: two}}, v3: {{backend: other}}}}
@@ -304,11 +311,25 @@ def test_messages_that_servers_refuse_as_too_large(message: bytes, status: int) 
     assert judged_status([lines[0], b"grpc-status: 14\r\n"], 200) == 503
 
 
-def test_a_status_behind_messages_counts(rig: FaultRig, channel: grpc.Channel) -> None:
-    ONE.late_failure = grpc.StatusCode.UNAVAILABLE
+@pytest.mark.parametrize(
+    ("code", "status", "error"),
+    [
+        ("UNAVAILABLE", 503, "backend_status"),
+        ("NOT_FOUND", 404, "backend_status"),
+        ("INVALID_ARGUMENT", 400, ""),
+        ("DEADLINE_EXCEEDED", 504, ""),
+    ],
+)
+def test_a_status_behind_messages_counts_as_one_without(
+    rig: FaultRig, channel: grpc.Channel, code: str, status: int, error: str
+) -> None:
+    """Also one that `fallback_on` or a rule of `errors.client` names."""
+    ONE.failure = grpc.StatusCode[code]
+    assert failure(channel, "named").code() is ONE.failure
+    ONE.failure, ONE.late_failure = None, grpc.StatusCode[code]
     with pytest.raises(grpc.RpcError):
-        list(stream(channel, iter([infer_request("alpha", 1.0)])))
-    assert (rig.outcome().status, rig.outcome().error) == (503, "backend_status")
+        list(stream(channel, iter([infer_request("named", 1.0)])))
+    assert [(found.status, found.error) for found in rig.recorded(2)] == 2 * [(status, error)]
 
 
 def states(rig: FaultRig, route: str) -> list[str]:

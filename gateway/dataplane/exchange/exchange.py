@@ -308,9 +308,10 @@ class Exchange(Failover):
 
     def _judge_end(self, attempt: Attempt) -> None:
         """The status of a gRPC call comes last."""
-        self.relay.status = status = self.request.judge(self.relay.status, perf_counter())
-        if status >= 500:
-            attempt.observe_failure("backend_status")
+        route, now = self.request.route, perf_counter()
+        self.relay.status = status = self.request.judge(self.relay.status, now)
+        if route.fails(status) and b"" not in route.client_errors.get(status, ()):
+            attempt.observe_bad(status, now)
             self._error = self._error or "backend_status"
 
     def pause_response(self) -> None:
