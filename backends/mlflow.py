@@ -258,15 +258,22 @@ async def follow(mlflow: MlflowRegistry, registry: Registry, poll: float) -> Non
 
 def _has_failed(registry: Registry, name: str) -> bool:
     model = registry.models.get(name)
-    return model is not None and bool(model.faults) and not model.changing.locked()
+    return model is not None and bool(model.faults) and not (model.unloads or model.changing.locked())
+
+
+def _unloads(registry: Registry, name: str) -> int:
+    model = registry.models.get(name)
+    return model.unloads if model is not None else 0
 
 
 async def _take_over(mlflow: MlflowRegistry, registry: Registry, name: str, pause: float) -> None:
-    """Loads a model until that succeeds, after ``pause`` seconds and then after growing pauses."""
-    while True:
+    """Loads a model until that succeeds or it is unloaded, after ``pause`` seconds and then after growing pauses."""
+    unloads = _unloads(registry, name)
+    while unloads == _unloads(registry, name):
         try:
             await registry.load(name)
-            return await in_daemon("mlflow", partial(mlflow.forget_old, name))
+            await in_daemon("mlflow", partial(mlflow.forget_old, name))
+            return
         except Exception as error:  # noqa: BLE001  a thread or a file may be short, too, which ends no server
             log.error("%s; what is loaded is served further; trying again in %g s", error, pause)
         await asyncio.sleep(pause)

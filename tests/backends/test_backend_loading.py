@@ -358,6 +358,17 @@ async def test_a_version_of_mlflow_that_cannot_be_loaded_is_tried_again(tmp_path
         (tmp_path / f"ok{number}").touch()
         await until(serves)
     assert registry.faults == []
+
+    def tries() -> bool:
+        return any(getattr(t.get_coro(), "__name__", "") == "_take_over" for t in asyncio.all_tasks())
+
+    mlflow.number = 3
+    await until(failed)
+    assert tries()
+    await registry.unload("m")
+    (tmp_path / "ok3").touch()
+    await until(lambda: not tries())
+    assert not serves(), "it was loaded again after it had been unloaded"
     following.cancel()
     await asyncio.wait([following])
     await registry.close()
