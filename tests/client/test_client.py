@@ -112,6 +112,15 @@ def test_inputs_are_sent_with_their_type_and_shape(
     assert (tensor["datatype"], tensor["shape"]) == (datatype, shape)
 
 
+@pytest.mark.parametrize(
+    ("value", "kinds"), [([[1, True]], "bool, int"), ([0.5, False], "bool, float"), (["a", 1], "int, str")]
+)
+def test_inputs_of_mixed_types_are_refused(gateway: GatewayProcess, value: Any, kinds: str) -> None:
+    """They were sent as FP32: true as a number, and text too."""
+    with Client(gateway.url) as client, pytest.raises(ValueError, match=f"'x' mixes {kinds}; give"):
+        client.infer("digits", {"x": value})
+
+
 def test_a_stored_decision_id_takes_rewards_of_another_process(gateway: GatewayProcess) -> None:
     with Client(gateway.url) as client:
         identity = client.post(INFER, json=BODY).decision.id

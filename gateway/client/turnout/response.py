@@ -166,9 +166,12 @@ def _tensor(name: str, value: Any) -> dict[str, Any]:
     while elements and isinstance(elements[0], list):
         shape.append(len(elements[0]))
         elements = [*chain.from_iterable(one for one in elements if isinstance(one, list))]
-    return {"name": name, "shape": shape, "datatype": _python_datatype(elements), "data": value}
+    return {"name": name, "shape": shape, "datatype": _python_datatype(name, elements), "data": value}
 
 
-def _python_datatype(elements: list[Any]) -> str:
+def _python_datatype(name: str, elements: list[Any]) -> str:
     kinds = set(map(type, elements))  # all of them: 0 before 0.5 is a float, too
+    if len(kinds) > 1 and kinds & {bool, str}:
+        mixed = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise ValueError(f"the input {name!r} mixes {mixed}; give all values one type, or a numpy array")
     return _PYTHON_DATATYPES.get(kinds.pop(), "FP32") if len(kinds) == 1 else "FP32"
