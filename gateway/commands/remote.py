@@ -50,6 +50,9 @@ def connect_failure(error: httpx.HTTPError | OSError) -> str:
 class RemoteError(Exception):
     """The gateway could not be reached, or refused the call; the message says what to do."""
 
+    lasting = False
+    """Whether the same call would be refused again."""
+
 
 def add_remote_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -163,7 +166,9 @@ def _response(url: str, method: str, path: str, body: Any = None) -> httpx.Respo
                 "export $(cat turnout.keys))"
             )
         message = refused.get("message") if isinstance(refused, dict) else None
-        raise RemoteError(message or _refused(url, response))
+        error = RemoteError(message or _refused(url, response))
+        error.lasting = message is not None and response.status_code < 500 and response.status_code != 429
+        raise error
     return response
 
 

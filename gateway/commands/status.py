@@ -48,7 +48,7 @@ def main(arguments: argparse.Namespace) -> int:
         try:
             found = _asked(arguments)
         except RemoteError as error:
-            if not arguments.watch:
+            if error.lasting or not arguments.watch:
                 return complain(error)
             if str(error) != failed:  # once: it is asked again every 2 s
                 complain(f"{error}; trying again every {WATCH_S:g} s")

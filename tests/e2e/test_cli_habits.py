@@ -455,3 +455,8 @@ def test_a_watch_goes_on_after_a_call_that_fails(
         status.main(arguments)
     told = capsys.readouterr()
     assert (told.out.count("alarm: seen"), told.err.count("away; trying again every")) == (2, 2)
+    wrong = remote.RemoteError("there is no route 'wrong'")
+    wrong.lasting = True
+    replies[:] = [shown, wrong]
+    assert status.main(arguments) == 1
+    assert "no route 'wrong'\n" in capsys.readouterr().err
