@@ -19,7 +19,7 @@ from gateway.config.policy import bandit_of
 from gateway.loops import early_mismatch
 from gateway.loops.allocation import Allocations
 from gateway.loops.early_mismatch import EARLY_ALPHA
-from gateway.loops.periodic import each_route
+from gateway.loops.periodic import Failures, each_route
 from gateway.loops.ratio import ALPHA, Ratios
 from gateway.loops.recent_share import WINDOW_S, RecentShare
 from gateway.loops.upkeep import retention
@@ -132,6 +132,7 @@ class Alarms:
         self._early: Mapping[str, tuple[int, str]] = {}
         self._standing: dict[str, float] = {}
         """This process's own alarms by code: when each was renewed."""
+        self._failures = Failures()
         self._ratios = Ratios(store, clock)
         self._heard_in: Document | None = None
         self._heard: set[str] = set()
@@ -152,7 +153,9 @@ class Alarms:
         stored = await self._store.load_all(KIND, routes)
         self._damage = await self._store.load_all(damage.KIND, routes)
         self._early = await self._store.load_all(early_mismatch.KIND, routes)
-        await each_route("the check", routes, lambda name: self.look(document, name, stored.get(name)))
+        await each_route(
+            "the check", routes, lambda name: self.look(document, name, stored.get(name)), self._failures
+        )
 
     async def record_loss(self) -> None:
         """Any process may lose outcomes, so each tells its own."""

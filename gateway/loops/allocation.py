@@ -21,7 +21,7 @@ from gateway.compile.steering import Steering
 from gateway.config.document import Document
 from gateway.engines.offers import InEffect
 from gateway.loops.learning import Learning, Look, Proposal, counts_missing
-from gateway.loops.periodic import each_route
+from gateway.loops.periodic import Failures, each_route
 from gateway.state.base import BUCKET_S, Published
 from gateway.state.store import StartStore, Store
 from policies.allocate import allocate
@@ -75,6 +75,7 @@ class Allocations:
         """What each bandit knew when this process last looked; the leader's are up to date."""
         self.leads = False
         self._learning = Learning(store, clock)
+        self._failures = Failures()
         self._publications = 0
         """How often this process has published."""
         self._in_effect: dict[str, InEffect] | None = None
@@ -186,7 +187,9 @@ class Allocations:
         if changed == self._changed and not pending and not self._ended():
             return
         await self._read(self._store)
-        await each_route("the allocation", self.held, lambda name: self._step_route(name, first=first))
+        await each_route(
+            "the allocation", self.held, lambda name: self._step_route(name, first=first), self._failures
+        )
         # The first step has left routes out; the next one must not think them done.
         self._changed = -1 if first else changed
 

@@ -31,7 +31,7 @@ from gateway.loops import guardrail_verdicts
 from gateway.loops.alarms import distrust
 from gateway.loops.allocation import Allocations
 from gateway.loops.guardrail_evidence import GuardrailEvidence
-from gateway.loops.periodic import each_route
+from gateway.loops.periodic import Failures, each_route
 from gateway.loops.rollout_evidence import RolloutEvidence
 from gateway.loops.route_states import RouteStates, require_unchanged
 from gateway.loops.route_views import rollout_view
@@ -91,6 +91,7 @@ class Controller:
         """By canary: the document in force, until its rollout has heard of it."""
         self._complete: Document | None = None
         """The document for which `_stop_absent` is done."""
+        self._failures = Failures()
         self._due: dict[str, float] = {}
         """By route: when its guardrails are looked at next."""
         self._resting: dict[str, float] = {}
@@ -131,7 +132,7 @@ class Controller:
         await self._stop_absent(document)
         names = of_control(document)
         stored = await self._routes.read_all(names)
-        await each_route("the controller", names, lambda name: self._step(name, stored))
+        await each_route("the controller", names, lambda name: self._step(name, stored), self._failures)
 
     async def _stop_absent(self, document: Document) -> None:
         """Stops the clocks of the rollouts that ``document`` does not have, once, in the leader."""
@@ -154,7 +155,7 @@ class Controller:
 
             await self._routes.update(name, reducer)
 
-        await each_route("the controller", names, stop)
+        await each_route("the controller", names, stop, self._failures)
         self._complete = document
 
     async def _step(self, name: str, stored: Callable[[str], RouteState]) -> None:

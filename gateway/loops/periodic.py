@@ -22,6 +22,20 @@ STORE_RETRY_S: Final = 5.0
 Step = Callable[[], Awaitable[object]]
 
 
+class Failures:
+    """Logs failures with their traces, one that is repeated once in `REMINDER_S`."""
+
+    def __init__(self) -> None:
+        self._logged: dict[str, tuple[str, float]] = {}
+
+    def log(self, text: str, error: Exception) -> None:
+        now = asyncio.get_running_loop().time()
+        last, at = self._logged.get(text, ("", -inf))
+        if repr(error) != last or now - at >= REMINDER_S:
+            self._logged[text] = repr(error), now
+            log.error("%s", text, exc_info=error)
+
+
 async def periodically(
     name: str,
     step: Step,
@@ -35,7 +49,7 @@ async def periodically(
     A store that can't be reached leaves everything as it is, and no failure ends the loop. It is tried again after
     `STORE_RETRY_S` at most: pages say that the store is unavailable as long as one loop fails.
     """
-    now, said, last = asyncio.get_running_loop().time, -inf, ""
+    failures = Failures()
     if delay:
         await asyncio.sleep(interval())
     while True:
@@ -46,14 +60,14 @@ async def periodically(
         except StoreUnavailable as error:
             outage.failed(name, error)
             rest = min(rest, STORE_RETRY_S)
-        except Exception as error:
-            if repr(error) != last or now() - said >= REMINDER_S:
-                said, last = now(), repr(error)
-                log.exception("%s failed; it will be repeated", name)
+        except Exception as error:  # noqa: BLE001  whatever it is, the loop goes on
+            failures.log(f"{name} failed; it will be repeated", error)
         await asyncio.sleep(rest)
 
 
-async def each_route(work: str, names: Iterable[str], step: Callable[[str], Awaitable[object]]) -> None:
+async def each_route(
+    work: str, names: Iterable[str], step: Callable[[str], Awaitable[object]], failures: Failures
+) -> None:
     """Takes a step of ``work`` for each route, one at a time: requests come in between.
 
     A failure on one route does not hold up the others. Raises StoreUnavailable.
@@ -64,5 +78,5 @@ async def each_route(work: str, names: Iterable[str], step: Callable[[str], Awai
             await step(name)
         except StoreUnavailable:
             raise
-        except Exception:
-            log.exception("%s of the route %s failed once; it stays as it is", work, name)
+        except Exception as error:  # noqa: BLE001  whatever it is, the loop goes on
+            failures.log(f"{work} of the route {name} failed; it stays as it is", error)

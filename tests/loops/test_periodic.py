@@ -43,4 +43,23 @@ async def test_a_failure_that_is_repeated_is_logged_once_a_minute(caplog: pytest
     async with asyncio.timeout(60):
         await done.wait()
     task.cancel()
-    assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["a", "'b'"]
+    assert traced(caplog) == ["a", "'b'"]
+
+
+async def test_a_failure_of_a_route_that_is_repeated_is_logged_once_a_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A damaged document left a trace each second."""
+
+    async def step(name: str) -> None:
+        if name != "sound":
+            raise ValueError(name)
+
+    failures = periodic.Failures()
+    for _ in range(50):
+        await periodic.each_route("it", ("one", "sound", "two"), step, failures)
+    assert traced(caplog) == ["one", "two"]
+
+
+def traced(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [str(record.exc_info[1]) for record in caplog.records if record.exc_info]
