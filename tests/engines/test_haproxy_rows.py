@@ -145,13 +145,14 @@ def test_workers_are_counted_each_and_together_once_there_are_many() -> None:
     take(ledger, "9", 2)
     ledger.settle()
     assert ledger.settle() == (101, 1)
-    for worker in range(100, 200):
+    for worker in range(1000, 5000):
         take(ledger, str(worker), 1)
     ledger.settle()
-    assert ledger.settle() == (201, 1)
+    assert ledger.settle() == (4101, 1)
     ledger.deliver(rows("8", 101))  # it waited until its worker was no longer counted by itself
-    assert [ledger.settle(), ledger.settle()][1] == (202, 1)
+    assert [ledger.settle(), ledger.settle()][1] == (4102, 1)
     assert len(ledger.state()) < 50
+    assert len(ledger._retired) < 2000
 
 
 @pytest.mark.parametrize(

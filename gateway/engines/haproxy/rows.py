@@ -41,6 +41,8 @@ _TURN: Final = 2**32
 """HAProxy counts rows in 32 bits: after five days of 10,000 requests/s it begins at zero again."""
 _MAX_WORKERS: Final = 32
 """Workers that are counted one by one; each reload starts one."""
+_MAX_RETIRED: Final = 1024
+"""Workers before them whose last row is remembered: of an older one, all rows before its next would count as lost."""
 
 
 class Row(NamedTuple):
@@ -191,6 +193,8 @@ class Ledger:
         gone.delivered += worker.delivered
         gone.lost += worker.lost + worker.missing(worker.done)
         done, waiting = worker.done, {number for number in worker.numbers if number > worker.done}
+        if len(self._retired) >= _MAX_RETIRED:
+            del self._retired[next(iter(self._retired))]
         self._retired[name] = Worker(settled=done, mark=done, done=done, numbers=waiting)
 
     def settle(self) -> tuple[int, int]:
