@@ -216,13 +216,19 @@ class Snapshot:
         self.actions = Actions(REQUEST_ACTIONS)
         self.ranked = tuple(sorted(routes.values() if served is None else served, key=_specificity))
         self._paths: dict[bytes, tuple[RoutePlan, ...]] = {}
+        self._unknown: bytes | None = None
+        """The last path without a route, for which the error message asks once more."""
 
     def candidates(self, path: bytes) -> tuple[RoutePlan, ...]:
         """The routes whose prefix holds ``path`` (without its query), the most specific first."""
         known = self._paths.get(path)
         if known is None:
+            if path == self._unknown:
+                return ()
             known = self._search(path)
-            if known and len(path) <= MAX_CACHED_PATH_BYTES:
+            if not known:
+                self._unknown = path
+            elif len(path) <= MAX_CACHED_PATH_BYTES:
                 if len(self._paths) >= MAX_CACHED_PATHS:
                     self._paths.clear()
                 self._paths[path] = known
