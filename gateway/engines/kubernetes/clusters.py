@@ -60,11 +60,12 @@ class Clusters:
 
     async def _cluster(self, name: str, engine: KubernetesConfig) -> HttpRoutes:
         known = self._clusters.get(name)
-        if known is None or known.config != engine:
-            self._clusters[name] = HttpRoutes(engine, self._document, self._clock)
-            if known is not None:
-                await known.close()
-        return self._clusters[name]
+        if known is not None and known.config == engine:
+            return known
+        made = self._clusters[name] = HttpRoutes(engine, self._document, self._clock)
+        if known is not None:
+            await known.close()
+        return made  # which an edit may have removed meanwhile
 
     async def close(self, *, but: Collection[str] = ()) -> None:
         """Close the connections to all clusters but these."""
