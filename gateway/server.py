@@ -100,8 +100,12 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
     sealer = Sealer(await start.secrets(SEALING_KEYS))
     traces = Traces(chance=chance, wall=now)
 
+    async def emit(kind: str, route: str, data: Mapping[str, Any]) -> None:
+        with contextlib.suppress(StoreUnavailable):  # the event is lost
+            await events.emit(kind, route, data)
+
     def tell(kind: str, data: Mapping[str, Any], route: str = "") -> None:
-        tasks.spawn(events.emit_quietly(kind, route, data))
+        tasks.spawn(emit(kind, route, data))
 
     # Closures read `in_force`, which comes last, since it assigns to all of these.
     request_ids = RequestIds(

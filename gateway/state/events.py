@@ -33,11 +33,6 @@ class Events:
         await self._added([event])
         return event
 
-    async def emit_quietly(self, kind: str, route: str, data: Mapping[str, Any]) -> None:
-        """`emit`; the event is lost while the store is away."""
-        with contextlib.suppress(StoreUnavailable):
-            await self.emit(kind, route, data)
-
     async def save(
         self,
         kind: str,
