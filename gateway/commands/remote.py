@@ -166,9 +166,9 @@ def _response(url: str, method: str, path: str, body: Any = None) -> httpx.Respo
                 "export $(cat turnout.keys))"
             )
         message = refused.get("message") if isinstance(refused, dict) else None
-        error = RemoteError(message or _refused(url, response))
-        error.lasting = message is not None and response.status_code < 500 and response.status_code != 429
-        raise error
+        failure = RemoteError(message or _refused(url, response))
+        failure.lasting = message is not None and response.status_code < 500 and response.status_code != 429
+        raise failure
     return response
 
 

@@ -338,11 +338,8 @@ async def test_replicas_follow_one_another(
     assert await other.refresh() is None
     await revisions.propose(TWO, "ops", etag(ONE))
     assert (await revisions.may_publish(False), await other.may_publish(True)) == (True, False)
-    refreshed = await other.refresh()
-    assert refreshed == revisions.current
-    assert listening(other) == "2"
-    assert await other.refresh() is None
-    assert await other.may_publish(False)
+    assert await other.refresh() == revisions.current
+    assert (listening(other), await other.refresh(), await other.may_publish(False)) == ("2", None, True)
     # An edit by way of the one that has not heard yet is made on what the store has.
     await other.propose(THREE, "ops", etag(TWO))
     assert await code(revisions.propose(ONE, "ops", etag(TWO))) == "precondition_failed"
