@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +22,7 @@ from gateway.loops import alarms, guardrail_verdicts
 from gateway.loops.allocation import Allocations
 from gateway.loops.controller import Controller
 from gateway.loops.joining import Joining
-from gateway.loops.periodic import each_route
+from gateway.loops.periodic import Failures, each_route
 from gateway.state.outage import StoreOutage
 from gateway.state.store import DocumentStore
 from gateway.telemetry.metrics import Metrics
@@ -44,6 +44,7 @@ class StatusGauges:
     outage: StoreOutage
     joining: Joining
     fleet: Fleet
+    failures: Failures = field(default_factory=Failures)
 
     async def step(self, document: Document) -> None:
         """Set all of them. Raises StoreUnavailable, after those that need no store are set."""
@@ -98,7 +99,7 @@ class StatusGauges:
             stages[route,] = rollout.stage + 1.0
             verdicts.update({(route, v.metric, v.verdict): 1.0 for v in of_route})
 
-        await each_route("the gauges", canaries(document), show)
+        await each_route("the gauges", canaries(document), show, self.failures)
         bandits = [name for name, route in document.routes.items() if in_force(route, ()) is not None]
         for route, (_, text) in (await self.store.load_all(guardrail_verdicts.KIND, bandits)).items():
             of_bandit = in_force(document.routes[route], json.loads(text)) or ()
