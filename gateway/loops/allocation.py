@@ -32,6 +32,8 @@ from policies.contextual.bandit import Contextual, Ensemble
 
 LEASE: Final = "allocation"
 LEASE_TTL_S: Final = 5.0
+LEASE_STEPS: Final = 3
+"""How many times the interval of `loops.allocation` a lease lasts, if that is longer."""
 
 Swap = Callable[[str, int, Allocation, Ensemble | None], None]
 """Puts (route, epoch, allocation, and for features an ensemble) where the requests read it."""
@@ -177,8 +179,11 @@ class Allocations:
         ``first``: before the first request, only routes without a published allocation learn: to read the rewards of
         hundreds takes seconds.
         """
-        # Each step, so that a leader that hangs is followed by another within the lease.
-        lease = await self._store.lease(LEASE, self._owner, ttl=LEASE_TTL_S, now=self._clock())
+        # Each step, so that a leader that hangs is followed by another within the lease. It outlasts the time between
+        # two steps: else processes would lead in turn, and each think until its next step that it still does.
+        interval = self._document.loops.allocation if self._document is not None else 0.0
+        ttl = max(LEASE_TTL_S, LEASE_STEPS * interval)
+        lease = await self._store.lease(LEASE, self._owner, ttl=ttl, now=self._clock())
         if lease is not None and not self.leads:
             self._changed = -1  # what the leader before did not come to is done now
         self.leads = lease is not None

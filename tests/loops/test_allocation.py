@@ -146,6 +146,26 @@ async def unavailable(*_: object) -> bool:
     raise StoreUnavailable("the disk is full")
 
 
+async def test_one_process_leads_though_steps_are_a_minute_apart(store: SqliteStore) -> None:
+    """Each took the lapsed lease of the other, and both posted all webhooks."""
+    document, now = (
+        load(f"loops: {{allocation: 60s}}\n{CONFIG}{ROUTE.format('one')}", source="test", env={}),
+        0.0,
+    )
+    both = [
+        Allocations(store, owner=name, clock=lambda: now, swap=lambda *_: None, announce=lambda _: None)
+        for name in ("first", "second")
+    ]
+    for process in both:
+        await process.start()
+        put_in_force(document, process)
+    for _ in range(3):
+        for process in both:
+            now += 30
+            await process.step()
+            assert [each.leads for each in both] == [True, False]
+
+
 async def test_followers_integrate_nothing_and_let_others_in_between_routes(
     store: SqliteStore, integrals: list[bool]
 ) -> None:
