@@ -23,12 +23,13 @@ _Response = HEALTH_MESSAGES["HealthCheckResponse"]
 class Health:
     """The status of a service: "" and the inference service follow the server's readiness, a model's name its own."""
 
-    def __init__(self, ready: Callable[[], bool], model_ready: Callable[[str], bool | None]) -> None:
-        """``model_ready`` returns None for an unknown model."""
+    def __init__(
+        self, ready: Callable[[], bool], model_ready: Callable[[str], bool | None], ending: asyncio.Event
+    ) -> None:
+        """``model_ready`` returns None for an unknown model; ``ending`` ends calls of Watch."""
         self._ready = ready
         self._model_ready = model_ready
-        self.ending = False
-        """Whether calls of Watch end: the server would wait for them as for requests in flight."""
+        self._ending = ending
 
     def handler(self) -> grpc.GenericRpcHandler:
         codec = {
@@ -61,7 +62,7 @@ class Health:
     async def _watch(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """The status now, then each change. An unknown service is a status here, as the protocol says."""
         sent = None
-        while not self.ending:
+        while not self._ending.is_set():
             status = self._status(request.service)
             if status != sent:
                 sent = status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -91,9 +92,11 @@ class GrpcServer:
         self._draining = draining
         options = [("grpc.max_receive_message_length", max_body), ("grpc.max_send_message_length", -1)]
         self._server = grpc.aio.server(options=options)
-        self._health = Health(lambda: not pages.unready(draining()), registry.ready)
+        self._ending = asyncio.Event()
+        """Whether calls end that only wait: the server would wait for them as for requests in flight."""
+        health = Health(lambda: not pages.unready(draining()), registry.ready, self._ending)
         self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(SERVICE, self._methods()), self._health.handler())
+            (grpc.method_handlers_generic_handler(SERVICE, self._methods()), health.handler())
         )
 
     async def start(self, host: str, port: int) -> int:
@@ -108,7 +111,7 @@ class GrpcServer:
 
     async def stop(self, grace: float) -> None:
         """Refuses new calls, and lets those in flight finish within ``grace`` seconds."""
-        self._health.ending = True
+        self._ending.set()
         await self._server.stop(grace)
 
     def _methods(self) -> dict[str, grpc.RpcMethodHandler]:
@@ -144,11 +147,17 @@ class GrpcServer:
     async def _stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         """One response for each request, in order; an error is a response, too."""
         response = MESSAGES["ModelStreamInferResponse"]
-        async for request in requests:
-            try:
-                yield response(infer_response=await self._infer(_usable(request)))
-            except ServerError as error:
-                yield response(error_message=error.message)
+        ending = asyncio.ensure_future(self._ending.wait())
+        try:
+            while (request := await _next(requests, ending)) is not None:
+                try:
+                    yield response(infer_response=await self._infer(_usable(request)))
+                except ServerError as error:
+                    yield response(error_message=error.message)
+        finally:
+            ending.cancel()
+        if self._ending.is_set():
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
 
     async def _infer(self, request: Any) -> Any:
         served = self._registry.find(request.model_name, request.model_version)
@@ -173,6 +182,16 @@ class GrpcServer:
             response.outputs.add(name=spec.name, datatype=spec.datatype.name, shape=array.shape)
             response.raw_output_contents.append(to_bytes(spec.datatype, array))
         return response
+
+
+async def _next(requests: AsyncIterator[Any], ending: asyncio.Future[Any]) -> Any:
+    """The next request of a stream; None behind the last one, or once ``ending`` is done."""
+    following = asyncio.ensure_future(anext(requests, None))
+    try:
+        await asyncio.wait((following, ending), return_when=asyncio.FIRST_COMPLETED)
+        return following.result() if following.done() else None
+    finally:
+        following.cancel()
 
 
 def config_message(config: ModelConfig) -> Any:

@@ -46,10 +46,15 @@ async def serving(root: Path) -> AsyncIterator[tuple[Registry, grpc.aio.Channel]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         watched = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"")
         assert await watched.read()
+        stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")()
+        await stream.write(b"\x0a\x06absent")
+        assert b"no model 'absent'" in await stream.read()
         yield registry, channel
-        # A caller that watches until the end is not waited for: the grace is for requests in flight.
+        # Callers that only wait are not waited for: the grace is for requests in flight.
         await asyncio.wait_for(server.stop(10 * LIMIT_S), LIMIT_S)
         assert await watched.code() is grpc.StatusCode.OK
+        assert await stream.code() is grpc.StatusCode.UNAVAILABLE
+        assert await stream.details() == "the server is shutting down"
     await registry.close()
 
 
