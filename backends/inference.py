@@ -22,7 +22,7 @@ MAX_PAGE_BODY: Final = 1024 * 1024
 """Of requests that are not inferences."""
 MAX_REMEMBERED_TARGETS: Final = 256
 OFFLOAD_BYTES: Final = 256 * 1024
-"""Bodies from this size are (de)compressed in a thread; zlib lets the event loop run meanwhile."""
+"""Bodies from this size, packed or not, are (de)compressed in a thread; zlib lets the event loop run meanwhile."""
 LARGE_JSON_BYTES: Final = 64 * 1024
 """Beyond it, JSON is parsed in a process; here it would hold all other requests for 5 to 20 ms."""
 
@@ -142,8 +142,13 @@ def unpacked(request: Request, limit: int, then: Callable[[bytes], None]) -> Non
         return
     encoding = request.head.content_encoding.decode("latin-1")
     if len(request.body) <= OFFLOAD_BYTES:
-        then(unpack(request.body, encoding, limit))
-        return
+        try:
+            body = unpack(request.body, encoding, min(limit, OFFLOAD_BYTES))
+        except TooLarge:
+            pass  # 64 KiB may unfold to 64 MiB, which would hold the event loop for 0.2 s
+        else:
+            then(body)
+            return
 
     async def unpack_in_thread() -> None:
         then(await asyncio.to_thread(unpack, request.body, encoding, limit))

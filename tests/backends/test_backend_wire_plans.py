@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import json
 import struct
+import threading
 import weakref
+from collections.abc import Coroutine
 from typing import Any
 
 import numpy as np
@@ -12,8 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backends import inference
 from backends.datatypes import DATATYPES
 from backends.errors import InvalidInput, TooLarge
+from backends.http.message import Request, Response
+from backends.http.request_head import RequestHead
+from backends.wire.compression import unpack
 from backends.wire.request import MAX_JSON_BYTES, MAX_REMEMBERED_PLANS, Plans
 from tests.backends.wire_requests import array, parse, parsed, signature, tensor, with_binary
 
@@ -201,3 +209,40 @@ def test_a_remembered_head_does_not_lift_the_limit_on_json() -> None:
     plans.parse(FORMS[0] % b"[1,2,3]", None)
     with pytest.raises(TooLarge):
         plans.parse(FORMS[0] % (b"[1,2,3" + b" " * MAX_JSON_BYTES + b"]"), None)
+
+
+class Spawning(Request):
+    """A request with a gzip body, whose work runs when it is spawned."""
+
+    def __init__(self, plain: bytes) -> None:
+        head = RequestHead()
+        head.content_encoding = b"gzip"
+        self.body, self.head = gzip.compress(plain), head
+
+    def spawn(self, work: Coroutine[None, None, None]) -> None:
+        asyncio.run(work)
+
+    def respond(self, response: Response) -> None:
+        raise AssertionError
+
+
+def test_only_bodies_that_are_small_unpacked_are_unpacked_on_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """64 KiB of gzip held the event loop while they unfolded to 64 MiB."""
+    limits: dict[bool, int] = {}
+
+    def noted(body: bytes, encoding: str, limit: int) -> bytes:
+        limits[threading.current_thread() is threading.main_thread()] = limit
+        return unpack(body, encoding, limit)
+
+    monkeypatch.setattr("backends.inference.unpack", noted)
+    found: list[bytes] = []
+    for size in (inference.OFFLOAD_BYTES, inference.OFFLOAD_BYTES + 1, 1 << 22):
+        limits.clear()
+        inference.unpacked(Spawning(b" " * size), 1 << 22, found.append)
+        on_loop = {True: inference.OFFLOAD_BYTES}
+        assert limits == (on_loop if size == inference.OFFLOAD_BYTES else on_loop | {False: 1 << 22})
+        assert found.pop() == b" " * size
+    with pytest.raises(TooLarge):
+        inference.unpacked(Spawning(b" " * ((1 << 22) + 1)), 1 << 22, found.append)
