@@ -44,7 +44,7 @@ from gateway.dataplane.variant import FixedResponse, VariantPlan
 from gateway.errors import codes_of
 from gateway.http import browsers
 from gateway.http.browsers import Browsers
-from gateway.http.fields import KEEP, credential_actions
+from gateway.http.fields import FORWARDED_PREFIXES, KEEP, KEEP_OF_PROXY, credential_actions
 from gateway.telemetry.tracing.sampling import Tracing
 from gateway.transport.balancer import Backend
 from gateway.transport.health import Health
@@ -74,7 +74,8 @@ def snapshot(
         served=[plan for name, plan in routes.items() if _served(document.routes[name])],
     )
     for name in (*_looked_at(document), *(browsers.FIELDS if document.auth is None else ())):
-        made.actions.by_name.setdefault(name, KEEP)
+        action = KEEP_OF_PROXY if name.startswith(FORWARDED_PREFIXES) else KEEP
+        made.actions.by_name.setdefault(name, action)
     if document.auth is not None:
         made.actions.by_name.update(credential_actions(document.auth.accept))
     return made

@@ -21,7 +21,7 @@ IdPrefix = Callable[[str, str, str, int, float, bool, bytes], bytes]
 class Choice:
     """One prebuilt decision: a variant with its probability in one epoch."""
 
-    __slots__ = ("_prefixes", "context", "propensity", "table", "variant")
+    __slots__ = ("_drawn", "_forced", "context", "propensity", "table", "variant")
 
     def __init__(self, variant: VariantPlan, propensity: float, table: Table, context: bytes = b"") -> None:
         self.variant = variant
@@ -29,15 +29,16 @@ class Choice:
         self.table = table
         self.context = context
         """The features that led here, packed (`gateway.record.context`); b"" if none are read."""
-        self._prefixes: dict[tuple[str, bool], bytes] = {}
+        self._drawn: dict[str, bytes] = {}
+        self._forced: dict[str, bytes] = {}
 
     def id_prefix(self, served: str, forced: bool) -> bytes:
         """The part of the decision id that all decisions like this share."""
-        key = (served, forced)
-        prefix = self._prefixes.get(key)
+        known = self._forced if forced else self._drawn
+        prefix = known.get(served)
         if prefix is None:
             table = self.table
-            prefix = self._prefixes[key] = table.id_prefix(
+            prefix = known[served] = table.id_prefix(
                 table.route, self.variant.name, served, table.epoch, self.propensity, forced, self.context
             )
         return prefix

@@ -37,6 +37,8 @@ PASSED_BY_PROXY: Final = 17
 SUBPROTOCOLS: Final = 18
 PASS: Final = 19
 """Passed on as it came."""
+KEEP_OF_PROXY: Final = 20
+"""`KEEP` and `PASSED_BY_PROXY`."""
 
 MAX_REMEMBERED_NAMES: Final = 1024
 MAX_REMEMBERED_NAME_BYTES: Final = 64
@@ -153,7 +155,7 @@ class Actions:
 
 
 REQUEST_ACTIONS: Final[dict[bytes, int]] = _request_actions()
-"""By lower-cased name. A snapshot adds KEEP for the fields that its routes look at."""
+"""By lower-cased name. A snapshot adds KEEP or KEEP_OF_PROXY for the fields that its routes look at."""
 
 RESPONSE_ACTIONS: Final[dict[bytes, int]] = _with_twins(
     {

@@ -28,6 +28,7 @@ MAX_INTERIM_RESPONSES: Final = 8
 MAX_KEEP_ALIVE_S: Final = 3600
 FIRST_BYTE: Final = ord("H")
 """First byte of a response; the parser would take RTSP for HTTP."""
+SPACE: Final = ord(" ")
 HTTP11: Final = b"HTTP/1.1 "
 _ACTIONS: Final = Actions(RESPONSE_ACTIONS)
 
@@ -141,7 +142,11 @@ class ResponseParser:
         except KeyError:
             action = _ACTIONS.find(name)
         if action == PASS:
-            self._lines.append(b"%b: %b\r\n" % (name, value.rstrip(b" \t")))
+            if (
+                value and value[-1] <= SPACE
+            ):  # the parser has refused every other control character than the tab
+                value = value.rstrip()
+            self._lines.append(b"%b: %b\r\n" % (name, value))
         elif action == LENGTH:
             self._length = int(value)  # llhttp has refused what is not a number, and a second one
         elif action == CODING:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway.record.events import Outcome
 from gateway.record.usage import Usage
 from tests.support.stage import Stage
 
@@ -60,7 +61,7 @@ def answered(status: bytes, body: bytes) -> bytes:
 @pytest.mark.parametrize("status", [b"200 OK", b"404 Not Found"])
 def test_tokens_are_read_from_good_responses(stage: Stage, status: bytes) -> None:
     found: list[tuple[Any, ...]] = []
-    stage.worker.offer_usage = lambda record, _, reader: found.append((record.status, reader.usage()))
+    stage.worker.offer_usage = lambda row, _, reader: found.append((Outcome(*row).status, reader.usage()))
     stage.client().give(post("/counted", b"{}"))
     stage.connected().give(answered(status, COUNTS))
     assert found == ([(200, Usage(3, 4, 0))] if status.startswith(b"2") else [])

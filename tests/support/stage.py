@@ -370,7 +370,8 @@ class Stage:
         shadow.worker = worker
         return worker
 
-    def _record(self, outcome: Outcome) -> None:
+    def _record(self, fields: tuple[Any, ...]) -> None:
+        outcome = Outcome._make(fields)
         self.outcomes.append(outcome)
         served = outcome.served or "-"
         self.log.append(f"recorded {outcome.status} {outcome.error or 'good'} {outcome.assigned}>{served}")

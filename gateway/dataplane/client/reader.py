@@ -62,7 +62,7 @@ class RequestReader:
     """Feeds the parser and takes its callbacks."""
 
     __slots__ = (
-        "_actions", "_connection", "_fields_left", "_host", "_limits", "_lines", "_parser", "_skipped", "_start",
+        "_connection", "_fields_left", "_host", "_known", "_limits", "_lines", "_parser", "_skipped", "_start",
         "_url", "body", "dear", "head", "in_head", "incoming", "unclaimed",
     )  # fmt: skip
 
@@ -71,7 +71,7 @@ class RequestReader:
         self._parser = self._new_parser()
         self._skipped = False
         """Whether the parser passed the head of a request to upgrade and would skip its body."""
-        self._actions = connection.snapshot.actions
+        self._known = connection.snapshot.actions.known
         self._limits = connection.snapshot.limits
         self._fields_left = 0
         self._url = b""
@@ -175,7 +175,7 @@ class RequestReader:
         self._url = b""
         connection.snapshot = snapshot = connection.runtime.snapshot
         self.head = head = Head(connection.now)
-        self._actions = snapshot.actions
+        self._known = snapshot.actions.known
         self._limits = limits = snapshot.limits
         # It counts down to 0, which is the first field too many.
         self._fields_left = limits.fields + 1
@@ -194,9 +194,9 @@ class RequestReader:
         if value and value[-1] <= SPACE:  # the parser has refused every other control character than the tab
             value = value.rstrip()
         try:
-            action = self._actions.known[name]
+            action = self._known[name]
         except KeyError:
-            action = self._actions.find(name)
+            action = self._connection.snapshot.actions.find(name)
         if action == PASS:
             self._lines.append(b"%b: %b\r\n" % (name, value))
         elif self.in_head:
@@ -218,10 +218,12 @@ class RequestReader:
         end = len(method) + 1 + len(url)
         usual = self.unclaimed == len(start) and start[end : end + 11] == END_OF_LINE
         version = "1.1" if usual else parser.get_http_version()
-        upgrades = parser.should_upgrade()
+        upgrades = head.wants_upgrade != () and parser.should_upgrade()
         head.settle(version, method, url, upgrades, parser.should_keep_alive())
         if head.host != self._host:
             self._check_host(head)
+        elif self._host is not None:
+            head.host = self._host  # what it leads to is found faster: its hash is known
         self.in_head = False
         self._lines = []  # of trailers, which go nowhere
         progress = self.body

@@ -188,12 +188,10 @@ class Attempt(SlotHolder, Timed):
     def on_head(self, response: ResponseHead) -> None:
         self.owner.on_head(self, response)
 
-    def accept(self, sink: ResponseSink, now: float) -> None:
-        """Passes the response on to ``sink``."""
+    def accept(self, sink: ResponseSink) -> None:
+        """Passes the response on to ``sink``; `flush`, behind the same read, sets the deadline."""
         self.state = RELAYING
         self.sink = sink
-        deadline = now + self.limits.idle
-        self.deadline = min(self.total_deadline, deadline)
 
     def on_data(self, data: bytes) -> None:
         sink = self.sink

@@ -23,6 +23,7 @@ from gateway.dataplane.variant import VariantPlan
 from gateway.errors import TurnoutError, render
 from gateway.http.fields import date_line
 from gateway.internal_errors import INTERNAL_ERRORS
+from gateway.record.events import Outcome
 
 
 class ExchangeBase(PipelinedRequest, AttemptOwner):
@@ -178,9 +179,9 @@ class ExchangeBase(PipelinedRequest, AttemptOwner):
         try:
             record = outcome(self.request, assignment, self.body, self.relay, self.recovery, self._error)
             if self._listener is not None:
-                self._listener.finished(record, attempt)
+                self._listener.finished(Outcome._make(record), attempt)
             if not self.request.decides:
-                runtime.undecided[record.route, f"{record.status // 100}xx"] += 1
+                runtime.undecided[self.request.route.name, f"{self.relay.status // 100}xx"] += 1
                 return
             runtime.offer(record)
             if self.relay.usage is not None and self.relay.status < 300:

@@ -48,9 +48,8 @@ class Discard(ResponseSink, AttemptOwner):
         return True
 
     def _accept(self, attempt: Attempt) -> None:
-        now = perf_counter()
-        attempt.accept(self, now)
-        attempt.deadline = now + MAX_DISCARD_S
+        attempt.accept(self)
+        attempt.deadline = perf_counter() + MAX_DISCARD_S
 
     def on_head(self, attempt: Attempt, response: ResponseHead) -> None:
         assert attempt.address is not None

@@ -268,7 +268,7 @@ class Exchange(Failover):
         relay.served = attempt.plan.name
         if self._listener is not None:
             self._listener.attempt_accepted(attempt, now)
-        attempt.accept(relay, now)
+        attempt.accept(relay)
         assert self.assignment is not None
         if not self.body.complete:
             self.head.close = True

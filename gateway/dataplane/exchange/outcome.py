@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from time import perf_counter
+from typing import Any
 
 from gateway.dataplane.exchange.recovery import Recovery
 from gateway.dataplane.exchange.relay import Relay
@@ -11,7 +12,6 @@ from gateway.dataplane.request.assignment import Assignment
 from gateway.dataplane.request.body import Body
 from gateway.dataplane.request.request import Request
 from gateway.http.fields import valid_request_id
-from gateway.record.events import Outcome
 
 
 def outcome(
@@ -21,8 +21,8 @@ def outcome(
     relay: Relay,
     recovery: Recovery | None,
     error: str,
-) -> Outcome:
-    """Returns the outcome of a request that has just ended.
+) -> tuple[Any, ...]:
+    """Returns the fields of the `Outcome` of a request that has just ended.
 
     Args:
         request: With its decision.
@@ -35,37 +35,32 @@ def outcome(
     now = perf_counter()
     choice, route, head = assignment.choice, request.route, request.head
     assigned, served = assignment.variant.name, relay.served
-    # Twice as fast as calling the class, which goes through Python.
-    return tuple.__new__(
-        Outcome,
-        (
-            request.decision,
-            request.wall,
-            route.name,
-            route.policy,
-            request.snapshot.revision,
-            choice.table.epoch,
-            assignment.unit,
-            assignment.sticky,
-            assigned,
-            served,
-            1.0 if assignment.forced else choice.propensity,
-            assignment.forced,
-            relay.status,
-            error,
-            (served != assigned if served else recovery is not None and recovery.fixed)
-            and relay.status != 499,
-            json.dumps(recovery.records) if recovery is not None and recovery.records else "",
-            relay.head_ms,
-            relay.backend_ms,
-            (now - head.started) * 1e3,
-            body.size,
-            relay.size,
-            request.request_id.decode("latin-1"),
-            head.principal.id,
-            assignment.features,
-            _recorded(relay.backend_request_id) if relay.backend_request_id else "",
-        ),
+    return (
+        request.decision,
+        request.wall,
+        route.name,
+        route.policy,
+        request.snapshot.revision,
+        choice.table.epoch,
+        assignment.unit,
+        assignment.sticky,
+        assigned,
+        served,
+        1.0 if assignment.forced else choice.propensity,
+        assignment.forced,
+        relay.status,
+        error,
+        (served != assigned if served else recovery is not None and recovery.fixed) and relay.status != 499,
+        json.dumps(recovery.records) if recovery is not None and recovery.records else "",
+        relay.head_ms,
+        relay.backend_ms,
+        (now - head.started) * 1e3,
+        body.size,
+        relay.size,
+        request.request_id.decode("latin-1"),
+        head.principal.id,
+        assignment.features,
+        _recorded(relay.backend_request_id) if relay.backend_request_id else "",
     )
 
 

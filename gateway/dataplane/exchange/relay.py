@@ -41,7 +41,7 @@ class Relay(ResponseSink):
     usage: UsageReader | None
     """Takes the body where token counts are read from it."""
     _tail: bytes
-    """The last bytes of the body, at least `TAIL_BYTES` if there are as many."""
+    """The last bytes of the body that `flush` has sent, at least `TAIL_BYTES` if there are as many."""
     head_ms: float
     """Milliseconds from the request to the response's head that were the gateway's own; set when it is complete."""
 
@@ -82,7 +82,6 @@ class Relay(ResponseSink):
 
     def on_data(self, data: bytes) -> None:
         self.size += len(data)
-        self._tail = data if len(data) >= TAIL_BYTES else (self._tail + data)[-TAIL_BYTES:]
         self._out.append(data)
         if self.usage is not None:
             self.usage.feed(data)
@@ -95,6 +94,9 @@ class Relay(ResponseSink):
 
     def flush(self) -> bool:
         out, self._out = self._out, []
+        if out:
+            last = out[-1]
+            self._tail = last if len(last) >= TAIL_BYTES else b"".join((self._tail, *out))[-TAIL_BYTES:]
         self.client.send(out, False)
         return not self.client.write_paused
 

@@ -21,10 +21,10 @@ from gateway.http.fields import (
     FORWARDED,
     FORWARDED_FOR,
     FORWARDED_HOST,
-    FORWARDED_PREFIXES,
     FORWARDED_PROTO,
     HOST,
     KEEP,
+    KEEP_OF_PROXY,
     LENGTH,
     METHODS,
     PASSED_BY_PROXY,
@@ -160,6 +160,9 @@ class Head:
             if value.lower() != b"100-continue":
                 raise TurnoutError("expectation_failed")
             self.expect = True
+        elif action == KEEP_OF_PROXY:
+            self.proxy_fields += ((PASSED_BY_PROXY, value),)
+            self._keep(name, value)
         elif action == PASSED_BY_PROXY:
             self.proxy_fields += ((action, value),)
             self.lines.append(b"%b: %b\r\n" % (name, value))
@@ -180,8 +183,6 @@ class Head:
         if kept is EMPTY:
             kept = self.kept = {}
         key = name.lower()
-        if key.startswith(FORWARDED_PREFIXES):
-            self.proxy_fields += ((PASSED_BY_PROXY, value),)
         kept[key] = kept[key] + b", " + value if key in kept else value
         self.lines.append(b"%b: %b\r\n" % (name, value))
 

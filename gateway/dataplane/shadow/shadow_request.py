@@ -101,7 +101,7 @@ class ShadowRequest(ResponseSink, AttemptOwner):
         if response.length > self._limit and not response.bodiless:
             self._cut("shadow_answer_too_large")  # before it fills our buffers
         else:
-            attempt.accept(self, self._head_at)
+            attempt.accept(self)
 
     def on_data(self, data: bytes) -> None:
         self._limit -= len(data)
