@@ -35,12 +35,14 @@ PARTS: Final = (
     "gateway/http",
     "gateway/http2",
     "gateway/auth/principal.py",
+    "gateway/ingest/ring.py",
     "gateway/runtime/loop_load.py",
     "gateway/record/decision_id.py",
     "gateway/record/stamp.py",
     "gateway/engines/rows.py",
     "gateway/engines/kubernetes/rows.py",
     "policies/allocation/bucketing.py",
+    "policies/allocation/model.py",
     "policies/ejection.py",
 )
 """Files, or directories whose modules are compiled."""

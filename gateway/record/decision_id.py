@@ -139,7 +139,7 @@ class Sealer:
 
     def new_decision(self, now: float) -> bytes:
         """A new decision: 16 unique bytes, ordered by time to the millisecond. ``now``: seconds since the epoch."""
-        return (int(now * 1000.0) << 80 | next(self._own.count)).to_bytes(16, "big")
+        return ((int(now * 1000.0) << 80) + next(self._own.count)).to_bytes(16, "big")
 
     @staticmethod
     def static(

@@ -10,7 +10,8 @@ from typing import cast
 
 import pytest
 
-from gateway.ingest.recorder import BATCH_ROWS, Recorder
+from gateway.ingest.recorder import Recorder
+from gateway.ingest.ring import BATCH_ROWS
 from gateway.record.events import Batch, Outcome, Shadowed
 from gateway.state.base import OutcomeFilter, StoreUnavailable
 from gateway.state.sqlite import SqliteStore

@@ -112,7 +112,7 @@ class Attempt(SlotHolder, Timed):
         self.total_deadline = self.deadline = total_deadline
         self.upgrade = upgrade
         # A tunnel takes the connection with it; a pooled one would be lost to other requests.
-        self.fresh = bool(upgrade)
+        self.fresh = upgrade != b""
         self.state = NEW
         self.address = None
         self.connection = None

@@ -298,9 +298,7 @@ class Exchange(Failover):
         return True
 
     def on_end(self, attempt: Attempt, trailers: bytes) -> None:
-        before = self.relay.status
-        self.relay.end(trailers)
-        if self.relay.status != before:
+        if self.relay.end(trailers):
             self._judge_end(attempt)
         attempt.release()
         self._finish()

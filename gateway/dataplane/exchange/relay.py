@@ -100,14 +100,17 @@ class Relay(ResponseSink):
         self.client.send(out, False)
         return not self.client.write_paused
 
-    def end(self, trailers: bytes) -> None:
-        """Sends what is left, and these field lines behind the body; the response is complete."""
-        if trailers:
-            self.client.send_trailers(self._out, trailers)
-        else:
-            self.client.send(self._out, True)
-        self.status = judged_end(trailers, self.status, due=self._status_due)
+    def end(self, trailers: bytes) -> bool:
+        """Sends what is left, and these field lines behind the body; returns whether they changed the status."""
         self.whole = True
+        if not trailers:
+            self.client.send(self._out, True)
+            if not self._status_due:
+                return False
+        else:
+            self.client.send_trailers(self._out, trailers)
+        before, self.status = self.status, judged_end(trailers, self.status, due=self._status_due)
+        return self.status != before
 
     @property
     def held(self) -> bool:

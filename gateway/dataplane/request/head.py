@@ -135,6 +135,9 @@ class Head:
             elif credentials.authorization is not None:
                 raise TurnoutError("bad_request", "More than one Authorization field; send one.")
             credentials.authorization = value
+        elif action == REQUEST_ID:
+            if valid_request_id(value):
+                self.request_id = value
         elif action == API_KEY:
             self._take_key(name.lower(), value)
         elif action == SUBPROTOCOLS:
@@ -143,9 +146,6 @@ class Head:
                 self._take_key(b"x-api-key", key)
             if left:
                 self.lines.append(b"%b: %b\r\n" % (name, left))
-        elif action == REQUEST_ID:
-            if valid_request_id(value):
-                self.request_id = value
         elif action == CONNECTION:
             self.connection += (value,)
         elif action == VARIANT:
