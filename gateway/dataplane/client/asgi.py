@@ -79,7 +79,7 @@ class ControlCall(PipelinedRequest):
         if self._task is None and not self._responded:
             if self._refused is not None:
                 self._responded = True
-                send_refusal(self.client, self, self._refused)
+                send_refusal(self, self._refused)
                 return
             if self.client.role == "data" and self.head.path not in PUBLIC:
                 self._refuse_path()
@@ -92,11 +92,8 @@ class ControlCall(PipelinedRequest):
     def _refuse_path(self) -> None:
         if self.complete:
             self._responded = True
-            send_refusal(
-                self.client,
-                self,
-                TurnoutError("not_found", "The control API has a port of its own; see 'control'."),
-            )
+            error = TurnoutError("not_found", "The control API has a port of its own; see 'control'.")
+            send_refusal(self, error)
 
     def refuse(self, error: TurnoutError) -> None:
         if self._task is None:
@@ -104,7 +101,7 @@ class ControlCall(PipelinedRequest):
         elif not self._started:
             self._task.cancel()
             self._responded = True
-            send_refusal(self.client, self, error)
+            send_refusal(self, error)
         else:
             self.client_lost()
             self.client.abort()
@@ -179,7 +176,7 @@ class ControlCall(PipelinedRequest):
         if self._started:
             self.client.abort()
         else:
-            send_refusal(self.client, self, TurnoutError("internal"))
+            send_refusal(self, TurnoutError("internal"))
 
     def _over(self) -> bool:
         return self._gone or self._responded
@@ -237,7 +234,7 @@ class ControlCall(PipelinedRequest):
         client = self.client
         if more and self._length < 0 and client.surplus:  # a stream would stay
             self._responded = self._gone = True
-            send_refusal(client, self, TurnoutError("too_many_connections", retry_after=1.0))
+            send_refusal(self, TurnoutError("too_many_connections", retry_after=1.0))
             raise OSError("there are too many connections")
         if not self._started:
             self._start_response(len(body), more=more)

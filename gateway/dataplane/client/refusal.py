@@ -49,7 +49,7 @@ class Refusal(PipelinedRequest):
         worth_draining = not self.head.expect and 0 <= self.head.length <= MAX_DRAIN_BYTES
         if not self._responded and (self._complete or not worth_draining):
             self._responded = True
-            send_refusal(self.client, self, self.error)
+            send_refusal(self, self.error)
 
     def refuse(self, error: TurnoutError) -> None:
         """Keeps the first error; no end of the body will come."""

@@ -8,7 +8,7 @@ from gateway.dataplane.base import ClientConnection, PipelinedRequest
 from gateway.dataplane.exchange.attempt import Attempt, AttemptOwner
 from gateway.dataplane.exchange.hedging import Hedge
 from gateway.dataplane.exchange.listener import ExchangeListener
-from gateway.dataplane.exchange.local_reply import retry_line, send_refusal
+from gateway.dataplane.exchange.local_reply import retry_line, send_refusal, send_reply
 from gateway.dataplane.exchange.outcome import outcome
 from gateway.dataplane.exchange.recovery import Recovery
 from gateway.dataplane.exchange.relay import Relay
@@ -137,7 +137,7 @@ class ExchangeBase(PipelinedRequest, AttemptOwner):
         if self.assignment is None:
             self._stop_reading()
             self._ended = True
-            send_refusal(self.client, self, error)
+            send_refusal(self, error)
             return
         body = render(error.code, error.message, request_id=self.request.request_id.decode("latin-1"))
         self._reply(error.status, body, b"content-type: application/json\r\n", error.retry_after)
@@ -154,9 +154,10 @@ class ExchangeBase(PipelinedRequest, AttemptOwner):
         relay.head_ms = (perf_counter() - self.head.started - waited) * 1e3
         relay.backend_ms = waited * 1e3
         relay.served = ""
+        relay.status, relay.size = status, len(body)
         own = self._gateway_lines(assignment, assignment.variant)
         head = b"".join((date_line(request.wall), lines, own, retry_line(retry_after)))
-        relay.reply(self, status, head, body)
+        send_reply(self, status, head, body)
         self._finish()
         self.client.responded(self)
 

@@ -66,7 +66,7 @@ class Exchange(Failover):
         self._begun = True
         if self._refused is not None:
             self._ended = True
-            send_refusal(self.client, self, self._refused)
+            send_refusal(self, self._refused)
             return
         runtime, head, request = self.runtime, self.head, self.request
         request.wall = wall = runtime.wall()

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from gateway.dataplane.base import ClientConnection, PipelinedRequest
+from typing import Final
+
+from gateway.dataplane.base import PipelinedRequest
 from gateway.dataplane.tracing import trace_refusal
 from gateway.errors import TurnoutError, render
 from gateway.http.fields import METHODS, date_line
 
+BODILESS: Final = (204, 304)
+"""Statuses whose responses have no body, whatever a fixed response says."""
 
-def send_refusal(client: ClientConnection, request: PipelinedRequest, error: TurnoutError) -> None:
-    """Sends an error response to a request that had no decision, and counts it."""
-    head, runtime = request.head, client.runtime
+
+def send_reply(request: PipelinedRequest, status: int, lines: bytes, body: bytes) -> None:
+    """Sends a whole response; the caller then calls `ClientConnection.responded`."""
+    head, client = request.head, request.client
     if not request.complete:
         head.close = True
+    bodiless = head.method == b"HEAD" or status in BODILESS
+    client.begin_response(request, status, [lines], len(body), bodiless)
+    client.send([body], True)
+
+
+def send_refusal(request: PipelinedRequest, error: TurnoutError) -> None:
+    """Sends an error response to a request that had no decision, and counts it."""
+    head, client = request.head, request.client
+    runtime = client.runtime
     runtime.refusals[error.code] += 1
     wall = runtime.wall()
     request_id = head.request_id or runtime.new_decision(wall).hex().encode()
@@ -22,8 +36,7 @@ def send_refusal(client: ClientConnection, request: PipelinedRequest, error: Tur
         request_id,
         _lines_for(error),
     )
-    client.begin_response(request, error.status, [lines], len(body), head.method == b"HEAD")
-    client.send([body], True)
+    send_reply(request, error.status, lines, body)
     if head.trace is not None:
         trace_refusal(client, head, error)
     client.responded(request)

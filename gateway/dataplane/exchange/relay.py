@@ -1,8 +1,6 @@
-"""What goes to the client: the response of a backend or of the gateway itself, counted and kept as far as needed."""
+"""What goes to the client of a backend's response, counted and kept as far as needed."""
 
 from __future__ import annotations
-
-from typing import Final
 
 from gateway.dataplane.base import ClientConnection, PipelinedRequest
 from gateway.dataplane.exchange.attempt import ResponseSink
@@ -10,9 +8,6 @@ from gateway.dataplane.exchange.stream_end import TAIL_BYTES, is_whole
 from gateway.http.grpc import judged_end
 from gateway.record.usage import UsageReader
 from gateway.transport.base import ResponseHead
-
-BODILESS: Final = (204, 304)
-"""Statuses whose responses have no body, whatever a fixed response says."""
 
 
 class Relay(ResponseSink):
@@ -120,13 +115,3 @@ class Relay(ResponseSink):
     def cut(self) -> None:
         """The client left while the response was relayed; it had everything if a stream's last event was sent."""
         self.whole = is_whole(self._tail)
-
-    def reply(self, request: PipelinedRequest, status: int, lines: bytes, body: bytes) -> None:
-        """Sends a response of the gateway's own."""
-        self.status = status
-        self.size = len(body)
-        if not request.complete:
-            request.head.close = True
-        bodiless = request.head.method == b"HEAD" or status in BODILESS
-        self.client.begin_response(request, status, [lines], len(body), bodiless)
-        self.client.send([body], True)
