@@ -141,16 +141,19 @@ async def test_a_replica_that_lagged_does_not_override_what_came_later(
 async def test_a_loss_is_told_as_an_alarm_and_event_numbers_go_on(
     server: RedisServer, stores: list[RedisStore], caplog: pytest.LogCaptureFixture
 ) -> None:
-    one, _, _ = stores
+    one, other, _ = stores
     for _ in range(5):
         last = await one.add_event(time=T0, kind="note", route="", data="{}")
     await one.reward([reward(1.0)])
     before = await one.changed()
+    await other.changed()  # it reads no events
     server.send("FLUSHALL")
+    first = await other.add_event(time=T0, kind="note", route="", data="{}")
+    assert first.id > last.id
     after = await one.changed()
     assert after > before
     assert await one.changed() == after
-    (event,) = await one.events(after=last.id)
+    (event,) = await one.events(after=first.id)
     assert (event.kind, json.loads(event.data)["code"]) == ("alarm", "store_lost_data")
     assert "has lost data" in caplog.text
 
