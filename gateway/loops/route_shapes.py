@@ -44,6 +44,7 @@ _ROLLOUT: Final[dict[str, Any]] = {
     "acknowledged?": float,
     "accepted?": float,
     "by_hand?": bool,
+    "shares?": [float],
     "carried?": {str: float},
     "waiting_since?": _NUMBER,
     "absent_since?": _NUMBER,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from difflib import SequenceMatcher
 from itertools import takewhile
 from typing import Any, Final
 
@@ -27,6 +28,8 @@ def step(state: State, event: Event, plan: Plan, now: float) -> tuple[State, tup
     if isinstance(event, Configured):
         same = (plan.baseline, plan.candidate) == (state.baseline, state.candidate)
         signal = Signal.CONFIG if same else Signal.RENEWED
+        if same:
+            state = _placed(state, plan)
         return _apply(state, signal, plan, now, actor=event.actor, reason="the configuration changed")
     if state.deciding:  # a bandit's weight moves all the time, and has no clock
         event = replace(event, waits="")
@@ -330,6 +333,22 @@ def _reached(weight: float, plan: Plan) -> int | None:
     """The stage before the first that is greater; None below the first."""
     passed = len(list(takewhile(lambda stage: stage.weight <= weight, plan.stages)))
     return passed - 1 if weight > 0 and passed else None
+
+
+def _placed(state: State, plan: Plan) -> State:
+    """The state at its place among the changed plan's stages, which the weights tell.
+
+    A stage that was given another weight stays where it is. If it was removed, the share in force stays, as one that a
+    person has set.
+    """
+    edits = SequenceMatcher(None, state.shares, plan.shares, autojunk=False).get_opcodes()
+    for edit, begins, ends, at, until in edits:
+        if begins <= state.stage < ends:
+            if edit == "equal" or ends - begins == until - at:
+                return replace(state, stage=state.stage + at - begins, shares=plan.shares)
+            reached = _reached(state.weight, plan)
+            return replace(state, stage=reached or 0, by_hand=reached is not None, shares=plan.shares)
+    return replace(state, shares=plan.shares)
 
 
 def _adapt(state: State, plan: Plan, now: float) -> State:

@@ -70,6 +70,11 @@ class Plan:
             raise ValueError(f"a holdback lies between 0 and 1, not at {self.holdback}")
 
     @property
+    def shares(self) -> tuple[float, ...]:
+        """The weights of the stages."""
+        return tuple(stage.weight for stage in self.stages)
+
+    @property
     def first(self) -> int:
         return GATE if self.gate is not None else 0
 
@@ -127,6 +132,8 @@ class State:
     """By how much more client errors than the baseline's a person let the stage go on."""
     by_hand: bool = False
     """Whether ``weight`` was set by a person and is not the stage's."""
+    shares: tuple[float, ...] = ()
+    """The weights of the stages into which ``stage`` is an index; empty if an earlier release has not kept them."""
     carried: Mapping[str, float] = field(default_factory=dict)
     """By guardrail (`Guardrail.key`), the log of the e-value that it is breached, from the windows before this one."""
     waiting_since: float | None = None
@@ -172,6 +179,7 @@ class State:
             fields = {name: data[name] for name in cls.__slots__ if name in data}
             fields["status"] = Status(fields["status"])
             fields["evidence"] = tuple(fields.get("evidence", ()))
+            fields["shares"] = tuple(fields.get("shares", ()))
             fields["checked"] = -math.inf if fields["checked"] is None else float(fields["checked"])
             return cls(**fields)
         except (KeyError, TypeError) as fault:
@@ -205,6 +213,7 @@ def begin(plan: Plan, now: float) -> State:
         window=now,
         patient_from=now,
         reason="the rollout began",
+        shares=plan.shares,
     )
 
 
