@@ -61,6 +61,8 @@ MAX_LOOK_REST_S: Final = 15.0
 """The longest rest of up to ten rollouts; of n, n / 10 of it. Requests use CPU, too, while a look waits."""
 MAX_REST_S: Final = 600.0
 """A rest that ends later than this was begun before the clock was set back."""
+KEPT_S: Final = 60.0
+"""Seconds after which a look that changes nothing is stored: from it the next process learns when this one ended."""
 
 _GIVEN_UP: Final = (Status.ROLLED_BACK, Status.HALTED, Status.PAUSED)
 
@@ -96,6 +98,8 @@ class Controller:
         """By route: when its guardrails are looked at next."""
         self._resting: dict[str, float] = {}
         """By route: until when its rollout is not looked at."""
+        self._kept: dict[str, float] = {}
+        """By route that this process leads: the last look at its rollout that is stored."""
 
     @property
     def states(self) -> Mapping[str, RouteState]:
@@ -170,6 +174,7 @@ class Controller:
             await self._configure(name, section)
         steered = await self._follow(name, route)
         if not self._allocations.leads:
+            self._kept.pop(name, None)
             return
         bound = guarded(section, steered.override)
         if bound is not None and bound.guardrails:
@@ -265,13 +270,15 @@ class Controller:
         began = process_time()
         tick = await self._rollouts.tick(document, name, section, state)
         if tick is not None:
-            tick = replace(tick, waits=self._waits(name, self._allocations.held[name].epoch))
-            await self._event(name, plan, tick)
+            waits, kept = self._waits(name, self._allocations.held[name].epoch), self._kept.get(name)
+            keep = kept is None or not 0.0 <= now - kept < KEPT_S
+            await self._event(name, plan, replace(tick, waits=waits, first=kept is None), keep=keep)
+            self._kept[name] = now if kept is None or keep else kept
             number = len(self._resting)
             rest = (process_time() - began) * max(1.0 / MAX_LOOK_SHARE, number / MAX_LOOKS_SHARE)
             self._resting[name] = now + min(rest, MAX_LOOK_REST_S * max(1.0, number / 10))
 
-    async def _event(self, name: str, plan: Plan, event: Event) -> None:
+    async def _event(self, name: str, plan: Plan, event: Event, *, keep: bool = False) -> None:
         """Raises TurnoutError for a command that is not possible now."""
 
         def reducer(route: RouteState) -> tuple[RouteState, tuple[Effect, ...]]:
@@ -290,7 +297,7 @@ class Controller:
             steps: list[Told] = [("rollout", audit.as_dict()) for audit in _audits(effects)]
             return [*steps, ("steered", event.trail())] if isinstance(event, Command) else steps
 
-        _, effects = await self._routes.update(name, reducer, told)
+        _, effects = await self._routes.update(name, reducer, told, keep=keep)
         for audit in _audits(effects):
             # A rollout that gives up by itself needs a person.
             level = logging.WARNING if audit.target in _GIVEN_UP and not audit.actor else logging.INFO

@@ -163,8 +163,11 @@ class RouteStates:
         name: str,
         reducer: Reducer[Effects],
         told: Callable[[Effects], Iterable[Told]] = lambda effects: (),
+        *,
+        keep: bool = False,
     ) -> tuple[RouteState, Effects]:
-        """The state that ``reducer`` makes, stored if it is another one; and its effects, for the caller to carry out.
+        """The state that ``reducer`` makes, stored if it is another one or ``keep`` says so; and its effects, for the
+        caller to carry out.
 
         ``told``: the events that tell of the effects. They are stored with the state, since this process may not live
         to tell of it.
@@ -175,7 +178,7 @@ class RouteStates:
             version, before = self._versions.get(name, 0), self[name]
             after, effects = reducer(before)
             events = list(told(effects))
-            if after == before and not events:
+            if after == before and not events and not keep:
                 self._put(name, version, after)
                 return after, effects
             text = json.dumps(after.as_dict())

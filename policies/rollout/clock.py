@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Final
 
 from policies.rollout.state import State
 from policies.rollout.table import Status
+
+MAX_UNSEEN_S: Final = 120.0
+"""Seconds between the looks of two processes up to which a stage goes on, as over a restart. The last look that is
+stored may be a minute old."""
 
 
 def not_ahead(state: State, now: float) -> State:
@@ -44,7 +49,16 @@ def returned(state: State, now: float) -> State:
     """
     if state.absent_since is None:
         return state
-    return replace(moved_on(state, state.absent_since, now), absent_since=None, window=now)
+    return replace(moved_on(state, state.absent_since, now), absent_since=None, window=now, checked=now)
+
+
+def looked(state: State, first: bool, now: float) -> State:
+    """The state after a look. If the ``first`` of a process comes late, the time without looks does not count:
+    no gateway ran, and there is no evidence of it."""
+    since = max(state.checked, state.since)
+    if first and state.waiting_since is None and now - since > MAX_UNSEEN_S:
+        state = moved_on(state, since, now)
+    return replace(state, checked=now)
 
 
 def timed(state: State, waits: str, now: float) -> State:

@@ -31,6 +31,8 @@ class Tick:
     """What the next window's bets go on with (`State.carried`)."""
     waits: str = ""
     """Why the weight is not in effect everywhere yet; the clock of the stage stands still meanwhile."""
+    first: bool = False
+    """Whether this is the process's first look, which may come long after the last one of another."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from difflib import SequenceMatcher
 from itertools import takewhile
 from typing import Any, Final
 
-from policies.rollout.clock import not_ahead, returned, timed
+from policies.rollout.clock import looked, not_ahead, returned, timed
 from policies.rollout.events import Audit, Command, Configured, Effect, Event, Refused, SetWeight, Tick
 from policies.rollout.state import Plan, Stage, State, begin, shadow_share, stage_of, to_confirm
 from policies.rollout.table import COMMANDS, TABLE, Action, Signal, Status
@@ -33,7 +33,7 @@ def step(state: State, event: Event, plan: Plan, now: float) -> tuple[State, tup
         return _apply(state, signal, plan, now, actor=event.actor, reason="the configuration changed")
     if state.deciding:  # a bandit's weight moves all the time, and has no clock
         event = replace(event, waits="")
-    state = timed(replace(state, checked=now), event.waits, now)
+    state = timed(looked(state, event.first, now), event.waits, now)
     found, reason = _read(state, event, plan, now)
     if found is None:
         return state, ()

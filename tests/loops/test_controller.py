@@ -359,3 +359,24 @@ async def test_a_leader_without_the_rollout_stops_its_clock_after_each_leader_th
         assert leader.allocations.leads
         _, text = await store.load(KIND, "r") or (0, "{}")
         assert (json.loads(text)["rollout"]["absent_since"] is None) is (leader is has)
+
+
+@pytest.mark.parametrize(("down", "counts"), [(90, True), (5 * 3600, False)])
+async def test_time_in_which_no_gateway_ran_is_not_of_a_stage(
+    store: Store, down: float, counts: bool
+) -> None:
+    """A stage of an hour ended with the first look after five hours without a gateway."""
+    one = await Rollout(store, "one", SLOW).start()
+    began = one.rollout.entered
+    for _ in range(20):
+        await one.pass_time(58)
+    two = Rollout(store, "two", SLOW)
+    two.time = one.time + down
+    await two.start()
+    assert two.rollout.entered == pytest.approx(began if counts else began + down, abs=65)
+    await two.serve(each=200)
+    assert two.state == "running"
+    await two.pass_time(two.rollout.entered + 3540 - two.time)
+    assert two.state == "running"
+    await two.pass_time(60)
+    assert two.state == "promoted"
