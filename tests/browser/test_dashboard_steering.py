@@ -196,17 +196,11 @@ def test_a_manual_gate_is_confirmed_where_it_is_shown(keyed: Served, tabs: Tabs)
 
 
 def test_a_stage_that_client_errors_hold_is_resumed_on_the_page(keyed: Served, tabs: Tabs) -> None:
-    reason = (
-        "client errors: 50.0% of the candidate's responses, 0.0% of the baseline's; resume to accept them"
-    )
     held = {"metric": "client_error_rate", "verdict": "inconclusive", "bound": "max_increase", "limit": 0.01}
+    held["reason"] = "client errors: 50.0% of the candidate's responses, 0.0% of the baseline's"
     same = {"state": "running", "phase": "canary", "stage": 0, "weight": 0.1}
-    more = {
-        "verdicts": [{**held, "reason": reason}],
-        "possible": ["pause", "resume"],
-        "leads_to": {"resume": same},
-    }
-    keyed.set_rollout("shop", STATE | more)
+    found = {"verdicts": [held], "possible": ["resume"], "leads_to": {"resume": same}}
+    keyed.set_rollout("shop", STATE | found)
     page = log_in(keyed, tabs, "ops", steer=True)
     page.locator(".verdict", has_text="Client errors: 50.0% of the candidate's responses").wait_for()
     page.get_by_role("button", name="Resume").click()

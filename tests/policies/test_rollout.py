@@ -394,47 +394,6 @@ def test_changed_stages_apply_to_the_running_stage() -> None:
     assert step(state, tick(), plan, 760)[0].weight == 0.6
 
 
-@pytest.mark.parametrize(
-    ("edited", "stage", "share", "following"),
-    [
-        ((0.1, 0.5), 0, 0.1, 0.5),  # the stage before it is removed
-        ((0.001, 0.01, 0.1, 0.5), 2, 0.1, 0.5),
-        ((0.01, 0.05, 0.1, 0.5), 2, 0.1, 0.5),
-        ((0.01, 0.5), 0, 0.1, 0.5),  # it is removed itself: its share stays
-        ((0.05, 0.5), 0, 0.1, 0.5),
-        ((0.01, 0.2, 0.5), 1, 0.2, 0.5),  # it is given another share
-        ((0.01, 0.02, 0.5), 1, 0.02, 0.5),
-        ((0.5,), 0, 0.5, 1.0),  # no smaller share is left
-    ],
-)
-@pytest.mark.parametrize("waiting", [False, True])
-def test_an_edit_of_the_stages_finds_the_place_by_their_shares(
-    edited: tuple[float, ...], stage: int, share: float, following: float, waiting: bool
-) -> None:
-    before = replace(PLAN, stages=(PLAN.stages[0], PLAN.stages[1], replace(PLAN.stages[2], confirm=waiting)))
-    lived = ((600, tick()), (2400, tick())) if waiting else ((600, tick()),)
-    state, _ = play(*lived, plan=before)
-    assert (state.stage, state.weight, state.status) == (
-        1,
-        0.1,
-        Status.WAITING if waiting else Status.RUNNING,
-    )
-    plan = replace(
-        before,
-        stages=tuple(Stage(weight, 60, confirm=waiting and weight == 0.5) for weight in edited),
-        bake=0.0,
-    )
-    state, _ = step(state, Configured(), plan, 2500)
-    assert state.stage == stage
-    assert state.weight == (0.1 if waiting else share), "a share moves while the stage runs"
-    assert step(state, Configured(), plan, 2501) == (state, ()), "as a restart"
-    if waiting and len(edited) > 1:
-        assert "confirm" in possible(state, plan)
-    onward = Command("promote" if len(edited) == 1 else "confirm") if waiting else tick()
-    state, _ = step(state, onward, plan, 9000)
-    assert state.weight == following
-
-
 def test_a_clock_that_is_set_back_by_an_hour_blinds_no_rollout() -> None:
     """It was not looked at for an hour, and what came in that hour lay before its window."""
     state, _ = play((600, tick()), (4200, tick()), (4201, tick("inconclusive")))

@@ -1,10 +1,11 @@
-"""Rollouts over random lives, and while a weight is not in effect everywhere."""
+"""Rollouts over random lives, over edits, and while a weight is not in effect everywhere."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -53,6 +54,47 @@ def test_a_bandit_decides_while_nodes_follow_its_weights() -> None:
     won = Tick(winner="v2", share=0.5, waits="e2 (behind)")
     state, _ = play((11, tick()), (12, won), plan=plan)
     assert state.status is Status.PROMOTED
+
+
+@pytest.mark.parametrize(
+    ("edited", "stage", "share", "following"),
+    [
+        ((0.1, 0.5), 0, 0.1, 0.5),  # the stage before it is removed
+        ((0.001, 0.01, 0.1, 0.5), 2, 0.1, 0.5),
+        ((0.01, 0.05, 0.1, 0.5), 2, 0.1, 0.5),
+        ((0.01, 0.5), 0, 0.1, 0.5),  # it is removed itself: its share stays
+        ((0.05, 0.5), 0, 0.1, 0.5),
+        ((0.01, 0.2, 0.5), 1, 0.2, 0.5),  # it is given another share
+        ((0.01, 0.02, 0.5), 1, 0.02, 0.5),
+        ((0.5,), 0, 0.5, 1.0),  # no smaller share is left
+    ],
+)
+@pytest.mark.parametrize("waiting", [False, True])
+def test_an_edit_of_the_stages_finds_the_place_by_their_shares(
+    edited: tuple[float, ...], stage: int, share: float, following: float, waiting: bool
+) -> None:
+    before = replace(PLAN, stages=(PLAN.stages[0], PLAN.stages[1], replace(PLAN.stages[2], confirm=waiting)))
+    lived = ((600, tick()), (2400, tick())) if waiting else ((600, tick()),)
+    state, _ = play(*lived, plan=before)
+    assert (state.stage, state.weight, state.status) == (
+        1,
+        0.1,
+        Status.WAITING if waiting else Status.RUNNING,
+    )
+    plan = replace(
+        before,
+        stages=tuple(Stage(weight, 60, confirm=waiting and weight == 0.5) for weight in edited),
+        bake=0.0,
+    )
+    state, _ = step(state, Configured(), plan, 2500)
+    assert state.stage == stage
+    assert state.weight == (0.1 if waiting else share), "a share moves while the stage runs"
+    assert step(state, Configured(), plan, 2501) == (state, ()), "as a restart"
+    if waiting and len(edited) > 1:
+        assert "confirm" in possible(state, plan)
+    onward = Command("promote" if len(edited) == 1 else "confirm") if waiting else tick()
+    state, _ = step(state, onward, plan, 9000)
+    assert state.weight == following
 
 
 # Random lives ------------------------------------------------------------------------------------------
