@@ -172,6 +172,9 @@ class Controller:
         await self._routes.keep_recalled(name)
         if isinstance(section, CanaryConfig):
             await self._configure(name, section)
+            rollout = self._routes[name].rollout
+            if rollout is None or of_plan(rollout, plan_of(section), self._clock()) is not rollout:
+                return  # another process has a newer document: the share of this one's candidate stays until it has it
         steered = await self._follow(name, route)
         if not self._allocations.leads:
             self._kept.pop(name, None)

@@ -25,12 +25,14 @@ def step(state: State, event: Event, plan: Plan, now: float) -> tuple[State, tup
     state = returned(not_ahead(state, now), now)
     if isinstance(event, Command):
         return _command(state, event, plan, now)
+    same = (plan.baseline, plan.candidate) == (state.baseline, state.candidate)
     if isinstance(event, Configured):
-        same = (plan.baseline, plan.candidate) == (state.baseline, state.candidate)
         signal = Signal.CONFIG if same else Signal.RENEWED
         if same:
             state = _placed(state, plan)
         return _apply(state, signal, plan, now, actor=event.actor, reason="the configuration changed")
+    if not same:  # edited while the evidence was read, or in another process first: it is of other variants
+        return state, ()
     if state.deciding:  # a bandit's weight moves all the time, and has no clock
         event = replace(event, waits="")
     state = timed(looked(state, event.first, now), event.waits, now)

@@ -133,6 +133,24 @@ async def test_a_command_right_after_an_edit_moves_the_rollout_of_the_new_docume
         assert one.allocations.share("r", "v3") == 0
 
 
+@pytest.mark.parametrize("errors", [0.0, 1.0])
+async def test_a_leader_that_has_not_heard_of_an_edit_moves_no_rollout_of_other_variants(
+    store: Store, errors: float
+) -> None:
+    """It promoted or rolled back the new candidate on the evidence of the one before, and gave that one its first share
+    again."""
+    leader = await Rollout(store, "leader", CONFIG).start()
+    await leader.say("promote")
+    edited = CONFIG.replace("v2: {backend: a}", "v2: {backend: a}, v3: {backend: a}").replace(
+        "baseline: v1\n      candidate: v2", "baseline: v2\n      candidate: v3"
+    )
+    other = await Rollout(store, "other", edited).start()
+    assert (other.state, other.rollout.candidate) == ("running", "v3")
+    await leader.serve(errors=errors, each=200)
+    assert (leader.state, leader.rollout.candidate) == ("running", "v3")
+    assert leader.share == 0.95
+
+
 async def test_after_a_rollback_the_verdicts_are_those_that_decided(store: Store) -> None:
     """They were those of the next window, which is empty: nothing was observed of the candidate."""
     one = await Rollout(store, "one", CONFIG).start()

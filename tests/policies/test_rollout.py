@@ -100,6 +100,12 @@ def test_what_decided_is_kept_until_the_rollout_moves_on() -> None:
     assert by_hand.evidence == (), "a person decided"
 
 
+@pytest.mark.parametrize("outcome", ["fail", "pass", "error"])
+def test_a_look_at_the_variants_of_before_an_edit_says_nothing_of_the_new_ones(outcome: str) -> None:
+    state = begin(replace(PLAN, candidate="newer"), 0)
+    assert step(state, tick(outcome), PLAN, 1e5) == (state, ())
+
+
 def test_an_error_pauses_and_keeps_the_weight() -> None:
     state, effects = play((5, Tick((verdict("error", "the store is gone"),))))
     assert (state.status, state.weight) == (Status.PAUSED, 0.01)
