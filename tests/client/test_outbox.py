@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import threading
+
+import httpx
 import pytest
 
+from turnout import Client
 from turnout.outbox import MAX_DELAY_S, Outbox
 
 
@@ -31,3 +36,19 @@ def test_no_response_of_another_server_ends_the_reports(status: int, body: bytes
     outbox.put({"decision_id": "d", "metric": "m", "value": 1})
     assert outbox.settle(1, status, body, None) == 0.0
     assert [one.code for one in outbox.rejected] == [code]
+
+
+def test_a_flush_may_wait_without_limit() -> None:
+    """It raised OverflowError, and `close` with it, which lost what was buffered."""
+    gate, sent = threading.Event(), list[bytes]()
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        assert gate.wait(30)
+        sent.append(request.content)
+        return httpx.Response(200, json={"accepted": 1, "duplicates": 0, "updated": 0, "rejected": []})
+
+    client = Client("http://127.0.0.1:1", transport=httpx.MockTransport(respond))
+    client.decision("d").reward("m", 1)
+    threading.Timer(0.1, gate.set).start()
+    client.close(timeout=math.inf)
+    assert len(sent) == 1

@@ -259,7 +259,7 @@ class _Sender:
                 left = deadline - monotonic()
                 if left <= 0 or self._ended:
                     raise FlushTimeout(f"{len(self._outbox)} rewards are unsent after {timeout:g} s")
-                self._changed.wait(left)
+                self._changed.wait(min(left, IDLE_CHECK_S))  # a lock refuses an infinite time
             self._outbox.raise_rejected()
 
     def stop(self) -> None:
