@@ -264,9 +264,13 @@ class _Pace:
         self._gap = 1.0 / rate
         self._next = monotonic()
 
-    async def turn(self) -> None:
-        self._next = max(self._next + self._gap, monotonic())
-        await asyncio.sleep(max(0.0, self._next - monotonic()))
+    async def turn(self, end: asyncio.Event) -> bool:
+        """Wait for the next turn; False at the ``end``, which may come long before it."""
+        due = max(self._next, monotonic())
+        self._next = due + self._gap
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(end.wait(), max(0.0, due - monotonic()))
+        return not end.is_set()
 
 
 async def _sender(
@@ -279,8 +283,7 @@ async def _sender(
     end: asyncio.Event,
 ) -> None:
     place = first
-    while not end.is_set():
-        await pace.turn()
+    while await pace.turn(end):
         row, label = rows[place % len(rows)], labels[place % len(rows)]
         place += CLIENTS
         try:

@@ -84,7 +84,7 @@ def test_the_demo_runs_from_the_wheel(installed: Path, models: Path, tmp_path: P
 
 def test_ctrl_c_ends_it_quietly_with_the_summary(installed: Path, models: Path, tmp_path: Path) -> None:
     """A terminal sends SIGINT to the whole foreground group, the servers included if they are in it."""
-    process = demo(installed, tmp_path, models)
+    process = demo(installed, tmp_path, models, "--rate", "0.01")  # the next request would be due in minutes
     assert process.stderr is not None
     (line,) = itertools.islice((one for one in process.stderr if one.startswith("dashboard:")), 1)
     url = line.split()[1].replace("dashboard/", "routes/digits")
