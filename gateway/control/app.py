@@ -32,9 +32,13 @@ from gateway.control.gateway_api import GatewayApi
 from gateway.control.middleware import ErrorMiddleware
 from gateway.control.routes import ENDPOINTS
 from gateway.control.services import ControlServices
+from gateway.errors import TurnoutError
 from gateway.json_text import compact
 
 SPECIFICATION: Final = "/-/openapi.json"
+REFUSED_POLL_S: Final = 1.0
+"""How long a poll of a node is held before it is refused."""
+_POLLS: Final = "/v3/discovery:"
 
 
 class ControlApp:
@@ -124,7 +128,14 @@ class _Path:
         endpoint = self._methods.get(request.method)
         if endpoint is None:
             raise HTTPException(405, headers={"Allow": ", ".join(sorted(self._methods))})
-        response = await self._respond(endpoint, request)
+        try:
+            response = await self._respond(endpoint, request)
+        except TurnoutError as error:
+            if endpoint.path.startswith(_POLLS) and error.code in ("unauthenticated", "forbidden"):
+                # An Envoy polls again 50 ms after a refusal; with a new token, so does a whole fleet.
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._services.closing.wait(), REFUSED_POLL_S)
+            raise
         await response(scope, receive, send)
 
     async def _respond(self, endpoint: Endpoint, http: Request) -> Response:

@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gateway.control import app as app_module
 from gateway.control.app import ControlApp
 from tests.support.harness import Harness, started
 
@@ -19,7 +20,8 @@ async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
 
 
 @pytest.fixture
-def app(harness: Harness) -> ControlApp:
+def app(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> ControlApp:
+    monkeypatch.setattr(app_module, "REFUSED_POLL_S", 0.0)
     return ControlApp(harness)
 
 

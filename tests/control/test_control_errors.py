@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from gateway.control.app import SPECIFICATION
+from gateway.control import app as app_module
+from gateway.control.app import SPECIFICATION, ControlApp
 from gateway.control.endpoint import ENGINE, OPEN
 from gateway.control.middleware import ErrorMiddleware
 from gateway.control.routes import ENDPOINTS
@@ -238,3 +240,17 @@ async def test_a_client_that_leaves_before_its_answer_is_no_fault_of_ours(
     scope = {"type": "http", "method": "GET", "path": "/-/routes", "headers": []}
     await ErrorMiddleware(answers)(scope, receive, send)
     assert not caplog.records
+
+
+async def test_a_poll_of_a_stranger_is_held_before_it_is_refused(
+    app: ControlApp, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refused Envoy polled 13 times a second."""
+    monkeypatch.setattr(app_module, "REFUSED_POLL_S", 1e6)
+    poll = asyncio.create_task(client().post("/v3/discovery:routes", json={"node": {"id": "e1"}}))
+    assert (await client().post("/-/engines/rows")).status_code == 401
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not poll.done()
+    app.close()
+    assert (await asyncio.wait_for(poll, 60)).status_code == 401
