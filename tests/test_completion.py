@@ -20,8 +20,8 @@ def script(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -
 
 
 ZSH = r"""
+fpath=($PWD $fpath)
 autoload -U compinit; compinit -D -u
-source ./script
 compadd() {
   local -a found
   [[ " $* " == *\ -[OAD]\ * ]] || { builtin compadd -A found "$@"; print -rl -- $found >> offered }
@@ -62,7 +62,8 @@ def test_a_shell_completes_commands_options_and_values(
     shell = request.node.callspec.params["script"]
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
-    (tmp_path / "script").write_text(script)
+    for name in ("script", "_turnout"):
+        (tmp_path / name).write_text(script)
     (tmp_path / "within").write_text(ZSH)
 
     def offered(line: str) -> set[str]:

@@ -36,8 +36,9 @@ class Command:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shell", choices=("bash", "zsh", "fish"))
     parser.epilog = (
-        "bash: add 'source <(turnout completion bash)' to ~/.bashrc. zsh: add 'source <(turnout completion zsh)' to "
-        "~/.zshrc, after compinit. fish: 'turnout completion fish > ~/.config/fish/completions/turnout.fish'."
+        "Write the script into a file, so that shells need not wait for it: "
+        "bash: ~/.local/share/bash-completion/completions/turnout; zsh: _turnout in a folder of $fpath; "
+        "fish: ~/.config/fish/completions/turnout.fish."
     )
 
 
@@ -123,6 +124,7 @@ _turnout() {{
   esac
 }}
 compdef _turnout turnout
+if [[ $funcstack[1] == _turnout ]]; then _turnout; fi
 """
 
 
