@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from gateway import build, serving
 from gateway.config.document import Document
+from gateway.config.faults import ConfigError
 from gateway.config.load import load_file, read_text
 from gateway.runtime import process
 from gateway.runtime.data_dir import data_dir, workers_folder
@@ -95,11 +96,14 @@ def _worker(
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s"
     )
-    raise SystemExit(
-        serving.serve(
+    try:
+        code = serving.serve(
             path, sockets=sockets, overrides=overrides, fallback_config=fallback_config, workers=workers
         )
-    )
+    except (ConfigError, OSError) as error:  # as `turnout run` of one process: a line, and no trace
+        log.error("a worker could not start: %s", error)
+        code = serving.START_FAILED
+    raise SystemExit(code)
 
 
 def _begin(target: Callable[..., None], *arguments: Any) -> None:

@@ -162,6 +162,22 @@ def test_a_worker_that_the_machine_has_no_room_for_is_tried_again(caplog: pytest
     ended(pool)
 
 
+def test_a_worker_without_room_for_its_metrics_says_so_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "turnout.yaml"
+    path.write_text(f"listen: 127.0.0.1:0\nstore: sqlite:///{tmp_path}/turnout.db\n")
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "absent"))
+    pool = WorkerPool(_worker, (path, [], {}, path.read_text(), 1, os.getpid()), 1)
+    pool.fill()
+    (worker,) = pool.workers
+    worker.join(60)
+    assert worker.exitcode == serving.START_FAILED
+    logged = capfd.readouterr().err
+    assert "a worker could not start: [Errno 2] No such file or directory" in logged
+    assert "Traceback" not in logged
+
+
 @pytest.mark.long
 def test_a_worker_that_is_spawned_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on macOS: it is handed the listening sockets, and imports everything itself."""
