@@ -226,6 +226,7 @@ def test_t4_several_metrics_have_no_winner_until_somebody_weighs_them(world: Ser
     rating = {"small": 3.0, "medium": 3.2, "large": 3.4, "huge": 4.4}
     cost = {"small": 1.0, "medium": 1.5, "large": 2.0, "huge": 8.0}
     values = {v: {"rating": around(rating[v]), "cost": around(cost[v])} for v in rating}
+    values["small"]["cost"] = lambda rng: 1.0
     world.do(rewarding("sizes", values, 400))
     tab = tabs.new(world.address, "/-/dashboard/routes/sizes")
     verdict = tab.page.locator("#verdict", has_text="huge is best in rating")
@@ -233,6 +234,7 @@ def test_t4_several_metrics_have_no_winner_until_somebody_weighs_them(world: Ser
     assert "huge is worst in cost" in verdict.inner_text()
     assert "tone-good" not in (tab.page.locator(".verdict").get_attribute("class") or "")
     assert "probability" not in tab.page.locator(".verdict").inner_text()
+    assert "all the same: no interval" in tab.page.locator("[data-metric=cost] [data-row=small]").inner_text()
     losses = tab.page.locator('[data-field$="expected_loss"]').all_inner_texts()
     assert losses
     assert all(len(re.sub(r"\D", "", text).lstrip("0")) <= 3 for text in losses), losses
