@@ -111,7 +111,7 @@ class Spool:
     async def _try(self, data: bytes) -> StoreUnavailable | None:
         try:
             await asyncio.to_thread(self._append, data)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001  no thread can be started, too: who waits must learn of it
             return StoreUnavailable(
                 f"The store is unavailable, and the spool {self._directory} can't be written either: {error}. "
                 "Make the directory writable and free some space."

@@ -253,6 +253,22 @@ async def test_a_spool_that_cannot_be_written_says_so(store: Away, tmp_path: Pat
     assert not spool.waiting
 
 
+async def test_callers_learn_that_no_thread_can_write_the_spool(
+    store: Away, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They had no response, since the task that wrote had ended."""
+
+    async def no_thread(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    spool = Spool(tmp_path / "spool", store)
+    monkeypatch.setattr(asyncio, "to_thread", no_thread)
+    with pytest.raises(StoreUnavailable, match="can't start new thread"):
+        await asyncio.wait_for(spool.add([reward()]), 30)
+    monkeypatch.undo()
+    await spool.add([reward()])
+
+
 async def test_a_disk_that_fills_up_takes_nothing_half(
     store: Away, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
