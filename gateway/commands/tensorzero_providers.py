@@ -265,6 +265,7 @@ class Providers:
                 return {}
         if len(fixed) > 1:
             self._by_hand.add("nothing: a backend has one key, the first of these", path)
+        # Azure's /openai/v1 takes it so, too: under 'api-key' the client's own 'authorization' would go along.
         return {"authorization": f"Bearer {fixed[0] if fixed else _NO_KEY}"}
 
     def _responses(self, path: tuple[str, ...]) -> None:

@@ -82,6 +82,7 @@ class Route:
         if tokens := [one.first_token for one in self.limits if one.first_token and one.first_token < first]:
             waits = _time(max(tokens))
             yield f"    # TensorZero waits {waits} for the first token of a stream; first_byte is for every response"
+        # Of all attempts: in the time of one, no retry could follow a timeout.
         step = total * (1 + self.retries) + 1000 * self.delay * self.retries
         times = {"connect": "1s", "first_byte": _time(first), "idle": _time(first)}
         yield f"    timeouts: {flow({**times, 'total': _time(step * (1 + len(self.fallback)))})}"
