@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from io import FileIO
+from typing import Final
 
 from gateway.record.events import Outcome
 
 log = logging.getLogger("turnout")
+
+MAX_WAIT_S: Final = 1.0
+"""How long the record waits for the reader of a pipe."""
+RETRY_WAIT_S: Final = 0.05
+"""The same after it did so in vain."""
 
 
 class AccessLog:
@@ -49,7 +57,13 @@ class AccessLog:
         file = self._opened(path)
         rest, self._torn = (b"\n" + lines if self._torn else lines), True
         while rest:
-            rest = rest[file.write(rest) :]
+            written = file.write(rest)
+            # A pipe takes less than a batch at a time.
+            if written is None and not _takes_more(
+                file, RETRY_WAIT_S if self._failed == path else MAX_WAIT_S
+            ):
+                raise BlockingIOError(errno.EAGAIN, "the pipe is full: its reader is too slow")
+            rest = rest[written or 0 :]
         self._torn = False
 
     def _opened(self, path: str) -> FileIO:
@@ -59,8 +73,20 @@ class AccessLog:
                 return self._file
             old, self._file = self._file, None  # first: closing may raise (NFS), and closes all the same
             old.close()
-        self._file, self._torn = open(path, "ab", buffering=0), False  # noqa: SIM115  # kept for the next batch
+        # Kept for the next batch.
+        self._file, self._torn = open(path, "ab", buffering=0, opener=_without_waiting), False  # noqa: SIM115
         return self._file
+
+
+def _takes_more(file: FileIO, seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(file, select.POLLOUT)
+    return bool(poll.poll(seconds * 1000))
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opens a file such that a named pipe, without a reader or with a slow one, does not hold up the record."""
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)
 
 
 def _is_at(file: FileIO, path: str) -> bool:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import resource
 import signal
+from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
+from threading import Thread
 
+import pytest
+
+from gateway.telemetry import access_log
 from gateway.telemetry.access_log import AccessLog
 from tests.loops.scene import outcome
 
@@ -22,6 +28,48 @@ def test_a_file_that_was_full_when_it_was_moved_is_followed_by_another(tmp_path:
     for number in (2, 3, 4):
         write([outcome(number, 1.8e9, "v1", 0.5)])
     assert len(path.read_text().splitlines()) == 3
+    assert write._file is not None
+    write._file.close()
+
+
+def test_a_pipe_holds_up_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record of all requests waited for its reader."""
+    path, found = tmp_path / "access.pipe", list[bytes]()
+    os.mkfifo(path)
+    write, rows = AccessLog(lambda: str(path)), [outcome(number, 1.8e9, "v1", 0.5) for number in range(1000)]
+
+    def run(work: Callable[[], None]) -> Thread:
+        made = Thread(target=work, daemon=True)
+        made.start()
+        return made
+
+    def whole() -> None:
+        while b"".join(found).count(b"\n") < len(rows):
+            found.append(os.read(reader, 65_536))
+
+    without = run(lambda: write(rows))
+    without.join(60)
+    assert not without.is_alive()
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(reader, True)
+    reading = run(whole)
+    monkeypatch.setattr(access_log, "RETRY_WAIT_S", 60.0)  # the reader may wait for a core
+    write(rows)  # more than a pipe takes at a time
+    reading.join(60)
+    assert not reading.is_alive()
+    assert [json.loads(line)["decision"] for line in b"".join(found).splitlines()][-1] == rows[
+        -1
+    ].decision.hex()
+    unread = run(lambda: write(rows))
+    unread.join(60)
+    assert not unread.is_alive()
+    os.close(reader)
+    assert [record.getMessage().rpartition("written: ")[2] for record in caplog.records] == [
+        "No such device or address",
+        "the pipe is full: its reader is too slow",
+    ]
     assert write._file is not None
     write._file.close()
 
