@@ -49,6 +49,7 @@ from gateway.telemetry.tracing.sampling import Tracing
 from gateway.transport.balancer import Backend
 from gateway.transport.health import Health
 from gateway.transport.limiter import ConcurrencyLimiter, Limit
+from policies.allocation.bucketing import keyed
 from policies.allocation.model import Allocation
 from policies.comparison.bodies import Comparison
 from policies.contextual.bandit import Ensemble
@@ -281,7 +282,7 @@ def _unit(route: RouteConfig, salt: bytes, placement: tuple[int, int]) -> UnitSo
         kind, name = "json", unit.json_
     else:
         kind, name = "principal", ""
-    return UnitSource(kind, name.encode(), salt, placement)
+    return UnitSource(kind, name.encode(), keyed(salt), placement)
 
 
 def _lines(headers: Mapping[str, str]) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Final, Literal
 
 from gateway.auth.principal import Authenticator
@@ -90,8 +91,8 @@ class UnitSource:
     kind: UnitKind
     name: bytes
     """Of the header, cookie, parameter or field; b"" for a principal."""
-    salt: bytes
-    """What units are hashed with."""
+    keyed: blake2b
+    """What their hash begins with (`policies.allocation.bucketing.keyed`)."""
     placement: tuple[int, int]
     """Where their hashes lie: see `policies.allocation.bucketing.placed`."""
 

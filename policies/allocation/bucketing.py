@@ -30,14 +30,19 @@ def unit_hash(salt: bytes, unit: bytes) -> int:
 
     ``salt`` keeps the routes apart: a unit that is early in one is anywhere in another.
     """
-    state = _keyed(salt).copy()
+    return hashed(keyed(salt), unit)
+
+
+def hashed(begun: blake2b, unit: bytes) -> int:
+    """`unit_hash` with the salt that ``begun`` is `keyed` with."""
+    state = begun.copy()
     state.update(unit)
     return int.from_bytes(state.digest(), "little")
 
 
 def unit_hashes(salt: bytes, units: Sequence[bytes]) -> tuple[int, ...]:
     """`unit_hash` of each, at two thirds of its cost."""
-    copy, digests = _keyed(salt).copy, []
+    copy, digests = keyed(salt).copy, []
     for unit in units:
         state = copy()
         state.update(unit)
@@ -46,8 +51,8 @@ def unit_hashes(salt: bytes, units: Sequence[bytes]) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=1024)
-def _keyed(salt: bytes) -> blake2b:
-    """The hash before its first byte: a route has one salt, and taking in a key costs as much as the unit."""
+def keyed(salt: bytes) -> blake2b:
+    """The hash before its first byte; never changed. A route has one salt, and a new hash costs as much as the unit."""
     key = salt if len(salt) <= _KEY else blake2b(salt).digest()
     return blake2b(digest_size=8, key=key)
 

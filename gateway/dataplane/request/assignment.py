@@ -12,7 +12,7 @@ from gateway.dataplane.request.routing import route_by_body
 from gateway.dataplane.snapshot import RoutePlan, UnitSource
 from gateway.dataplane.tables import CachedShares, Choice
 from gateway.errors import TurnoutError
-from policies.allocation.bucketing import placed, unit_hash
+from policies.allocation.bucketing import hashed, placed
 
 
 class Assignment:
@@ -102,7 +102,7 @@ def assign_by(
     if key is not None:
         source = route.unit
         assert source is not None
-        unit = unit_hash(source.salt, key)
+        unit = hashed(source.keyed, key)
         u = placed(unit, source.placement)
     else:
         unit = int.from_bytes(decision[8:], "big")
