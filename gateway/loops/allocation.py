@@ -32,8 +32,8 @@ from policies.contextual.bandit import Contextual, Ensemble
 
 LEASE: Final = "allocation"
 LEASE_TTL_S: Final = 5.0
-LEASE_STEPS: Final = 3
-"""How many times the interval of `loops.allocation` a lease lasts, if that is longer."""
+LEASE_STEPS: Final = 2
+"""How many times `loops.allocation` a lease lasts, if that is longer: after a crash, nothing leads for that long."""
 
 Swap = Callable[[str, int, Allocation, Ensemble | None], None]
 """Puts (route, epoch, allocation, and for features an ensemble) where the requests read it."""

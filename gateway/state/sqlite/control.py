@@ -301,6 +301,7 @@ def _entry(row: tuple[Any, ...]) -> RevisionEntry:
 
 
 def add_event(connection: sqlite3.Connection, *, time: float, kind: str, route: str, data: str) -> Event:
+    # Numbered under the write lock, so in the order of commits: who reads behind a number misses none that comes later.
     cursor = connection.execute(
         "INSERT INTO events (time, kind, route, data) VALUES (?, ?, ?, ?)", (time, kind, route, data)
     )
