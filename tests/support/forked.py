@@ -176,6 +176,23 @@ def serve(place: Path, served: socket.socket) -> None:
     sys.argv[1:] = wanted["options"]
 
 
+def run(program: str) -> None:
+    """As ``python -m program``, but what was imported is not cleared at the end.
+
+    To clear it would write to each page that is shared with the nursery, and take as long as a gateway's start.
+    """
+    try:
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if not isinstance(end.code, int):
+            raise
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(end.code)
+
+
 def _end(place: Path, served: socket.socket) -> None:
     """Unless another process comes at this moment."""
     with _locked(place) as lock:
@@ -197,4 +214,4 @@ if __name__ == "__main__":
     gc.freeze()
     gc.enable()
     serve(Path(sys.argv[2]), socket.socket(fileno=int(sys.argv[3])))
-    runpy.run_module(program, run_name="__main__", alter_sys=True)
+    run(program)
