@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hashlib import sha256
+from importlib.metadata import distribution
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -30,11 +31,10 @@ def held_out() -> Digits:
 
 
 def _split() -> tuple[Digits, Digits]:
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
+    # The file itself: to import scikit-learn takes a second of computing.
+    file = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
+    rows = np.loadtxt(str(file), delimiter=",", dtype=np.float32)
     # Ordered by a hash of the index: mixed (the set comes writer by writer), and always the same.
-    order = sorted(range(len(bunch.target)), key=lambda index: sha256(b"%d" % index).digest())
-    pixels = bunch.data[order].astype(np.float32)
-    labels = bunch.target[order].astype(np.int64)
+    rows = rows[sorted(range(len(rows)), key=lambda index: sha256(b"%d" % index).digest())]
+    pixels, labels = np.ascontiguousarray(rows[:, :-1]), rows[:, -1].astype(np.int64)
     return Digits(pixels[:TRAINING], labels[:TRAINING]), Digits(pixels[TRAINING:], labels[TRAINING:])
