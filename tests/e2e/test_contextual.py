@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.e2e.common import report, wait_for
+from tests.e2e.common import Caller, at_once, report, wait_for
 from tests.e2e.test_commands import turnout_json
 from tests.e2e.tiered import best, chance, models
 from tests.support.processes import GatewayProcess
@@ -66,24 +66,15 @@ async def traffic(url: str, requests: int, seed: int, *, clients: int = 8) -> li
     """Requests with true rewards; what was asked and who answered."""
     seen: list[dict[str, Any]] = []
 
-    async def one(client: httpx.AsyncClient, rng: np.random.Generator, number: int) -> None:
-        for _ in range(number):
+    def one(caller: Caller, rng: np.random.Generator) -> None:
+        for _ in range(requests // clients):
             tier, length = made(rng)
-            answer = await client.post(
-                "/answers", json={"prompt": {"length": length}}, headers={"x-tier": tier}
-            )
-            assert answer.status_code == 200, answer.text
-            identity = answer.headers["x-decision-id"]
-            reward = {"decision_id": identity, "metric": "right", "value": answer.json()["right"]}
-            reported = await client.post("/-/feedback", json=reward)
-            assert reported.json()["accepted"] == 1, reported.text
-            seen.append(
-                {"tier": tier, "length": length, "variant": answer.headers["x-variant"], "id": identity}
-            )
+            fields, answer = caller.call("/answers", {"prompt": {"length": length}}, **{"x-tier": tier})
+            identity = fields["x-decision-id"]
+            caller.reward(identity, "right", answer["right"])
+            seen.append({"tier": tier, "length": length, "variant": fields["x-variant"], "id": identity})
 
-    async with httpx.AsyncClient(base_url=url, timeout=30) as client:
-        rngs = np.random.default_rng(seed).spawn(clients)
-        await asyncio.gather(*(one(client, rng, requests // clients) for rng in rngs))
+    await at_once(url, one, np.random.default_rng(seed).spawn(clients))
     return seen
 
 

@@ -22,8 +22,8 @@ from tests.support.processes import GatewayProcess, ModelServerProcess
 async def test_the_bandit_finds_the_better_version_and_starves_the_faulty_one(
     tmp_path: Path, model_server: ModelServerProcess, held_out: digits.Digits
 ) -> None:
-    with GatewayProcess(tmp_path, config(model_server)) as gateway:
-        seen = await replay(gateway.url, held_out, 3000)
+    with GatewayProcess(tmp_path, config(model_server) + "loops: {allocation: 100ms}\n") as gateway:
+        seen = await replay(gateway.url, held_out, 2000)
         total = sum(map(len, seen.values()))
 
         def settled() -> bool:
