@@ -60,6 +60,8 @@ def test_one_of_something_is_told_in_the_singular(served: Served, tabs: Tabs) ->
     page = tabs.new(served.address, "/-/dashboard/routes/shop").page
     page.locator(".verdict", has_text="About 1 more request.").wait_for()
     page.locator(".guardrail", has_text="1 sample · about 1 more request").wait_for()
+    served.set_rollout("shop", rollout("running", "shadow", verdicts=[one], samples=87, min_samples=150))
+    page.locator(".verdict", has_text="About 63 more requests.").wait_for()
 
 
 def test_a_promoted_candidate_has_the_share_that_it_has(served: Served, tabs: Tabs) -> None:

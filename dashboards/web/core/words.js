@@ -108,7 +108,7 @@ function rollout(report) {
     };
   const held = found.state === "running" && found.possible?.includes("resume") && told("inconclusive").find(({ metric }) => metric === "client_error_rate");
   if (held) return { tone: "warn", title, detail: `${sentence(held.reason)}.` };
-  if (told("inconclusive").length) return { tone, title, detail: undecided(told("inconclusive")) };
+  if (told("inconclusive").length) return { tone, title, detail: undecided(told("inconclusive"), found) };
   if (found.state === "waiting") return { tone, title, detail: `${sentence(found.reason || "all stages are passed")}.${nextOf(found)}` };
   if (found.phase === "shadow") return { tone, title, detail: "The stages begin once the gate passes." };
   if (found.phase === "bandit" && found.state === "running") return { tone, title, detail: `${contest(report).title}.` };
@@ -135,9 +135,10 @@ function why(step, failed, report) {
 export const reasonOf = ({ actor, reason }) =>
   actor ? (reason ?? "").replace(/^(rollback|pause|resume|confirm|restart|promote|set [\d.e-]+)(: |$)/, "") : (reason ?? "");
 
-function undecided(verdicts) {
-  const most = Math.max(...verdicts.map((v) => v.more_requests ?? 0));
-  const minutes = Math.max(...verdicts.map((v) => v.minutes ?? 0));
+function undecided(verdicts, { samples = 0, min_samples = 0 }) {
+  const asked = Math.max(...verdicts.map((v) => v.more_requests ?? 0));
+  const most = asked && Math.max(asked, min_samples - samples);
+  const minutes = asked && (Math.max(...verdicts.map((v) => v.minutes ?? 0)) * most) / asked;
   const more = most ? ` About ${counted(most, "more request")}${minutes ? `, ${seconds(minutes * 60)} at this rate` : ""}.` : "";
   return `Keep waiting: ${verdicts.map((v) => v.metric).join(", ")} ${verdicts.length > 1 ? "are" : "is"} undecided.${more}`;
 }
