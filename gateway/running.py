@@ -152,12 +152,12 @@ class Gateway:
         self.probes.close()
         self.application.close()
         self.api.fleet.wake()
-        for connection in tuple(self.worker.connections):
+        # The worker after the connections, whose ends may start shadow requests.
+        for end in (*[connection.end for connection in self.worker.connections], self.worker.stop):
             try:
-                connection.end()
+                end()
             except Exception as error:  # noqa: BLE001 - all that follows must still be written
                 INTERNAL_ERRORS.report(error)
-        self.worker.stop()  # after the connections, whose ends may start shadow requests
         await self.tasks.close()
         # Together, since a store that is away takes seconds of both; usage not by its task, which is cancelled again
         # while it writes.

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from gateway.config.source import Source
+from gateway.dataplane.shadow.dispatcher import ShadowDispatcher
 from gateway.server import compose
 from gateway.state.base import StoreUnavailable
 
@@ -30,6 +31,9 @@ async def test_the_record_is_written_and_the_store_closed_before(
         raise OSError("the connection is gone")
 
     gateway.worker.connections.add(cast("Any", Broken()))
+    shadow = gateway.worker.shadow
+    assert isinstance(shadow, ShadowDispatcher)
+    shadow._running.add(cast("Any", Broken()))  # its end fails, too
     monkeypatch.setattr(gateway.api.fleet, "close", fails)
     with pytest.raises(OSError, match="is gone"):
         await gateway.stop()
