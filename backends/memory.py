@@ -16,13 +16,16 @@ MAX_KEPT_BLOCK_BYTES: Final = 32 * 1024 * 1024
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
-def settle() -> None:
+def settle(*, gone: bool) -> None:
     """Collects garbage, and takes what is left out of later collections.
 
-    A module's code and an exported program hang in reference cycles, and frozen objects are never
-    collected: hence unfreeze first. Costs about 0.2 s once PyTorch is loaded, so only loads call it.
+    Args:
+        gone: A model that served has ended. Its code and an exported program hang in reference cycles, and were
+            taken out of collections: this one looks through all that ever were, which holds up all threads for
+            about 0.2 s once PyTorch is loaded.
     """
-    gc.unfreeze()
+    if gone:
+        gc.unfreeze()
     gc.collect()
     gc.freeze()
     _trim()

@@ -128,7 +128,7 @@ class Registry:
         try:
             found_models = (await asyncio.to_thread(scan, self._root)).values()
             self.models.update((name, Model(name, faults={"": why})) for name, why in absent.items())
-            loads: dict[str, asyncio.Task[None]] = {}
+            loads: dict[str, asyncio.Task[bool]] = {}
             async with asyncio.TaskGroup() as group:
                 # Ensembles come last: they check the models that they consist of.
                 for found in sorted(found_models, key=_is_ensemble):
@@ -137,7 +137,7 @@ class Registry:
                     loads[found.name] = group.create_task(self._apply(found, steps))
         finally:
             self.loading = False
-        memory.settle()
+        memory.settle(gone=False)
 
     async def _watch(self) -> None:
         while True:
@@ -179,8 +179,7 @@ class Registry:
             raise NotFound(f"the repository has no model {name!r}")
         found = await asyncio.to_thread(scan_model, folder)
         self.models.setdefault(name, Model(name))
-        await self._apply(found)
-        memory.settle()
+        memory.settle(gone=await self._apply(found))
         if faults := self.models[name].faults:
             raise LoadError("; ".join(faults.values()))
 
@@ -190,7 +189,7 @@ class Registry:
         if model is None:
             raise NotFound(f"there is no model {name!r}")
         await self._clear(model)
-        memory.settle()
+        memory.settle(gone=True)
 
     async def close(self) -> None:
         """Ends everything, after the requests that wait."""
@@ -214,9 +213,9 @@ class Registry:
             self._ending.difference_update(versions)
 
     async def _apply(
-        self, found: FoundModel, before: Iterable[asyncio.Task[None]] = (), *, rechecked: bool = False
-    ) -> None:
-        """Brings a model to what was found, once the tasks ``before`` are done."""
+        self, found: FoundModel, before: Iterable[asyncio.Task[bool]] = (), *, rechecked: bool = False
+    ) -> bool:
+        """Brings a model to what was found, once the tasks ``before`` are done; whether versions have ended."""
         model = self.models[found.name]
         unloads = model.unloads
         retired: list[Served] = []
@@ -238,6 +237,7 @@ class Registry:
             finally:
                 model.loader, model.loading, model.rechecked = None, {}, False
         await self._end(retired)
+        return bool(retired)
 
     async def _replace(self, found: FoundModel, model: Model, retired: list[Served]) -> None:
         """Loads what is new or changed, and adds the versions that it replaces to ``retired``."""

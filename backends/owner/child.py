@@ -112,10 +112,10 @@ def serve(channel: int, file: int) -> None:
             connection.send(Ready(f"{load.found.folder}: {type(error).__name__}: {error}"))
             return
         connection.send(Ready(buckets=runner.buckets))
-        memory.settle()
+        memory.settle(gone=False)
         Worker(connection, runner, f"{load.config.name} version {load.found.number}").run()
     del runner, slots
-    memory.settle()
+    memory.settle(gone=True)
 
 
 def _runner(load: Load, slots: SlotMemory) -> Runner:
