@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import AsyncIterator, Generator
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import httpx
@@ -19,7 +20,9 @@ settings.register_profile("turnout", deadline=None, suppress_health_check=[Healt
 settings.load_profile("turnout")
 
 # Each httpx.get() and each client would read all public authorities: 30 ms of CPU time, also when it polls a server.
-vars(httpx._transports.default)["create_ssl_context"] = cache(httpx.create_ssl_context)
+# The SDKs of OpenAI and Anthropic have httpx2.
+for _transports in map(import_module, ("httpx._transports.default", "httpx2._transports.default")):
+    vars(_transports)["create_ssl_context"] = cache(_transports.create_ssl_context)
 # Where a test does not say how long it waits, a busy machine may take more than the 5 s of httpx.
 for _limit in ("connect", "read", "write", "pool"):
     setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, _limit, 60.0)
