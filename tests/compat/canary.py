@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,18 +44,27 @@ routes:
 """
 Asked = tuple[Mapping[str, str], object]
 """Headers of a response, and what it says."""
-Ask = Callable[[str], Asked]
-"""Sends one request to the gateway at an address."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of request that servers respond to."""
+
+    ask: Callable[[str], Asked]
+    """Sends one to the gateway at an address."""
+    comparison: Mapping[str, Any] = field(default_factory=dict)
+    address: Callable[[ServerProcess], str] = lambda server: server.url
 
 
 @dataclass(frozen=True)
 class Site:
-    asker: Ask
+    """A gateway that is asked for one kind."""
+
+    kind: Kind
     gateway: GatewayProcess
-    candidate: ServerProcess
 
     def ask(self, times: int) -> list[Asked]:
-        return [self.asker(self.gateway.url) for _ in range(times)]
+        return [self.kind.ask(self.gateway.url) for _ in range(times)]
 
     def report(self, ready: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The route's report as soon as it is ``ready``, or after a while."""
@@ -74,29 +83,31 @@ def compared_or_dropped(report: dict[str, Any], shadow: str) -> int:
     return int(report["agreement"][shadow]["compared"]) + dropped
 
 
-@contextmanager
-def site(
-    folder: Path,
-    servers: Sequence[ServerProcess],
-    ask: Ask,
-    comparison: Mapping[str, Any],
-    address: Callable[[ServerProcess], str] = lambda server: server.url,
-) -> Iterator[Site]:
-    """A gateway before three servers, which it ends: baseline, candidate, and one that says something else."""
+def check(folder: Path, servers: Sequence[ServerProcess], kinds: Mapping[str, Kind]) -> None:
+    """Each kind through a gateway of its own before three servers, which it ends: baseline, candidate, and one that
+    says something else. Then the candidate dies."""
     with ExitStack() as stack:
         for server in servers:
             stack.enter_context(server)
-        config = CONFIG.replace("COMPARISON", json.dumps(comparison))
-        for name, server in zip(("CURRENT", "CANDIDATE", "OTHER"), servers, strict=True):
+        for server in servers:
             server.wait_ready(180)
-            config = config.replace(name, address(server))
-        yield Site(ask, stack.enter_context(GatewayProcess(folder, config)), servers[1])
+        sites = []
+        for name, kind in kinds.items():
+            config = CONFIG.replace("COMPARISON", json.dumps(kind.comparison))
+            for role, server in zip(("CURRENT", "CANDIDATE", "OTHER"), servers, strict=True):
+                config = config.replace(role, kind.address(server))
+            (folder / name).mkdir()
+            sites.append(Site(kind, stack.enter_context(GatewayProcess(folder / name, config))))
+        said = [_check_whole(site) for site in sites]
+        servers[1].kill()
+        for site, text in zip(sites, said, strict=True):
+            _check_without_candidate(site, text)
 
 
-def check(site: Site) -> None:
-    """Assignment, rewards, shadows' comparison, and the death of the candidate's server."""
+def _check_whole(site: Site) -> str:
+    """Assignment, rewards, shadows' comparison; what all responses said."""
     asked = site.ask(REQUESTS)
-    assert len({str(said) for _, said in asked}) == 1
+    (text,) = {str(said) for _, said in asked}
     assert {headers["x-variant"] for headers, _ in asked} == {"v1", "v2"}
 
     items = [
@@ -119,11 +130,12 @@ def check(site: Site) -> None:
     assert [one["errors"] for one in variants] == [0, 0]
     assert whole(report), (report["shadow_counts"], report["agreement"])
     assert {name: one["rate"] for name, one in report["agreement"].items()} == {"same": 1.0, "changed": 0.0}
+    return text
 
-    # One server dies, and no client notices.
-    site.candidate.kill()
-    after = site.ask(REQUESTS)
-    assert {str(said) for _, said in after} == {str(said) for _, said in asked}
+
+def _check_without_candidate(site: Site, text: str) -> None:
+    """No client notices that its server has died."""
+    assert {str(said) for _, said in site.ask(REQUESTS)} == {text}
     report = site.report(lambda found: found["variants"]["v2"]["fallbacks"] > 0)
     assert report["variants"]["v2"]["fallbacks"] > 0
     assert report["variants"]["v2"]["errors"] > 0

@@ -12,7 +12,6 @@ import signal
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,9 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from benchmarks.children import free_ports
-from tests.compat.canary import Asked, check, site
+from tests.compat.canary import Asked, Kind, check
 from tests.compat.environments import environment
-from tests.compat.test_servers import ask_openai
+from tests.compat.test_servers import CHAT
 from tests.compat.triton_server import Triton
 from tests.support.processes import ServerProcess
 
@@ -150,16 +149,6 @@ def ask_rpc(url: str) -> Asked:
 # Kinds --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Kind:
-    start: Callable[[Path, str], ServerProcess]
-    ask: Callable[[str], Asked]
-    comparison: dict[str, Any] = field(default_factory=dict)
-    rpc: bool = False
-    one_by_one: bool = False
-    """Each server starts when the one before is ready: Ray gives up if its parts need over 30 s."""
-
-
 def served(name: str, app: str, ready_path: str) -> Callable[[Path, str], ServerProcess]:
     return lambda folder, factor: Served(name, app, ready_path, folder, factor)
 
@@ -170,46 +159,50 @@ def on_java(name: str) -> Callable[[Path, str], ServerProcess]:
     return served(name, name, "/ping")
 
 
-LITSERVE = served("litserve", "litserve", "/health")
-LITSERVE_CHAT = served("litserve", "litserve_openai", "/health")
-BENTOML = served("bentoml", "bentoml", "/readyz")
-MLSERVER = served("mlserver", "mlserver", "/v2/health/ready")
-KSERVE = served("kserve", "kserve", "/v2/health/ready")
+def rpc(server: Any) -> str:
+    return f"h2c://{server.rpc}"
+
+
 ROWS = {"dataframe_split": {"columns": ["x"], "data": [[4.0]]}}
-infer = partial(post, path="/v2/models/m/infer", body=V2, key=tensors)
-KINDS = {
-    "litserve": Kind(LITSERVE, partial(post, path="/predict", body={"input": 4.0})),
-    "litserve-openai": Kind(LITSERVE_CHAT, partial(ask_openai, stream=False)),
-    "litserve-openai-stream": Kind(LITSERVE_CHAT, partial(ask_openai, stream=True)),
-    "bentoml": Kind(BENTOML, partial(post, path="/predict", body={"x": 4.0})),
-    "bentoml-stream": Kind(BENTOML, ask_stream),
-    "mlserver": Kind(MLSERVER, infer, {"type": "v2"}),
-    "mlserver-grpc": Kind(MLSERVER, ask_rpc, {"type": "v2"}, rpc=True),
-    "kserve": Kind(KSERVE, infer, {"type": "v2"}),
-    "kserve-v1": Kind(KSERVE, partial(post, path="/v1/models/m:predict", body={"instances": [1.5]})),
-    "kserve-grpc": Kind(KSERVE, ask_rpc, {"type": "v2"}, rpc=True),
-    "mlflow": Kind(
+PREDICT = Kind(partial(post, path="/predict", body={"x": 4.0}))
+V2_REST = Kind(partial(post, path="/v2/models/m/infer", body=V2, key=tensors), {"type": "v2"})
+V2_RPC = Kind(ask_rpc, {"type": "v2"}, rpc)
+V1 = Kind(partial(post, path="/v1/models/m:predict", body={"instances": [1.5]}))
+SERVERS: dict[str, tuple[Callable[[Path, str], ServerProcess], dict[str, Kind]]] = {
+    "litserve": (
+        served("litserve", "litserve", "/health"),
+        {"predict": Kind(partial(post, path="/predict", body={"input": 4.0}))},
+    ),
+    "litserve-openai": (served("litserve", "litserve_openai", "/health"), CHAT),
+    "bentoml": (served("bentoml", "bentoml", "/readyz"), {"predict": PREDICT, "stream": Kind(ask_stream)}),
+    "mlserver": (served("mlserver", "mlserver", "/v2/health/ready"), {"rest": V2_REST, "rpc": V2_RPC}),
+    "kserve": (served("kserve", "kserve", "/v2/health/ready"), {"rest": V2_REST, "v1": V1, "rpc": V2_RPC}),
+    "mlflow": (
         served("mlflow", "mlflow", "/ping"),
-        partial(post, path="/invocations", body=ROWS),
-        {"type": "predictions"},
+        {"rows": Kind(partial(post, path="/invocations", body=ROWS), {"type": "predictions"})},
     ),
-    "ray": Kind(
-        served("ray", "ray", "/-/healthz"), partial(post, path="/", body={"x": 4.0}), one_by_one=True
+    "ray": (
+        served("ray", "ray", "/-/healthz"),
+        {"root": Kind(partial(post, path="/", body={"x": 4.0}))},
     ),
-    "sagemaker": Kind(on_java("sagemaker"), partial(post, path="/invocations", body=[1.5, 2])),
-    "torchserve": Kind(on_java("torchserve"), partial(post, path="/predictions/m", body={"x": 4.0})),
-    "triton": Kind(triton, infer, {"type": "v2"}),
-    "triton-grpc": Kind(triton, ask_rpc, {"type": "v2"}, rpc=True),
+    "sagemaker": (
+        on_java("sagemaker"),
+        {"invocations": Kind(partial(post, path="/invocations", body=[1.5, 2]))},
+    ),
+    "torchserve": (
+        on_java("torchserve"),
+        {"predict": Kind(partial(post, path="/predictions/m", body={"x": 4.0}))},
+    ),
+    "triton": (triton, {"rest": V2_REST, "rpc": V2_RPC}),
 }
 
 
-@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-def test_a_canary_with_two_shadows(kind: Kind, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_canary_with_two_shadows(name: str, tmp_path: Path) -> None:
+    start, kinds = SERVERS[name]
     servers: list[ServerProcess] = []
     for factor in (SOUND, SOUND, CHANGED):
-        if kind.one_by_one and servers:
+        if name == "ray" and servers:  # it gives up if its parts need over 30 s
             servers[-1].wait_ready(180)
-        servers.append(kind.start(tmp_path, factor))
-    address = (lambda server: f"h2c://{server.rpc}") if kind.rpc else (lambda server: server.url)
-    with site(tmp_path, servers, kind.ask, kind.comparison, address) as found:
-        check(found)
+        servers.append(start(tmp_path, factor))
+    check(tmp_path, servers, kinds)

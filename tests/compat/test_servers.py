@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import httpx
 import openai
 import pytest
 
-from tests.compat.canary import Asked, check, site
+from tests.compat.canary import Asked, Kind, check
 from tests.support.processes import ModuleProcess
 
 
@@ -38,27 +36,20 @@ def ask_predict(url: str) -> Asked:
     return response.headers, response.json()["label"]
 
 
-@dataclass(frozen=True)
-class Kind:
-    server: tuple[str, ...]
-    ask: Callable[[str], Asked]
-    comparison: dict[str, Any] = field(default_factory=dict)
-
-
-KINDS = {
-    "fastapi": Kind(("tests.compat.fastapi_app",), lambda url: ask_openai(url, stream=False)),
-    "fastapi-stream": Kind(("tests.compat.fastapi_app",), lambda url: ask_openai(url, stream=True)),
-    "starlette-sse": Kind(("tests.compat.llm",), ask_sse, {"paths": ["token.text"]}),
-    "gunicorn-flask": Kind(
-        ("gunicorn", "--no-control-socket", "tests.compat.flask_app:app"),
-        ask_predict,
-        {"ignore": ["meta.at"]},
-    ),
+CHAT = {
+    "whole": Kind(lambda url: ask_openai(url, stream=False)),
+    "stream": Kind(lambda url: ask_openai(url, stream=True)),
+}
+SERVERS: dict[tuple[str, ...], dict[str, Kind]] = {
+    ("tests.compat.fastapi_app",): CHAT,
+    ("tests.compat.llm",): {"sse": Kind(ask_sse, {"paths": ["token.text"]})},
+    ("gunicorn", "--no-control-socket", "tests.compat.flask_app:app"): {
+        "predict": Kind(ask_predict, {"ignore": ["meta.at"]})
+    },
 }
 
 
-@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-def test_a_canary_with_two_shadows(kind: Kind, tmp_path: Path) -> None:
-    servers = [ModuleProcess(*kind.server, says=text) for text in ("sound", "sound", "changed")]
-    with site(tmp_path, servers, kind.ask, kind.comparison) as found:
-        check(found)
+@pytest.mark.parametrize(("server", "kinds"), SERVERS.items(), ids=["fastapi", "starlette", "gunicorn-flask"])
+def test_a_canary_with_two_shadows(server: tuple[str, ...], kinds: dict[str, Kind], tmp_path: Path) -> None:
+    servers = [ModuleProcess(*server, says=text) for text in ("sound", "sound", "changed")]
+    check(tmp_path, servers, kinds)
