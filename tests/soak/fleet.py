@@ -139,7 +139,11 @@ class Fleet:
         """By fencing number: who held the lease of the allocation loop."""
         self._chance = random.Random(11)
         self._turn = itertools.cycle(range(len(replicas)))
-        self._client = httpx.AsyncClient(timeout=20, limits=httpx.Limits(max_connections=400))
+        # One for each: a client looks at all its connections for each of them, and a frozen replica holds hundreds.
+        self._clients = [
+            httpx.AsyncClient(base_url=one.url, timeout=20, limits=httpx.Limits(max_connections=400))
+            for one in replicas
+        ]
 
     # Clients ------------------------------------------------------------------------------------
     async def ask(self, seconds: float, rate: float = 40.0) -> None:
@@ -154,7 +158,7 @@ class Fleet:
     async def _ask_once(self, place: int) -> None:
         route = self._chance.choice(ROUTES)
         try:
-            answer = await self._client.post(f"{self.replicas[place].url}/{route}")
+            answer = await self._clients[place].post(f"/{route}")
             good = answer.status_code == 200
         except httpx.HTTPError:
             good = False
@@ -179,7 +183,7 @@ class Fleet:
         """Sends a report to one replica after the other until one acknowledges it, as a client library does."""
         for place in itertools.chain([next(self._turn)], self._turn):
             try:
-                answer = await self._client.post(f"{self.replicas[place].url}/-/feedback", json=item)
+                answer = await self._clients[place].post("/-/feedback", json=item)
             except httpx.HTTPError:
                 answer = None
             if answer is not None and answer.status_code == 200:
@@ -241,12 +245,12 @@ class Fleet:
                 return
             await asyncio.sleep(0.2)
 
-    async def state(self, replica: Replica) -> dict[str, Any]:
+    async def state(self, client: httpx.AsyncClient) -> dict[str, Any]:
         """What has to be the same everywhere."""
-        config = await self._client.get(f"{replica.url}/-/config")
-        reports = [await self._client.get(f"{replica.url}/-/routes/{name}") for name in ("canary", "bandit")]
+        config = await client.get("/-/config")
+        reports = [await client.get(f"/-/routes/{name}") for name in ROUTES]
         if any(report.is_error for report in (config, *reports)):
-            return {"unavailable": replica.url}  # its store has not come back yet
+            return {"unavailable": str(client.base_url)}  # its store has not come back yet
         canary, bandit = (report.json() for report in reports)
         rollout = canary["rollout"]
         return {
@@ -260,7 +264,7 @@ class Fleet:
     async def agreed(self, limit: float = 60.0) -> dict[str, Any]:
         """The state that all replicas have come to."""
         for _ in range(int(limit * 5)):
-            states = [await self.state(replica) for replica in self.replicas]
+            states = [await self.state(client) for client in self._clients]
             if all(state == states[0] for state in states):
                 return states[0]
             await asyncio.sleep(0.2)
@@ -276,13 +280,9 @@ class Fleet:
 
     async def edit(self, more: str) -> None:
         """Adds to the configuration through the API."""
-        replica = self.replicas[0]
-        text = replica.path.read_text() + more
-        answer = await self._client.put(
-            f"{replica.url}/-/config",
-            content=text,
-            headers={"if-match": "*", "content-type": "application/yaml"},
-        )
+        text = self.replicas[0].path.read_text() + more
+        headers = {"if-match": "*", "content-type": "application/yaml"}
+        answer = await self._clients[0].put("/-/config", content=text, headers=headers)
         assert answer.status_code == 200, answer.text
 
     async def alarmed(self) -> int:
@@ -298,7 +298,8 @@ class Fleet:
         self.asked = Asked(failed=kept.failed, failed_at_victims=kept.failed_at_victims, resent=kept.resent)
 
     async def close(self) -> None:
-        await self._client.aclose()
+        for client in self._clients:
+            await client.aclose()
         await self.store.close()
 
 
