@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--peers", default=",".join(PEERS), help="comma-separated (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each peer (default: %(default)s)")
-    parser.add_argument("--seconds", type=int, default=2, help="of one round (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=2, help="of one round (default: %(default)s)")
     parser.add_argument("--concurrency", default="1,32,256", help="of the closed loop (default: %(default)s)")
     parser.add_argument(
         "--priority",

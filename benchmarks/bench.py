@@ -28,7 +28,7 @@ class Options:
 
     peers: tuple[str, ...]
     rounds: int = 5
-    seconds: int = 2
+    seconds: float = 2
     concurrency: tuple[int, ...] = (1, 32, 256)
     priority: str = "0"
     pause: float = 0.3

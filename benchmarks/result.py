@@ -109,7 +109,7 @@ class Result:
         about = (
             f"Measured {day}, {facts['cores']} cores ({facts['processor']}), "
             f"Linux {facts['kernel']}, Python {facts['python']}; medians of {self.options.rounds} rounds of "
-            f"{self.options.seconds} s, in brackets minimum and maximum. "
+            f"{self.options.seconds:g} s, in brackets minimum and maximum. "
             + "; ".join(f"{name} {number}" for name, number in self._versions().items() if number)
             + "."
         )

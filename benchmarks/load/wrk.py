@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 from benchmarks.children import wrapper
@@ -35,24 +38,35 @@ class Closed:
 
 
 def closed_loop(
-    port: int, requests: Path, *, connections: int, seconds: int, cores: Sequence[int], priority: str = "0"
+    port: int, requests: Path, *, connections: int, seconds: float, cores: Sequence[int], priority: str = "0"
 ) -> Closed:
-    """Runs wrk with one thread for whole ``seconds``; ``requests`` as `traffic.write_requests` wrote it.
+    """Runs wrk with one thread for ``seconds``; ``requests`` as `traffic.write_requests` wrote it.
 
     Raises RuntimeError when wrk itself failed.
     """
+    # wrk knows no others. A signal ends it sooner; until wrk is ready for one, it is ignored.
+    whole = ceil(seconds)
     command = [
+        *("env", "--ignore-signal=INT"),
         *wrapper(cores, priority),
         needs("wrk", "apt install wrk"),
         "-t1",
         f"-c{connections}",
-        f"-d{seconds}s",
+        f"-d{whole}s",
         "--timeout",
         "10s",
     ]
     command += ["-s", str(_SCRIPT), f"http://127.0.0.1:{port}/", "--", str(requests)]
-    done = subprocess.run(command, capture_output=True, check=False, timeout=seconds + _SPARE)
-    for line in done.stdout.decode().splitlines():
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as wrk:
+        if whole != seconds:
+            with suppress(subprocess.TimeoutExpired):
+                wrk.wait(seconds)
+            wrk.send_signal(signal.SIGINT)
+        try:
+            told, faults = wrk.communicate(timeout=whole + _SPARE)
+        finally:
+            wrk.kill()
+    for line in told.splitlines():
         if line.startswith("RESULT "):
             return Closed(**json.loads(line.removeprefix("RESULT ")))
-    raise RuntimeError(f"wrk ended with {done.returncode}: {done.stderr.decode()[-500:]}")
+    raise RuntimeError(f"wrk ended with {wrk.returncode}: {faults[-500:]}")

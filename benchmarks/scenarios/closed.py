@@ -31,7 +31,7 @@ def run(options: Options) -> Result:
                 made.running[name].port,
                 requests,
                 connections=8,
-                seconds=_WARM_SECONDS,
+                seconds=min(_WARM_SECONDS, options.seconds),
                 cores=options.cores.load,
             )
         sections = concurrencies(made, requests, options.concurrency, COLUMNS)
