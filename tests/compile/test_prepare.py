@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from gateway.compile.prepare import prepare, standalone
 from gateway.compile.snapshot import route_plan
 from gateway.config.faults import ConfigError
 from gateway.config.load import examine
-from tests.config.test_config_properties import ODD, WHOLE, WORDS
+from tests.config.test_config_properties import ODD, WHOLE, WORDS, as_yaml
 
 TREE = yaml.safe_load(WHOLE)
 TEXTS = st.text(max_size=12) | st.text(st.characters(max_codepoint=0x2FF), max_size=6)
@@ -44,7 +45,7 @@ PLACES = sorted(places(TREE), key=str)
 
 def changed(data: st.DataObject) -> str:
     """The file that says every option, with some values replaced, and some keys gone."""
-    tree = yaml.safe_load(WHOLE)
+    tree = deepcopy(TREE)
     for path in data.draw(st.lists(st.sampled_from(PLACES), min_size=1, max_size=4)):
         inside = tree
         try:
@@ -56,7 +57,7 @@ def changed(data: st.DataObject) -> str:
                 del inside[path[-1]]
         except (KeyError, IndexError, TypeError):
             continue  # an earlier change took it away
-    return yaml.safe_dump(tree, allow_unicode=True)
+    return as_yaml(tree)
 
 
 @pytest.mark.long

@@ -20,7 +20,7 @@ from gateway.config.load import examine
 from gateway.config.shape import every_section, yaml_keys
 from gateway.config.yaml_text import read
 from tests.config.broken_files import GOOD, TABLE
-from tests.config.test_config_properties import VALUES, WHOLE
+from tests.config.test_config_properties import VALUES, WHOLE, as_yaml
 from tests.support.command import turnout
 
 ROOT = Path(__file__).parents[2]
@@ -124,7 +124,7 @@ def test_it_accepts_whatever_the_gateway_accepts(at: tuple[Any, tuple[Any, ...]]
     for part in place[:-1]:
         target = target[part]
     target[place[-1]] = value
-    text = yaml.safe_dump(data, allow_unicode=True)
+    text = as_yaml(data)
     if examine(text, env={}).document is not None:
         VALIDATOR.validate(tree(text))
 

@@ -135,7 +135,9 @@ def responses(draw: Draw, text: str) -> Response:
 
 
 def embeddings(draw: Draw, text: str) -> Response:
-    vectors = [[0.5, 1 / 3, float(len(text))], [float(ord(c)) for c in text[:20]]]
+    # Two numbers for each character: of neighbours beyond 10,000 the codes agree within the tolerance.
+    codes = [float(part) for c in text[:20] for part in divmod(ord(c), 256)]
+    vectors = [[0.5, 1 / 3, float(len(text))], codes]
     noise = draw(st.floats(-1e-6, 1e-6))
     data = []
     for index, vector in enumerate(vectors):
@@ -264,3 +266,9 @@ FORMATS: dict[str, Callable[[Draw, str], Response]] = {
         v2, raw, events, quoted,
     )
 }  # fmt: skip
+
+
+@st.composite
+def responses_in(draw: st.DrawFn, name: str, *texts: str) -> list[Response]:
+    """Each of ``texts`` in the format ``name``: one draw of the test, for each of those takes time of its own."""
+    return [FORMATS[name](draw, text) for text in texts]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from policies.comparison.bodies import Comparison, Response
 from policies.comparison.compare import compare
-from tests.policies.comparison.formats import FORMATS, js
+from tests.policies.comparison.formats import FORMATS, js, responses_in
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "recorded.json").read_text())
@@ -22,7 +22,7 @@ RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "recorded.json").
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), text=TEXTS)
 def test_the_same_content_agrees(name: str, data: st.DataObject, text: str) -> None:
-    first, second = (FORMATS[name](data.draw, text) for _ in range(2))
+    first, second = data.draw(responses_in(name, text, text))
     found = compare(first, second)
     assert (found.agrees, found.detail) == (True, "")
     assert found.form not in ("json", "stream", "bytes")
@@ -38,7 +38,8 @@ def test_another_content_differs(name: str, data: st.DataObject, text: str, othe
         text, other = (each.replace("\n", " ").replace("\r", " ") for each in (text, other))
     if text == other:
         other = text + "x" if len(text) < 20 else text[:-1] + chr(ord(text[-1]) ^ 1)
-    found = compare(FORMATS[name](data.draw, text), FORMATS[name](data.draw, other))
+    first, second = data.draw(responses_in(name, text, other))
+    found = compare(first, second)
     assert found.agrees is False
     assert json.loads(found.detail)["differences"] >= 1
 
@@ -48,7 +49,7 @@ def test_another_content_differs(name: str, data: st.DataObject, text: str, othe
 @given(data=st.data())
 def test_a_stream_that_broke_off_differs(name: str, data: st.DataObject) -> None:
     """Its text may be whole, but it does not say why it ended."""
-    whole, stream = (FORMATS[name](data.draw, "some text") for _ in range(2))
+    whole, stream = data.draw(responses_in(name, "some text", "some text"))
     end = {
         "responses": b'"response.completed"',
         "messages": b'"message_delta"',
@@ -92,9 +93,8 @@ def test_paths_lead_into_what_was_put_together(name: str, data: st.DataObject) -
         "messages": "content.1.text",
         "ollama_chat": "message.content",
     }[name]
-    first, second = (FORMATS[name](data.draw, "one text") for _ in range(2))
+    first, second, other = data.draw(responses_in(name, "one text", "one text", "another text"))
     assert compare(first, second, Comparison(paths=(path,))).agrees is True
-    other = FORMATS[name](data.draw, "another text")
     found = compare(first, other, Comparison(paths=(path,)))
     assert found.agrees is False
     assert json.loads(found.detail)["first"][0]["where"].startswith(path)
