@@ -129,5 +129,6 @@ def test_it_accepts_whatever_the_gateway_accepts(at: tuple[Any, tuple[Any, ...]]
         VALIDATOR.validate(tree(text))
 
 
+@pytest.mark.long
 def test_the_command_prints_it() -> None:
     assert json.loads(turnout("schema").stdout) == SCHEMA

@@ -98,6 +98,7 @@ async def test_times_bound_what_is_read(store: Store, rows: list[Outcome], read:
 
 
 @pytest.mark.redis
+@pytest.mark.long
 async def test_upkeep_of_one_route_asks_the_others_once(redis_url: str, redis_node: RedisServer) -> None:
     store = RedisStore(redis_url)
     await store.open()

@@ -182,6 +182,7 @@ def test_what_changes_all_the_time_is_no_change_by_itself() -> None:
     assert changes({"a": 1, "b": 1}, {"a": 1}) == {"b": None}
 
 
+@pytest.mark.long
 async def test_the_list_sends_the_fields_that_changed(
     harness: Harness, server: tuple[Listening, str]
 ) -> None:

@@ -60,6 +60,7 @@ def test_before_anything_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert found["ok"]["fail"] is None  # type: ignore[index]
 
 
+@pytest.mark.long
 def test_fast_routes_are_timed_in_seconds_and_other_policies_have_nothing_to_plan(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

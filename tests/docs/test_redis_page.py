@@ -17,6 +17,7 @@ pytestmark = pytest.mark.redis
 PAGE = "docs/redis.md"
 
 
+@pytest.mark.long
 async def test_the_files_of_the_page_lose_nothing_and_raise_no_alarm(tmp_path: Path) -> None:
     users, configuration = blocks(PAGE, "")
     (password,) = re.findall(r"user turnout on >(\S+)", users)

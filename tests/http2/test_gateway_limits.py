@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.http2.client import Client
 from tests.http2.raw import AUTHORITY, SCHEME, headers
 from tests.wire.rig import Rig
@@ -13,6 +15,7 @@ GET = [(b":method", b"GET"), SCHEME, AUTHORITY, (b":path", b"/p")]
 HEALTH = [(b":method", b"GET"), SCHEME, AUTHORITY, (b":path", b"/-/healthz")]
 
 
+@pytest.mark.long
 def test_a_connection_beyond_the_limit(rig: Rig) -> None:
     with Client(rig.port) as first, Client(rig.port) as second:
         assert first.request(headers(GET)).status == second.request(headers(GET)).status == 200

@@ -293,6 +293,7 @@ async def test_a_command_that_cannot_be_begun_changes_nothing(
     assert (one.state, one.trail) == ("running", [])
 
 
+@pytest.mark.long
 async def test_after_a_slow_look_a_failing_candidate_is_soon_rolled_back(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

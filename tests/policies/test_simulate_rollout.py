@@ -40,6 +40,7 @@ def test_sound_candidates_are_promoted_and_faulty_ones_rolled_back() -> None:
     assert sound.time_to_detect.value == math.inf
 
 
+@pytest.mark.long
 def test_a_candidate_that_rejects_requests_is_held_or_with_a_guardrail_rolled_back() -> None:
     world = replace(WORLDS["equal"], candidate=Service(client_error_rate=0.06))
     rail = Guardrail("client_error_rate", max_increase=0.01)

@@ -224,6 +224,7 @@ async def test_a_row_that_cannot_be_written_holds_up_no_other(
     assert (await store.counts("digits"))["v1"].assigned == 1
 
 
+@pytest.mark.long
 async def test_a_row_with_too_few_fields_holds_up_no_other(store: Away) -> None:
     recorder = Recorder(store)
     recorder.offer(cast("Outcome", outcome()[:-3]))

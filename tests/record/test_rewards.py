@@ -259,6 +259,7 @@ async def test_an_unknown_metric_may_be_one_of_the_newest_configuration(store: A
     assert codes(await book.take([item(), item(metric="new")])) == [(1, "unknown_metric")]
 
 
+@pytest.mark.long
 async def test_while_it_starts_a_process_waits_for_keys_that_others_write_back(store: Away) -> None:
     """A replica that starts on an emptied store would refuse rewards for older decisions for good."""
     mine, old = b"new" * 9, b"old" * 9
@@ -275,6 +276,7 @@ async def test_while_it_starts_a_process_waits_for_keys_that_others_write_back(s
     assert (await report).as_dict() == {"accepted": 1, "duplicates": 1, "updated": 0, "rejected": []}
 
 
+@pytest.mark.long
 async def test_a_process_that_has_started_waits_no_longer(store: Away) -> None:
     strange = Sealer([b"strange" * 5])
     static = Sealer.static("digits", "v1", "v1", 1, 1.0, False)
