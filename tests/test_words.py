@@ -41,6 +41,7 @@ RETIRED: Final = {
     r"(thrown|threw) away": "discarded",
 }
 """Regular expression of a retired word → what to write instead."""
+ANY: Final = re.compile(rf"\b({'|'.join(RETIRED)})\b", re.IGNORECASE)
 REWRITTEN: Final = (
     "CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md", "config.example.yaml", "docs/**/*.md",
     "examples/**/*.md", "examples/**/*.py", "gateway/**/*.py", "policies/**/*.py",
@@ -82,6 +83,7 @@ def retired(name: str, text: str) -> list[str]:
     return [
         f"{name}:{line}: '{found[0]}'; write: {instead}"
         for line, piece in prose(name, text)
+        if ANY.search(piece)
         for word, instead in RETIRED.items()
         for found in re.finditer(rf"\b{word}\b", piece, re.IGNORECASE)
     ]
