@@ -60,6 +60,8 @@ class Allocations:
         """``may_publish``: if absent, always."""
         self._store = store
         self._may_publish = may_publish
+        self._outdated = False
+        """Whether a newer document than the one in force may be published already."""
         self._owner = owner
         self._clock = clock
         self._swap = swap
@@ -192,6 +194,8 @@ class Allocations:
         if changed == self._changed and not pending and not self._ended():
             return
         await self._read(self._store)
+        # After the epochs: what another process publishes of a newer revision that comes later takes the next epoch.
+        self._outdated = self._may_publish is not None and not await self._may_publish(self.leads)
         await each_route(
             "the allocation", self.held, lambda name: self._step_route(name, first=first), self._failures
         )
@@ -273,6 +277,9 @@ class Allocations:
         return json.dumps({**(json.loads(evidence) if evidence else {}), **found}) if found else evidence
 
     async def _publish(self, name: str, found: Proposal, reason: str) -> None:
+        if self._outdated:
+            self._changed = -1  # look again
+            return
         fresh, drawn, document, before = found.allocation, found.drawn, self._document, self.held[name].plan
         record = Published(
             route=name,
@@ -285,10 +292,6 @@ class Allocations:
             evidence=self._placed(name, found.evidence),
         )
         packed = await asyncio.to_thread(drawn.packed) if drawn is not None else b""
-        # The revision after the epoch: what is published of a newer one after this look has the same epoch.
-        if self._may_publish is not None and not await self._may_publish(self.leads):
-            self._changed = -1
-            return
         if not await self._store.publish(record, packed):
             self._changed = -1  # another process was faster: look again, and follow
             return
