@@ -105,8 +105,8 @@ def output_file(out: Path, *, private: bool = False) -> Iterator[BinaryIO]:
         return
     if not out.parent.is_dir():
         raise ValueError(f"there is no directory {out.parent}; make it, or write another --out")
-    new = out.with_name(f".{out.name}.part")
-    new.unlink(missing_ok=True)  # of a process that was killed
+    # A name of its own: the half of a file that another process writes must not take its place.
+    new = out.with_name(f".{out.name}.{os.urandom(4).hex()}.part")
     try:
         with open(new, "xb", opener=partial(os.open, mode=0o600 if private else 0o666)) as target:
             yield target

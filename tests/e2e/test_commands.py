@@ -332,6 +332,21 @@ def test_a_pipe_or_a_device_is_written_to_and_stays(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.is_fifo()] == ["pipe"]
 
 
+def test_two_commands_that_write_one_file_leave_a_whole_one(tmp_path: Path) -> None:
+    """The first to end put the half of the other's in place."""
+    out = tmp_path / "record.csv"
+    first, second = output_file(out), output_file(out)
+    one, other = first.__enter__(), second.__enter__()
+    other.write(b"half")
+    one.write(b"whole")
+    first.__exit__(None, None, None)
+    assert out.read_bytes() == b"whole"
+    other.write(b" and half")
+    second.__exit__(None, None, None)
+    assert out.read_bytes() == b"half and half"
+    assert list(tmp_path.iterdir()) == [out]
+
+
 def test_simulate_says_what_it_can_not_simulate(tmp_path: Path) -> None:
     """A real metric is simulated in its own unit, around means that the caller gives."""
     file = tmp_path / "turnout.yaml"
