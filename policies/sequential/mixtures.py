@@ -8,8 +8,6 @@ most alpha (Ville 1939), so it may be looked at continuously.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 from scipy.special import gammainc, gammaln
@@ -45,19 +43,14 @@ def gamma_exponential_log_mixture(
     # Below its domain the process is certainly not large; the mixture is zero there, not undefined.
     inside = shift > -1
     shift = np.where(inside, shift, 0.0)
-    tail = _log(gammainc(shape, shape * (1 + shift))) - _log(gammainc(prior, prior))
+    with np.errstate(divide="ignore"):  # a factor that underflows only rounds the martingale down
+        tail = np.log(gammainc(shape, shape * (1 + shift))) - np.log(gammainc(prior, prior))
     value = -shape * _log1p_less(shift) + _stirling(shape) - _stirling(prior) + tail
     return _floats(np.where(inside, value, -np.inf))
 
 
 def _floats(value: npt.ArrayLike) -> Floats:
     return np.asarray(value, dtype=np.float64)
-
-
-def _log(value: Any) -> Floats:
-    """log with log 0 = -inf and no warning: an underflowing factor of a martingale only rounds it down."""
-    with np.errstate(divide="ignore"):
-        return np.log(_floats(value))
 
 
 def _log1p_less(x: Floats) -> Floats:

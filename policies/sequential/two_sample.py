@@ -151,10 +151,9 @@ def bounded_log_martingale(mean: Floats, sums: RewardSums) -> Floats:
     v = np.maximum(sums.squares - 2 * m * sums.total + sums.count * m * m, 0.0)
     rho = _VARIANCES.reshape(-1, *[1] * m.ndim)
     # A scale larger than needed is still valid, and keeps the gamma functions in range.
-    above = gamma_exponential_log_mixture(s, v, rho, np.maximum(m, 0.01))
-    below = gamma_exponential_log_mixture(-s, v, rho, np.maximum(1 - m, 0.01))
-    both = np.concatenate([above, below])
-    return np.asarray(np.logaddexp.reduce(both, axis=0) - math.log(len(both)), dtype=np.float64)
+    scales = np.maximum([[m], [1 - m]], 0.01)
+    both = gamma_exponential_log_mixture(np.asarray([[s], [-s]]), v, rho, scales)
+    return np.asarray(np.logaddexp.reduce(both, axis=(0, 1)) - math.log(2 * len(rho)), dtype=np.float64)
 
 
 def difference_interval(
