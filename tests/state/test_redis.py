@@ -310,7 +310,7 @@ async def test_upkeep_without_work_is_one_short_call_for_each_route(
     server: RedisServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twelve calls each, one of which returned the buckets of 90 days: five thousand of each route, each minute."""
-    store, routes, hours, now = await connect(address(server)), 4, 100, T0 + 3 * 86_400
+    store, routes, hours, now = await connect(address(server)), 4, 40, T0 + 3 * 86_400
     cells = [f"{T0 - 3600 * hour:.0f}" for hour in range(hours)]
     for route in (f"r{number}" for number in range(routes)):
         await store.append([outcome(route=route)], [shadowed(of=outcome(route=route))])
@@ -333,4 +333,4 @@ async def test_upkeep_without_work_is_one_short_call_for_each_route(
         monkeypatch.setattr(store._link, name, spied)
     assert not await store.prune(Retention(), now=now + 60)
     assert len(replies) <= routes + 4
-    assert max(len(str(found)) for found in replies) < 1000
+    assert max(len(str(found)) for found in replies) < 500
