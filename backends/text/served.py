@@ -74,9 +74,10 @@ class TextServed(Served):
         elif limit and started and now - started > limit:
             self.fault = f"{self.title()} hangs: a step exceeded {limit / 1e9:g} s; load it again"
         if self.fault:
-            self.engine.give_up()
+            # Before the interruption: the thread would end some with an error that does not say that it hangs.
             for generation in self.engine.everything():
                 self._fail(generation, ModelFailed(self.fault))
+            self.engine.give_up()
 
     def _fail(self, generation: Generation, error: ServerError) -> None:
         if generation.fail(error):
