@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -170,7 +171,7 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     dump(Untrusted(), folder / "model.skops")
     with ModelServerProcess(tmp_path) as server:
         while "still being loaded" in httpx.get(f"{server.url}/v2/health/ready", timeout=60).text:
-            pass
+            time.sleep(0.05)
         rows = {row["name"]: row["reason"] for row in httpx.post(f"{server.url}/v2/repository/index").json()}
         assert server.stop() == 0
     for platform, file in files.items():
