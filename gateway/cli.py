@@ -112,7 +112,8 @@ def _run(words: list[str]) -> int:
         for name, (module, summary) in COMMANDS.items():
             sub = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
             if name == wanted:
-                if name != "backend":  # whose models may gain from more threads
+                # Models may gain from more threads; and what the demo sets, its model server has too.
+                if name not in ("backend", "demo"):
                     # For matrices as small as ours, several threads of numpy's library mostly wait for each other:
                     # three times the CPU, on the cores that requests need.
                     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
