@@ -159,12 +159,25 @@ class Gateway:
             except Exception as error:  # noqa: BLE001 - all that follows must still be written
                 INTERNAL_ERRORS.report(error)
         await self.tasks.close()
-        # Together, since a store that is away takes seconds of both; usage not by its task, which is cancelled again
-        # while it writes.
+        # Usage not by its task, which is cancelled again while it writes; the fleet last: a connection that fails to
+        # close costs nothing of the record.
+        closings = (
+            self._write_down,
+            self.in_force.traces.close,
+            self.spool.close,
+            self._release,
+            self.store.close,
+        )
+        for close in (*closings, self.api.fleet.close):
+            try:
+                await close()
+            except Exception as error:  # noqa: BLE001 - as above
+                INTERNAL_ERRORS.report(error)
+
+    async def _write_down(self) -> None:
+        # Together, since a store that is away takes seconds of both.
         await asyncio.gather(self.usage.close(), self.recorder.close())
-        await self.in_force.traces.close()
-        await self.spool.close()
+
+    async def _release(self) -> None:
         with contextlib.suppress(StoreUnavailable):
             await self.store.release(LEASE, self.owner)
-        await self.store.close()
-        await self.api.fleet.close()  # last: a connection that fails to close costs nothing of the record
