@@ -185,7 +185,11 @@ def cloud_event(event: Event, source: str) -> tuple[bytes, str]:
 
 def slack(event: Event) -> tuple[bytes, str]:
     """Body and media type: a Slack message."""
-    return compact({"text": sentence(event)}), "application/json"
+    try:
+        text = sentence(event)
+    except (TypeError, ValueError):  # of damaged values: none after it would be sent
+        text = f"{_plain(event.route)} {event.kind}"
+    return compact({"text": text}), "application/json"
 
 
 def sentence(event: Event) -> str:

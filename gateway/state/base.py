@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
-from math import inf
+from math import inf, isfinite
 from typing import Any, Final, Literal, TypeVar
 
 from gateway.record.events import Outcome, Reward, Shadowed
@@ -149,6 +149,12 @@ class NewEvent:
     data: str
 
 
+def _finite(text: str) -> float | None:
+    # JSON has no others, so neither streams nor webhooks would get past the event.
+    found = float(text)
+    return found if isfinite(found) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """An entry of the event log: an allocation, a rollout step, an ejection, a configuration, an alarm."""
@@ -163,9 +169,9 @@ class Event:
 
     @property
     def fields(self) -> Mapping[str, Any]:
-        """``data`` as an object; empty if it is damaged."""
+        """``data`` as an object, with None for NaN and infinity; empty if it is damaged."""
         try:
-            found = json.loads(self.data)
+            found = json.loads(self.data, parse_float=_finite, parse_constant=_finite)
         except (ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}

@@ -17,7 +17,8 @@ from pydantic import ValidationError
 
 from gateway.config.document import Document
 from gateway.config.service import WebhookConfig
-from gateway.loops.webhooks import MAX_DELAY_S, Webhooks, sentence
+from gateway.control.event_stream import framed
+from gateway.loops.webhooks import MAX_DELAY_S, Webhooks, cloud_event, sentence, slack
 from gateway.state.base import Event
 from gateway.state.store import Store
 
@@ -363,3 +364,12 @@ async def test_slack_gets_a_sentence(store: Store, now: Now, receiver: Receiver)
 def test_each_kind_has_its_words(kind: str, data: dict[str, Any], text: str) -> None:
     route = "" if kind == "config" else "r"
     assert sentence(Event(1, 0.0, kind, route, json.dumps(data))) == text
+
+
+@pytest.mark.parametrize("damaged", ["NaN", "-Infinity", "1e999", "null", '"y"', "[1]"])
+def test_damaged_values_hold_up_neither_webhooks_nor_streams(damaged: str) -> None:
+    for name in ("stage", "weight", "winner", "state", "message"):
+        for kind in ("rollout", "winner", "alarm"):
+            event = Event(1, 0.0, kind, "r", f'{{"source": "x", "target": "x", "{name}": {damaged}}}')
+            for written in (slack(event)[0], cloud_event(event, "s")[0], framed(event)):
+                assert b"r" in written
