@@ -120,6 +120,7 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
         swap=lambda *published: in_force.swap(*published),
         announce=lambda published: tell(ALLOCATION, _announcement(published), published.route),
         may_publish=lambda leads: revisions.may_publish(leads),
+        lags=lambda: revisions.lags,
     )
     await allocations.start(start)
     controller = Controller(

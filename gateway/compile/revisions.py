@@ -96,6 +96,8 @@ class Revisions(Generic[B]):
         self._current: tuple[Revision, Document] | None = None
         self.problem: Problem | None = None
         """The last refused file or foreign revision; None once a good one has come."""
+        self.lags = False
+        """Whether the newest revision can't be built here, as `refresh` last found."""
 
     @property
     def current(self) -> Revision:
@@ -183,11 +185,8 @@ class Revisions(Generic[B]):
                     built = await self._built(revision.document, revision.author)
                 except ConfigError as error:
                     refused.append((revision, error))
-                    log.error(
-                        "revision %d can't be built here, an earlier one is tried: %s",
-                        revision.revision,
-                        error,
-                    )
+                    number = revision.revision
+                    log.error("revision %d can't be built here, an earlier one is tried: %s", number, error)
                     continue
                 found = self._put_in_force(revision, built)
                 for newest, fault in refused[:1]:
@@ -307,7 +306,8 @@ class Revisions(Generic[B]):
         What can't be built here (a variable is not set on this machine, say) becomes a `problem`.
         """
         newest = await self._newest()
-        if not self._is_news(newest) or self._is_refused(newest):
+        self.lags = self._is_news(newest) and self._is_refused(newest)
+        if self.lags or not self._is_news(newest):
             return None
         async with self._editing:
             stored = await self._store.revisions(limit=1)
@@ -324,7 +324,7 @@ class Revisions(Generic[B]):
     async def may_publish(self, leads: bool) -> bool:
         """Whether what the document in force asks may be published: a newer one's may be published already."""
         newest = await self._newest()
-        # Where the newest can't be built, the leader's counts: there may be no process where it can be.
+        # The leader's counts if it can't build the newest: then there is no process that can.
         return not self._is_news(newest) or (leads and self._is_refused(newest))
 
     def _is_refused(self, newest: RevisionEntry) -> bool:

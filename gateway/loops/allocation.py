@@ -31,6 +31,8 @@ from policies.allocation.model import Allocation, Learned
 from policies.contextual.bandit import Contextual, Ensemble
 
 LEASE: Final = "allocation"
+LAGGING_LEASE: Final = "allocation-lagging"
+"""Of the processes that can't build the newest configuration: only its holder may lead, while none that can does."""
 LEASE_TTL_S: Final = 5.0
 LEASE_STEPS: Final = 2
 """How many times `loops.allocation` a lease lasts, if that is longer: after a crash, nothing leads for that long."""
@@ -56,12 +58,14 @@ class Allocations:
         swap: Swap,
         announce: Announce,
         may_publish: MayPublish | None = None,
+        lags: Callable[[], bool] = lambda: False,
     ) -> None:
-        """``may_publish``: if absent, always."""
+        """``may_publish``: if absent, always. ``lags()``: the newest configuration can't be built here."""
         self._store = store
         self._may_publish = may_publish
         self._outdated = False
         """Whether a newer document than the one in force may be published already."""
+        self._lags = lags
         self._owner = owner
         self._clock = clock
         self._swap = swap
@@ -181,14 +185,9 @@ class Allocations:
         ``first``: before the first request, only routes without a published allocation learn: to read the rewards of
         hundreds takes seconds.
         """
-        # Each step, so that a leader that hangs is followed by another within the lease. It outlasts the time between
-        # two steps: else processes would lead in turn, and each think until its next step that it still does.
-        interval = self._document.loops.allocation if self._document is not None else 0.0
-        ttl = max(LEASE_TTL_S, LEASE_STEPS * interval)
-        lease = await self._store.lease(LEASE, self._owner, ttl=ttl, now=self._clock())
-        if lease is not None and not self.leads:
+        led, self.leads = self.leads, await self._lead()
+        if self.leads and not led:
             self._changed = -1  # what the leader before did not come to is done now
-        self.leads = lease is not None
         changed = await self._store.changed()
         pending = any(not held.published for held in self.held.values())
         if changed == self._changed and not pending and not self._ended():
@@ -201,6 +200,19 @@ class Allocations:
         )
         # The first step has left routes out; the next one must not think them done.
         self._changed = -1 if first else changed
+
+    async def _lead(self) -> bool:
+        # Each step, so that a leader that hangs is followed by another within the lease. It outlasts the time between
+        # two steps: else processes would lead in turn, and each think until its next step that it still does.
+        interval = self._document.loops.allocation if self._document is not None else 0.0
+        ttl, now = max(LEASE_TTL_S, LEASE_STEPS * interval), self._clock()
+        lags = self._lags()
+        if lags and await self._store.lease(LAGGING_LEASE, self._owner, ttl=ttl, now=now) is None:
+            return False
+        leads = await self._store.lease(LEASE, self._owner, ttl=ttl, now=now) is not None
+        if lags and leads:  # let go of right away: the next step of a process that can build it takes over
+            await self._store.release(LEASE, self._owner)
+        return leads
 
     async def _step_route(self, name: str, *, first: bool) -> None:
         if name not in self.held or self._document is None:

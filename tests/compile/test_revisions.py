@@ -361,10 +361,10 @@ async def test_a_foreign_revision_that_does_not_load_here_is_told_once(
     assert await poor.refresh() is None
     assert poor.problem is problem
     assert listening(poor) == "1"
-    assert (await poor.may_publish(False), await poor.may_publish(True)) == (False, True)
+    assert (await poor.may_publish(False), await poor.may_publish(True), poor.lags) == (False, True, True)
     await rich.propose(THREE, "ops", "*")
     assert await poor.refresh() is not None
-    assert poor.problem is None
+    assert (poor.problem, poor.lags) == (None, False)
 
 
 READER = "routes: {}\nbackends:\n  a: {url: 'http://h', headers: {x-key: '${KEY}', x-home: '${HOME:-}'}}\n"

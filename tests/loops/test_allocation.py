@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from gateway.config.document import Document
 from gateway.config.load import load
 from gateway.loops import learning
-from gateway.loops.allocation import Allocations
+from gateway.loops.allocation import LEASE_TTL_S, Allocations
 from gateway.state.base import Published, StoreUnavailable
 from gateway.state.sqlite import SqliteStore
 from policies.allocation import bandit
@@ -385,6 +386,39 @@ async def test_an_older_configuration_is_not_published_after_a_newer_one(store: 
     current = True
     await slow.step()
     assert (slow.held["r"].epoch, slow.share("r", "v1"), slow.held["r"].published) == (2, 0.9, True)
+
+
+async def test_a_leader_that_lags_gives_way_to_a_process_that_does_not(store: SqliteStore) -> None:
+    """It kept the lease, and published what the newest configuration no longer says."""
+    lagging = {"old", "older"}
+    old, older, able = (
+        Allocations(
+            store,
+            owner=owner,
+            clock=lambda: now,
+            swap=lambda *_: None,
+            announce=lambda _: None,
+            lags=partial(lagging.__contains__, owner),
+        )
+        for owner in ("old", "older", "able")
+    )
+
+    async def leading(*steps: Allocations) -> list[list[bool]]:
+        found = []
+        for _ in range(3):
+            for one in steps:
+                await one.step()
+            found.append([one.leads for one in steps])
+        return found
+
+    now = 1_000.0
+    assert await leading(old, older) == [[True, False]] * 3, "none can build it: they do not take turns"
+    assert await leading(older, able, old) == [[False, True, False]] * 3
+    now += LEASE_TTL_S  # the one that can is gone
+    assert await leading(old, older) == [[True, False]] * 3
+    lagging.clear()
+    await older.step()
+    assert await leading(old, older) == [[False, True]] * 3
 
 
 async def test_a_start_does_not_read_the_rewards_of_routes_whose_allocation_is_published(
