@@ -81,7 +81,7 @@ def _zero(rising: Callable[[float], tuple[float, float]], low: float, high: floa
         value, slope = rising(at)
         low, high = (low, at) if value > 0 else (at, high)
         following = at - value / slope
-        if not low < following < high:
+        if following != at and not low < following < high:  # `at` is an end
             following = (low + high) / 2
         if abs(following - at) <= _PRECISION * at:
             return following
