@@ -99,7 +99,7 @@ def read(
             return None, [too_much]
         node = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        return None, [_syntax_fault(error)]
+        return None, [_syntax_fault(error, text)]
     except UnicodeEncodeError as error:
         return None, [
             Fault(0, 0, "", f"character {error.start + 1} is half a character; save the file as UTF-8")
@@ -149,7 +149,11 @@ _SYNTAX_HINTS: Final = {
 """What to write, by a part of libyaml's message."""
 
 
-def _syntax_fault(error: yaml.YAMLError) -> Fault:
+def _syntax_fault(error: yaml.YAMLError, text: str) -> Fault:
+    if isinstance(error, yaml.reader.ReaderError):
+        before = text.encode()[: error.position].decode()
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        return Fault(line, column, "", f"not valid YAML: {error.reason} (U+{error.character:04X}); remove it")
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it can't be read"
     if "nesting depth" in problem:  # libyaml's own limit: its scanner runs ahead of the events we count

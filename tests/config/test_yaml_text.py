@@ -161,7 +161,7 @@ def test_a_variable_without_a_name() -> None:
         ("a: [1, 2", 1, "not valid YAML"),
         ("", 1, "the file is empty"),
         ("# nothing", 1, "the file is empty"),
-        ("\x00", 0, "characters are not allowed"),
+        ("a: 1\nb: é\x00", 2, "characters are not allowed (U+0000); remove it"),
         ("\ud800", 0, "half a character"),
     ],
 )
