@@ -8,7 +8,7 @@ import logging
 import os
 import select
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from io import FileIO
 from typing import Final
@@ -39,18 +39,24 @@ class AccessLog:
         path = self._path()
         if path is None:
             return
-        lines = "".join(map(_line, outcomes))
+        lines = (_line(outcome).encode() for outcome in outcomes)
         try:
             if path == "-":
-                sys.stdout.write(lines)
-                sys.stdout.flush()
+                self._print(lines)
             else:
-                self._append(path, lines.encode())
+                self._append(path, b"".join(lines))
             self._failed = ""
         except OSError as error:
             if self._failed != path:
                 log.error("the access log %s can't be written: %s", path, error.strerror or error)
             self._failed = path
+
+    def _print(self, lines: Iterable[bytes]) -> None:
+        """Write to standard output, which others share, so it goes on waiting: in parts that a pipe takes whole."""
+        output = sys.stdout.fileno()
+        for part in _parts(lines):
+            self._wait(output, "-")
+            os.write(output, part)
 
     def _append(self, path: str, lines: bytes) -> None:
         """Write to the file at ``path``, without a buffer: on a full disk it would keep a part for later."""
@@ -59,12 +65,17 @@ class AccessLog:
         while rest:
             written = file.write(rest)
             # A pipe takes less than a batch at a time.
-            if written is None and not _takes_more(
-                file, RETRY_WAIT_S if self._failed == path else MAX_WAIT_S
-            ):
-                raise BlockingIOError(errno.EAGAIN, "the pipe is full: its reader is too slow")
+            if written is None:
+                self._wait(file.fileno(), path)
             rest = rest[written or 0 :]
         self._torn = False
+
+    def _wait(self, file: int, path: str) -> None:
+        """Wait for room. Raises BlockingIOError if there is none for too long."""
+        poll = select.poll()
+        poll.register(file, select.POLLOUT)
+        if not poll.poll(1000 * (RETRY_WAIT_S if self._failed == path else MAX_WAIT_S)):
+            raise BlockingIOError(errno.EAGAIN, "the pipe is full: its reader is too slow")
 
     def _opened(self, path: str) -> FileIO:
         """The open file at ``path``; another one if it was moved or deleted."""
@@ -78,10 +89,15 @@ class AccessLog:
         return self._file
 
 
-def _takes_more(file: FileIO, seconds: float) -> bool:
-    poll = select.poll()
-    poll.register(file, select.POLLOUT)
-    return bool(poll.poll(seconds * 1000))
+def _parts(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Whole lines together, up to the size that no other process can write into."""
+    part = b""
+    for line in lines:
+        if part and len(part) + len(line) > select.PIPE_BUF:
+            yield part
+            part = b""
+        part += line
+    yield part
 
 
 def _without_waiting(path: str, flags: int) -> int:

@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import signal
+import sys
 from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
@@ -72,6 +73,26 @@ def test_a_pipe_holds_up_nothing(
     ]
     assert write._file is not None
     write._file.close()
+
+
+def test_a_full_standard_output_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As above; and workers that share it wrote into each other's lines."""
+    reader, writer = os.pipe()
+    write, rows = AccessLog(lambda: "-"), [outcome(number, 1.8e9, "v1", 0.5) for number in range(1000)]
+    with open(writer, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        writing = Thread(target=write, args=(rows,), daemon=True)
+        writing.start()
+        writing.join(60)
+        held = writing.is_alive()
+        found = os.read(reader, 1 << 20)
+        os.close(reader)
+    assert not held
+    lines = found.splitlines()
+    assert [json.loads(line)["decision"] for line in lines] == [
+        row.decision.hex() for row in rows[: len(lines)]
+    ]
+    assert found.endswith(b"\n")
 
 
 class _OverQuota(FileIO):
