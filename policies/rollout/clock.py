@@ -16,6 +16,7 @@ stored may be a minute old."""
 
 def not_ahead(state: State, now: float) -> State:
     """The state without times to come: the clock was set back, and evidence since then would be none for that long."""
+    bake, competing = state.bake_until, state.competing
     return replace(
         state,
         entered=min(state.entered, now),
@@ -24,6 +25,9 @@ def not_ahead(state: State, now: float) -> State:
         patient_from=min(state.patient_from, now),
         checked=min(state.checked, now),
         acknowledged=min(state.acknowledged, now),
+        # Or a share would be held back for as long.
+        bake_until=None if bake is None else bake - max(0.0, state.since - now),
+        competing=None if competing is None else min(competing, now),
         # Or the stage would be taken to have lasted longer by the step of the clock.
         waiting_since=None if state.waiting_since is None else min(state.waiting_since, now),
         absent_since=None if state.absent_since is None else min(state.absent_since, now),

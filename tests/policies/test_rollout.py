@@ -326,6 +326,14 @@ def test_a_share_is_held_back_until_the_bake_is_over() -> None:
     assert (baked.weight, weights(list(more)), baked.bake_until) == (1.0, [1.0], None)
 
 
+def test_a_bake_that_began_by_a_clock_ahead_ends_in_its_time() -> None:
+    """The holdback stayed until the clock was there again."""
+    ahead, _ = play((1e8, Command("promote")), plan=replace(PLAN, holdback=0.05))
+    back, _ = step(ahead, tick(), PLAN, 100)
+    assert (back.bake_until, back.weight) == (3700, 0.95)
+    assert step(back, tick(), PLAN, 3700)[0].weight == 1.0
+
+
 def test_no_unit_of_the_candidate_is_held_back() -> None:
     plan = replace(PLAN, stages=(Stage(0.99, 600),), holdback=0.05)
     assert play((5, Command("promote")), plan=plan)[0].weight == 0.99
