@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Final
 
@@ -13,7 +14,7 @@ from gateway.loops.periodic import Step, periodically
 from gateway.loops.probes import PROBES_S
 from gateway.loops.rates import RATES_S, Rates
 from gateway.loops.status_gauges import STATUS_GAUGES_S, StatusGauges
-from gateway.loops.upkeep import PRUNE_S, prune_store
+from gateway.loops.upkeep import PRUNE_S, Settled, prune_store
 from gateway.loops.webhooks import WEBHOOKS_S, Webhooks
 from gateway.running import Gateway
 from gateway.state.last_state import LAST_STATE_S, LastState
@@ -66,8 +67,10 @@ def start_loops(
     start("probes", lambda: probes.step(document().backends), lambda: PROBES_S)
     start("alarms", before(lambda: alarms.step(document())), lambda: ALARMS_S, delay=True)
 
+    settled = Settled(now, asyncio.get_running_loop().time)
+
     async def prune() -> None:
-        await prune_store(store, allocations, document, now, archiving.keep_from)
+        await prune_store(store, allocations, document, now, archiving.keep_from, settled)
 
     start("pruning", prune, lambda: PRUNE_S, delay=True)
     start("the archive", archiving.step, lambda: ARCHIVE_S)

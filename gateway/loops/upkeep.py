@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from math import inf
 from typing import Final
@@ -10,8 +11,10 @@ from typing import Final
 from gateway.clock import Clock
 from gateway.config.document import Document
 from gateway.loops.allocation import Allocations
-from gateway.state.base import Retention
+from gateway.state.base import MAX_CLOCK_SKEW_S, Retention
 from gateway.state.store import RecordStore
+
+log = logging.getLogger("turnout.loops")
 
 PRUNE_S: Final = 60.0
 CLOCK_SKEW_S: Final = 60.0
@@ -21,20 +24,45 @@ MIN_PAUSE_S: Final = 0.01
 MAX_PAUSE_S: Final = 0.5
 
 
+SETTLED_S: Final = 3600.0
+"""Seconds for which a clock that was set ahead stays so before it decides what is too old."""
+
+
+class Settled:
+    """Whether the clock was not set ahead lately: what is forgotten by a wrong one does not come back."""
+
+    def __init__(self, clock: Clock, steady: Clock) -> None:
+        """``steady``: seconds of a clock that is never set."""
+        self._clock = clock
+        self._steady = steady
+        self._ahead = clock() - steady()
+        self._since = -inf
+
+    def __call__(self) -> bool:
+        now = self._steady()
+        ahead = self._clock() - now
+        if ahead - self._ahead > MAX_CLOCK_SKEW_S:
+            log.warning("the clock was set ahead; nothing is forgotten by it for %g s", SETTLED_S)
+            self._ahead, self._since = ahead, now
+        self._ahead = min(ahead, self._ahead)
+        return now - self._since >= SETTLED_S
+
+
 async def prune_store(
     store: RecordStore,
     allocations: Allocations,
     document: Callable[[], Document],
     clock: Clock,
     keep_from: Callable[[], float],
+    settled: Callable[[], bool],
 ) -> None:
-    """Prunes as long as there is something to prune, and this process is the leader.
+    """Prunes as long as there is something to prune, this process is the leader and its clock has settled.
 
     ``keep_from``: what was decided since then is not in the archive yet, in seconds since the epoch. What it and
     ``document`` say may change meanwhile.
     """
     more = True
-    while more and allocations.leads:
+    while more and allocations.leads and settled():
         began = clock()
         more = await store.prune(retention(document(), began - keep_from()), now=began)
         await asyncio.sleep(min(MAX_PAUSE_S, max(MIN_PAUSE_S, REST * (clock() - began))))

@@ -338,7 +338,7 @@ async def test_a_pruning_that_runs_for_long_forgets_what_was_archived_meanwhile(
         return -inf if looks == 1 else inf
 
     leader = cast("Allocations", SimpleNamespace(leads=True))
-    await prune_store(store, leader, stage.document, lambda: stage.now, keep_from)
+    await prune_store(store, leader, stage.document, lambda: stage.now, keep_from, lambda: True)
     assert looks > 2, "there was more to do after the first step"
     assert await exported(WholeRecord(store)) == []
     await store.close()
