@@ -27,6 +27,12 @@ def whole(revision: Revision, text: str | None = None) -> Revision:
     raise ConfigError("the store", [Fault(0, 0, "", message)])
 
 
+def with_lost(newest: Sequence[RevisionEntry], page: list[Revision]) -> list[Revision]:
+    """``page``, and before it, without a text, the ``newest`` if that is newer: a Redis can lose a text alone."""
+    lost = [entry.with_text("") for entry in newest if not page or page[0].revision < entry.revision]
+    return [*lost, *page]
+
+
 def no_revision(number: int) -> str:
     """The message for a revision that is not in the store."""
     return (

@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from gateway.clock import Clock
 from gateway.compile.edit_lease import edit_lease
-from gateway.compile.etags import edited, etag, matches, no_revision, of_text, whole
+from gateway.compile.etags import edited, etag, matches, no_revision, of_text, whole, with_lost
 from gateway.compile.problem import Problem
 from gateway.config.document import Document
 from gateway.config.faults import ConfigError, Fault, render_faults
@@ -177,7 +177,7 @@ class Revisions(Generic[B]):
     async def _newest_built(self, source: RevisionSource, text: str | None) -> Revision:
         """The newest revision that can be built here (``text``: the file's). Raises the newest's ConfigError."""
         refused: list[tuple[Revision, ConfigError]] = []
-        page = await source.revisions()
+        page = with_lost((await source.revision_entries())[:1], await source.revisions())
         while page:
             for revision in page:
                 try:
@@ -310,10 +310,9 @@ class Revisions(Generic[B]):
         if self.lags or not self._is_news(newest):
             return None
         async with self._editing:
-            stored = await self._store.revisions(limit=1)
-            if not (stored and self._is_news(stored[0])):
+            revision, *_ = with_lost([newest], await self._store.revisions(limit=1))
+            if not self._is_news(revision):
                 return None  # an edit here was faster
-            revision = stored[0]
             try:
                 built = await self._built(whole(revision).document, revision.author)
             except ConfigError as error:

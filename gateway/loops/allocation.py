@@ -193,13 +193,16 @@ class Allocations:
         if changed == self._changed and not pending and not self._ended():
             return
         await self._read(self._store)
-        # After the epochs: what another process publishes of a newer revision that comes later takes the next epoch.
-        self._outdated = self._may_publish is not None and not await self._may_publish(self.leads)
+        await self._look_at_revision()
         await each_route(
             "the allocation", self.held, lambda name: self._step_route(name, first=first), self._failures
         )
-        # The first step has left routes out; the next one must not think them done.
-        self._changed = -1 if first else changed
+        # The first step has left routes out, and an outdated one what was learned: the next must not think them done.
+        self._changed = -1 if first or (self.leads and self._outdated) else changed
+
+    async def _look_at_revision(self) -> None:
+        # After the epochs: what another process publishes of a newer revision that comes later takes the next epoch.
+        self._outdated = self._may_publish is not None and not await self._may_publish(self.leads)
 
     async def _lead(self) -> bool:
         # Each step, so that a leader that hangs is followed by another within the lease. It outlasts the time between
@@ -234,6 +237,7 @@ class Allocations:
 
     async def reconsider(self, name: str, reason: str) -> None:
         """A rollout or guardrail has moved something about ``name``: publish what follows from it."""
+        await self._look_at_revision()
         held, document = self.held.get(name), self._document
         if held is None or document is None:
             return  # a new document came meanwhile
@@ -249,6 +253,10 @@ class Allocations:
         held, stored = self.held[name], self._stored.get(name)
         if stored is not None and stored.epoch >= held.epoch:
             wanted = overridden(plan(document, name), self._steering(name).override)
+            if not (held.published or self._outdated):
+                held = self._ahead(
+                    name, held
+                )  # of an edit that another process had not seen when it published
             self._serve(name, followed(held, wanted, stored, self._ensemble(name, stored)))
 
     def _serve(self, name: str, after: RouteAllocation) -> None:

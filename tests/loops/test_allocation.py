@@ -386,6 +386,18 @@ async def test_an_older_configuration_is_not_published_after_a_newer_one(store: 
     current = True
     await slow.step()
     assert (slow.held["r"].epoch, slow.share("r", "v1"), slow.held["r"].published) == (2, 0.9, True)
+    # Here the older one is published in the moment before the newer one, which then does not give way to it.
+    put_in_force(split(3), slow)
+    put_in_force(split(4), quick)
+    for process in (slow, quick, slow):
+        await process.step()
+    assert [(one.held["r"].epoch, one.share("r", "v1")) for one in (slow, quick)] == 2 * [(4, 0.8)]
+    # A step of a rollout comes between two steps of the loop.
+    put_in_force(split(1), slow)
+    for allowed, share in (False, 0.8), (True, 0.5):
+        current = allowed
+        await slow.reconsider("r", "stage")
+        assert (await store.published())["r"].probabilities["v1"] == share
 
 
 async def test_a_leader_that_lags_gives_way_to_a_process_that_does_not(store: SqliteStore) -> None:

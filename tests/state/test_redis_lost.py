@@ -11,6 +11,7 @@ import pytest
 
 from gateway.state.base import NewEvent, Revision, StoreUnavailable
 from gateway.state.redis import RedisStore
+from tests.compile.test_revisions import ONE, TWO, Gateway
 from tests.support.made import T0, outcome, published, reward
 from tests.support.servers import RedisServer, redis_server
 
@@ -233,6 +234,24 @@ async def test_a_start_says_that_the_revisions_are_gone(
     await fresh.changed()
     (event,) = await fresh.events()
     assert "the configuration file is used" in json.loads(event.data)["message"]
+
+
+async def test_a_newest_revision_whose_text_is_lost_is_refused(
+    server: RedisServer, stores: list[RedisStore]
+) -> None:
+    """A process that had the one before published nothing for good, not after a restart either."""
+    first, running, restarted, same = (Gateway().revisions(store) for store in (*stores, stores[2]))
+    await first.start(ONE)
+    await running.start(ONE)
+    await first.propose(TWO, "ops", "*")
+    server.send("HDEL turnout:{.}-:revisions 2")
+    assert await running.refresh() is None
+    await restarted.start(ONE)
+    for one in running, restarted:
+        assert (one.current.revision, await one.may_publish(True)) == (1, True)
+        assert one.refused is not None
+        assert one.refused["place"] == "the store"
+    assert (await same.start(TWO)).revision == 2, "the file has the text"
 
 
 async def test_buckets_of_before_are_not_taken_for_unchanged(

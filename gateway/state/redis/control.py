@@ -302,7 +302,7 @@ class Control:
             Revision(number, time, author, etag, *origin, document=document)
             for number, (time, author, etag, document, *origin) in rows.items()
         ]
-        if newest and not found and until is None:
+        if newest and not found and until is None and limit > 1:
             self._tell("the texts of all revisions of the configuration", "the configuration file is used")
         self.memory.remember_revisions(found)
         return found
