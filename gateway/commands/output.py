@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
+import glob
 import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
@@ -85,6 +87,14 @@ def progress(text: str = "") -> None:
         sys.stderr.flush()
 
 
+def _remove_abandoned(out: Path) -> None:
+    """Remove what killed commands have left of ``out``: the lock of a file ends with its process."""
+    for part in out.parent.glob(f".{glob.escape(out.name)}.????????.part"):
+        with suppress(OSError), open(part, "rb") as left:
+            fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            part.unlink()
+
+
 @contextmanager
 def output_file(out: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     """Open the file of ``--out``, which is there whole or not at all; for ``-`` standard output.
@@ -107,8 +117,11 @@ def output_file(out: Path, *, private: bool = False) -> Iterator[BinaryIO]:
         raise ValueError(f"there is no directory {out.parent}; make it, or write another --out")
     # A name of its own: the half of a file that another process writes must not take its place.
     new = out.with_name(f".{out.name}.{os.urandom(4).hex()}.part")
+    _remove_abandoned(out)
     try:
         with open(new, "xb", opener=partial(os.open, mode=0o600 if private else 0o666)) as target:
+            with suppress(OSError):  # not every file system has locks
+                fcntl.flock(target, fcntl.LOCK_SH)
             yield target
         new.replace(out)
     finally:

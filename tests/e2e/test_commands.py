@@ -333,8 +333,9 @@ def test_a_pipe_or_a_device_is_written_to_and_stays(tmp_path: Path) -> None:
 
 
 def test_two_commands_that_write_one_file_leave_a_whole_one(tmp_path: Path) -> None:
-    """The first to end put the half of the other's in place."""
+    """The first to end put the half of the other's in place; what a killed one left goes with the next."""
     out = tmp_path / "record.csv"
+    (tmp_path / ".record.csv.0123abcd.part").touch()
     first, second = output_file(out), output_file(out)
     one, other = first.__enter__(), second.__enter__()
     other.write(b"half")
