@@ -294,7 +294,9 @@ def test_what_rolled_back_is_shown_as_it_stood(gateway: GatewayProcess, tmp_path
 def test_a_shadow_is_shown_with_its_kinds_of_disagreement(gateway: GatewayProcess, tmp_path: Path) -> None:
     text, found, _ = made(gateway, tmp_path, "shadow")
     agreed = found["agreement"]["v2"]
-    kinds = httpx.get(f"{gateway.url}/-/routes/shadow/disagreements?shadow=v2").json()["kinds"]
+    path = f"{gateway.url}/-/routes/shadow/disagreements?shadow=v2"
+    kinds = httpx.get(path).json()["kinds"]
+    assert httpx.get(f"{path}&cursor={'0' * 32}").json()["error"]["code"] == "invalid"
     assert found["shadow_reports"]["v2"]["kinds"] == kinds
     assert kinds
     row = Cells(text).under("Shadow")[0]

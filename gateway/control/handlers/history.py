@@ -145,6 +145,9 @@ def _page(found: list[Shadowed], query: DisagreementQuery) -> Json:
         # No distance (another label, another status) is worse than any distance.
         shown.sort(key=lambda row: -(float("inf") if row["difference"] is None else row["difference"]))
     begin = next((k + 1 for k, row in enumerate(shown) if row["decision"] == query.cursor), 0)
+    if query.cursor is not None and not begin:  # the first page again would lead a script around without end
+        message = f"The cursor is not among the newest {MAX_RESPONSES} any more; begin again without it."
+        raise TurnoutError("invalid", message)
     page = shown[begin : begin + query.limit]
     more = begin + query.limit < len(shown)
     return {
