@@ -78,8 +78,8 @@ def _detect(url: str) -> Server:
     if url.startswith(("h2c://", "h2://")):
         return _http2(url)
     try:
-        hooks = {"response": [_cut]}
-        with httpx.Client(base_url=url, timeout=TIMEOUT_S, event_hooks=hooks) as client:
+        hooks, headers = {"response": [_cut]}, {"accept-encoding": "identity"}
+        with httpx.Client(base_url=url, timeout=TIMEOUT_S, event_hooks=hooks, headers=headers) as client:
             return _probed(url, client)
     except (httpx.HTTPError, OSError) as error:
         if isinstance(error, httpx.RemoteProtocolError) and url.startswith("http://"):
@@ -116,6 +116,9 @@ class _Start(httpx.SyncByteStream):
 def _cut(response: httpx.Response) -> None:
     assert isinstance(response.stream, httpx.SyncByteStream)
     response.stream = _Start(response.stream)
+    response.headers.pop(
+        "content-encoding", None
+    )  # it was not asked for, and may unpack to a thousand times as much
 
 
 def _unreachable(url: str, reason: str) -> Server:
