@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from io import FileIO
+from time import monotonic
 from typing import Final
 
 from gateway.record.events import Outcome
@@ -18,9 +19,9 @@ from gateway.record.events import Outcome
 log = logging.getLogger("turnout")
 
 MAX_WAIT_S: Final = 1.0
-"""How long the record waits for the reader of a pipe."""
-RETRY_WAIT_S: Final = 0.05
-"""The same after it did so in vain."""
+"""How long a batch of the record waits for the reader of a pipe."""
+RETRY_WAIT_S: Final = 0.1
+"""The same after a batch that waited in vain."""
 
 
 class AccessLog:
@@ -33,6 +34,8 @@ class AccessLog:
         self._torn = False
         """Whether the last write may have ended within a line."""
         self._failed = ""
+        self._until = 0.0
+        """How long this batch may wait, by `monotonic`."""
 
     def __call__(self, outcomes: Sequence[Outcome]) -> None:
         """Write a line for each of ``outcomes``. If that fails, the lines are lost, and the log says so once."""
@@ -40,6 +43,7 @@ class AccessLog:
         if path is None:
             return
         lines = (_line(outcome).encode() for outcome in outcomes)
+        self._until = monotonic() + (RETRY_WAIT_S if self._failed == path else MAX_WAIT_S)
         try:
             if path == "-":
                 self._print(lines)
@@ -55,7 +59,7 @@ class AccessLog:
         """Write to standard output, which others share, so it goes on waiting: in parts that a pipe takes whole."""
         output = sys.stdout.fileno()
         for part in _parts(lines):
-            self._wait(output, "-")
+            self._wait(output)
             os.write(output, part)
 
     def _append(self, path: str, lines: bytes) -> None:
@@ -66,15 +70,15 @@ class AccessLog:
             written = file.write(rest)
             # A pipe takes less than a batch at a time.
             if written is None:
-                self._wait(file.fileno(), path)
+                self._wait(file.fileno())
             rest = rest[written or 0 :]
         self._torn = False
 
-    def _wait(self, file: int, path: str) -> None:
-        """Wait for room. Raises BlockingIOError if there is none for too long."""
+    def _wait(self, file: int) -> None:
+        """Wait for room. Raises BlockingIOError if there is none in time."""
         poll = select.poll()
         poll.register(file, select.POLLOUT)
-        if not poll.poll(1000 * (RETRY_WAIT_S if self._failed == path else MAX_WAIT_S)):
+        if not poll.poll(1000 * max(0.0, self._until - monotonic())):
             raise BlockingIOError(errno.EAGAIN, "the pipe is full: its reader is too slow")
 
     def _opened(self, path: str) -> FileIO:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 
@@ -63,9 +63,17 @@ def test_a_pipe_holds_up_nothing(
     assert [json.loads(line)["decision"] for line in b"".join(found).splitlines()][-1] == rows[
         -1
     ].decision.hex()
-    unread = run(lambda: write(rows))
+    over = Event()
+
+    def trickle() -> None:
+        while not over.wait(0.3):
+            os.read(reader, 4096)
+
+    slow, unread = run(trickle), run(lambda: write(rows))
     unread.join(60)
     assert not unread.is_alive()
+    over.set()
+    slow.join(60)
     os.close(reader)
     assert [record.getMessage().rpartition("written: ")[2] for record in caplog.records] == [
         "No such device or address",
