@@ -202,7 +202,11 @@ class Allocations:
 
     async def _look_at_revision(self) -> None:
         # After the epochs: what another process publishes of a newer revision that comes later takes the next epoch.
-        self._outdated = self._may_publish is not None and not await self._may_publish(self.leads)
+        self._outdated = not await self.may_publish(self.leads)
+
+    async def may_publish(self, leads: bool) -> bool:
+        """Whether the document in force may still be published, by a process that leads or does not."""
+        return self._may_publish is None or await self._may_publish(leads)
 
     async def _lead(self) -> bool:
         # Each step, so that a leader that hangs is followed by another within the lease. It outlasts the time between

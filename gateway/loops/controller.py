@@ -170,11 +170,8 @@ class Controller:
         section = route.policy
         stored(name)
         await self._routes.keep_recalled(name)
-        if isinstance(section, CanaryConfig):
-            await self._configure(name, section)
-            rollout = self._routes[name].rollout
-            if rollout is None or of_plan(rollout, plan_of(section), self._clock()) is not rollout:
-                return  # another process has a newer document: the share of this one's candidate stays until it has it
+        if isinstance(section, CanaryConfig) and not await self._configure(name, section):
+            return  # another process has a newer document: the share of this one's candidate stays until it has it
         steered = await self._follow(name, route)
         if not self._allocations.leads:
             self._kept.pop(name, None)
@@ -256,13 +253,21 @@ class Controller:
             await guardrail_verdicts.keep(self._store, name, judgements, state.ejections.ejected)
 
     # Rollouts -------------------------------------------------------------------------------------------
-    async def _configure(self, name: str, section: CanaryConfig) -> None:
-        document = self._unheard.get(name)
-        if document is None and self._routes[name].rollout is not None:
-            return
-        await self._event(name, plan_of(section), Configured())
+    async def _configure(self, name: str, section: CanaryConfig) -> bool:
+        """Tells the rollout of the document in force; False if it is of other variants, those of a newer document."""
+        document, rollout, plan = self._unheard.get(name), self._routes[name].rollout, plan_of(section)
+        same = rollout is not None and of_plan(rollout, plan, self._clock()) is rollout
+        if document is None and same:
+            return True
+        # A process with an older document (it starts, and can't build the newest) must not begin that one's rollout
+        # again; where it did, those with the newest begin theirs again.
+        leads = document is not None and self._allocations.leads
+        if rollout is not None and not await self._allocations.may_publish(leads):
+            return same
+        await self._event(name, plan, Configured())
         if self._unheard.get(name) is document:  # no other came meanwhile
             self._unheard.pop(name, None)
+        return True
 
     async def _look_at_rollout(self, document: Document, name: str, section: CanaryConfig) -> None:
         plan, now, state = plan_of(section), self._clock(), self._routes[name]

@@ -23,9 +23,9 @@ from policies.rollout.verdicts import Verdict
 def step(state: State, event: Event, plan: Plan, now: float) -> tuple[State, tuple[Effect, ...]]:
     """The next state and what is to be done. Never raises; a command that can't be is `Refused`."""
     state = returned(not_ahead(state, now), now)
-    if isinstance(event, Command):
-        return _command(state, event, plan, now)
     same = (plan.baseline, plan.candidate) == (state.baseline, state.candidate)
+    if isinstance(event, Command):
+        return _command(state, event, plan, now) if same else (state, (Refused(_EDITED),))
     if isinstance(event, Configured):
         signal = Signal.CONFIG if same else Signal.RENEWED
         if same:
@@ -51,6 +51,11 @@ def step(state: State, event: Event, plan: Plan, now: float) -> tuple[State, tup
         evidence=evidence,
         carried=event.carried,
     )
+
+
+_EDITED: Final = (
+    "the configuration of the route was edited, and this process has yet to take it; read the route again"
+)
 
 
 def _standing(state: State, share: float | None) -> State:

@@ -41,6 +41,9 @@ CONFIG = 'backends: {a: {url: "http://127.0.0.1:1"}}\nroutes:' + "".join(
 )
 
 
+EDITED = CONFIG.replace("v2: {backend: a}", "v2: {backend: a}, v3: {backend: a}").replace(
+    "baseline: v1\n      candidate: v2", "baseline: v2\n      candidate: v3"
+)
 LATER = json.dumps(
     RouteState(State(Status.RUNNING, 0, 0.1, "v1", "v2", 1.0, 1.0, 1.0, 1.0)).as_dict()
 ).replace('"running"', '"of a later version"')
@@ -54,6 +57,10 @@ IN_PARTS = {
         "asks": false}""",
 }
 """What a route's canary left before its state was one document."""
+
+
+async def outdated(_: bool) -> bool:
+    return False
 
 
 async def test_a_route_whose_state_cannot_be_read_holds_up_no_other(
@@ -121,10 +128,7 @@ async def test_nothing_is_taken_while_a_step_is_on_its_way(store: Store) -> None
 async def test_a_command_right_after_an_edit_moves_the_rollout_of_the_new_document(store: Store) -> None:
     one = await Rollout(store, "one", CONFIG).start()
     await one.controller.command("r", Command("promote", "me"))
-    edited = CONFIG.replace("v2: {backend: a}", "v2: {backend: a}, v3: {backend: a}").replace(
-        "baseline: v1\n      candidate: v2", "baseline: v2\n      candidate: v3"
-    )
-    one.document = load(edited, source="test", env={})
+    one.document = load(EDITED, source="test", env={})
     one.put_in_force()
     await one.controller.command("r", Command("rollback", "me"))
     for _ in range(3):
@@ -141,14 +145,28 @@ async def test_a_leader_that_has_not_heard_of_an_edit_moves_no_rollout_of_other_
     again."""
     leader = await Rollout(store, "leader", CONFIG).start()
     await leader.say("promote")
-    edited = CONFIG.replace("v2: {backend: a}", "v2: {backend: a}, v3: {backend: a}").replace(
-        "baseline: v1\n      candidate: v2", "baseline: v2\n      candidate: v3"
-    )
-    other = await Rollout(store, "other", edited).start()
+    leader.allocations._may_publish = outdated
+    other = await Rollout(store, "other", EDITED).start()
     assert (other.state, other.rollout.candidate) == ("running", "v3")
     await leader.serve(errors=errors, each=200)
     assert (leader.state, leader.rollout.candidate) == ("running", "v3")
     assert leader.share == 0.95
+    with pytest.raises(TurnoutError, match="yet to take it"):
+        await leader.say("promote")
+
+
+async def test_a_process_that_starts_with_an_older_document_begins_no_older_rollout(store: Store) -> None:
+    """It did, and the leader looked at the new candidate no more."""
+    leader = await Rollout(store, "leader", EDITED).start()
+    await leader.say("promote")
+    older = Rollout(store, "older", CONFIG)
+    older.allocations._may_publish = outdated
+    await older.start()
+    await leader.pass_time(1)
+    assert (leader.state, leader.rollout.candidate) == ("promoted", "v3")
+    await Rollout(store, "late", CONFIG).start()  # the newer document came between its look and its step
+    await leader.pass_time(1)
+    assert (leader.state, leader.rollout.candidate) == ("running", "v3")
 
 
 async def test_after_a_rollback_the_verdicts_are_those_that_decided(store: Store) -> None:
