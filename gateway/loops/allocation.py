@@ -36,6 +36,8 @@ LAGGING_LEASE: Final = "allocation-lagging"
 LEASE_TTL_S: Final = 5.0
 LEASE_STEPS: Final = 2
 """How many times `loops.allocation` a lease lasts, if that is longer: after a crash, nothing leads for that long."""
+RENEWAL_S: Final = 1.0
+"""The lease is renewed between two routes of a step that takes longer than this."""
 
 Swap = Callable[[str, int, Allocation, Ensemble | None], None]
 """Puts (route, epoch, allocation, and for features an ensemble) where the requests read it."""
@@ -82,6 +84,8 @@ class Allocations:
         self.standings: dict[str, Standing] = {}
         """What each bandit knew when this process last looked; the leader's are up to date."""
         self.leads = False
+        self._asked = 0.0
+        """When this process last asked for the lease."""
         self._learning = Learning(store, clock)
         self._failures = Failures()
         self._publications = 0
@@ -213,6 +217,7 @@ class Allocations:
         # two steps: else processes would lead in turn, and each think until its next step that it still does.
         interval = self._document.loops.allocation if self._document is not None else 0.0
         ttl, now = max(LEASE_TTL_S, LEASE_STEPS * interval), self._clock()
+        self._asked = now
         lags = self._lags()
         if lags and await self._store.lease(LAGGING_LEASE, self._owner, ttl=ttl, now=now) is None:
             return False
@@ -224,6 +229,9 @@ class Allocations:
     async def _step_route(self, name: str, *, first: bool) -> None:
         if name not in self.held or self._document is None:
             return  # a new document came meanwhile
+        # Looks at hundreds of bandits outlast a lease.
+        if self.leads and self._clock() - self._asked > RENEWAL_S:
+            self.leads = await self._lead()
         self._follow(name, self._document)
         known = self.held[name].published
         await self._publish_pending(name)

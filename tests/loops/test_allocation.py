@@ -167,6 +167,27 @@ async def test_one_process_leads_though_steps_are_a_minute_apart(store: SqliteSt
             assert [each.leads for each in both] == [True, False]
 
 
+async def test_a_step_that_outlasts_the_lease_keeps_it(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looks at hundreds of bandits take seconds; then two processes led."""
+    now, led, both = 1_000.0, list[bool](), [await replica(store, name) for name in ("first", "second")]
+    for process in both:
+        monkeypatch.setattr(process, "_clock", lambda: now)
+        process._changed = -1
+
+    async def slow(looking: learning.Learning, _: object) -> None:
+        nonlocal now
+        if looking is both[0]._learning:
+            now += LEASE_TTL_S / 2
+            await both[1].step()
+            led.append(both[1].leads)
+
+    monkeypatch.setattr(learning.Learning, "propose", slow)
+    await both[0].step()
+    assert (both[0].leads, led) == (True, [False] * 3)
+
+
 async def test_followers_integrate_nothing_and_let_others_in_between_routes(
     store: SqliteStore, integrals: list[bool]
 ) -> None:
