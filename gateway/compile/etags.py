@@ -41,6 +41,16 @@ def no_revision(number: int) -> str:
     )
 
 
+def older_copy(file: str, text: str, newest: RevisionEntry, history: Sequence[RevisionEntry]) -> str:
+    """The message that the ``text`` of a file is an older copy, and how to return to it."""
+    known = of_text(text, history)
+    return (
+        f"{file} has the text of revision {known.revision if known is not None else 0}; revision {newest.revision} (by "
+        f"{newest.author}, {newest.origin or 'origin unknown'}) is newer and stays in force. To return to the file's "
+        "text, change it (a comment is enough) or restore that revision (POST /-/config/restore)"
+    )
+
+
 def matches(if_match: str, current: str) -> bool:
     """Whether an If-Match field (``*`` or a list of entity tags) names ``current``. Weak tags never do."""
     tags = [tag.strip() for tag in if_match.split(",")]

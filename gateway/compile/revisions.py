@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from gateway.clock import Clock
 from gateway.compile.edit_lease import edit_lease
-from gateway.compile.etags import edited, etag, matches, no_revision, of_text, whole, with_lost
+from gateway.compile.etags import edited, etag, matches, no_revision, of_text, older_copy, whole, with_lost
 from gateway.compile.problem import Problem
 from gateway.config.document import Document
 from gateway.config.faults import ConfigError, Fault, render_faults
@@ -137,7 +137,7 @@ class Revisions(Generic[B]):
             # Without the lease: many workers that start build for longer, one after the other, than one waits for it.
             found = await self._newest_built(self._store, text)
             if text is not None and found.etag != etag(text):
-                self._stays(text, found, history)
+                log.warning("%s", older_copy(self._name, text, found, history))
             return found
 
     async def _looked_at(self, text: str | None) -> Sequence[RevisionEntry]:
@@ -197,19 +197,6 @@ class Revisions(Generic[B]):
             raise fault
         raise ConfigError(
             self._name, [Fault(0, 0, "", "the file has a fault, and the store has no earlier configuration")]
-        )
-
-    def _stays(self, text: str, newest: RevisionEntry, history: Sequence[RevisionEntry]) -> None:
-        """Says that a file is an older copy, and how to return to it."""
-        known = of_text(text, history)
-        log.warning(
-            "%s has the text of revision %d; revision %d (by %s, %s) is newer and stays in force. To return to the "
-            "file's text, change it (a comment is enough) or restore that revision (POST /-/config/restore)",
-            self._name,
-            known.revision if known is not None else 0,
-            newest.revision,
-            newest.author,
-            newest.origin or "origin unknown",
         )
 
     # Edits --------------------------------------------------------------------------------------------
@@ -278,17 +265,25 @@ class Revisions(Generic[B]):
         looked, self._looked = self._looked, max((r.revision for r in history[:1]), default=0)
         known = of_text(text, history)
         if known is not None and looked < known.revision < history[0].revision:
-            self._stays(text, history[0], history)
+            log.warning("%s", older_copy(self._name, text, history[0], history))
             # What is newer may name what this text does; `refresh` may have refused it a moment ago.
             self._permitted, self.problem = permitted(text, self._env), None
             return None
         try:
-            revision = await self.propose(text, FILE_AUTHOR, "*", self._origin)
+            expected = f"{history[0].etag}, {etag(text)}" if history else "*"
+            revision = await self.propose(text, FILE_AUTHOR, expected, self._origin)
             self._permitted = permitted(text, self._env)
             return revision
         except ConfigError as error:
             self.refuse(error, text)
             return None
+        except TurnoutError as error:
+            if error.code != "precondition_failed":
+                raise
+            self._looked = (
+                looked  # another process may have stored the same edit while it was built, and a newer one
+            )
+            return await self.adopt_file(text)
 
     def refuse(self, error: ConfigError, text: str | None = None) -> None:
         """The changed file has a fault; what is in force stays."""

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.compile.etags import etag
 from gateway.compile.revisions import Revisions
+from gateway.config.load import Examined
 from gateway.config.watch import Signatures, signatures
 from gateway.loops.configuration import Configuration
 from gateway.state.base import StoreUnavailable
@@ -117,3 +119,26 @@ async def test_an_edit_that_sighup_has_read_outlives_an_outage(
     monkeypatch.undo()
     await followed.look()
     assert followed.listening == "127.0.0.1:3"
+
+
+async def test_a_file_that_is_built_slowly_undoes_no_newer_edit(store: Store) -> None:
+    """The PUT was acknowledged, and then undone by the other process that follows the same file."""
+    gateway, began, may_end = Gateway(), asyncio.Event(), asyncio.Event()
+    one, other = gateway.revisions(store), gateway.revisions(store)
+    await one.start(ONE)
+    await other.start(ONE)
+
+    async def slowly(found: Examined, source: str) -> Read:
+        began.set()
+        await may_end.wait()
+        return await gateway.prepare(found, source)
+
+    other._prepare = slowly
+    adopting = asyncio.create_task(other.adopt_file(TWO))
+    await began.wait()
+    await one.adopt_file(TWO)
+    await one.propose(THREE, "ops", etag(TWO))
+    may_end.set()
+    assert await adopting is None
+    assert [entry.etag for entry in await store.revision_entries()] == [etag(THREE), etag(TWO), etag(ONE)]
+    assert await other.refresh() == one.current
