@@ -259,7 +259,7 @@ class Alarms:
             self._damaged(document, name),
             mismatch,
             await self._silent(document, name),
-            await self._failing(name),
+            await self._failing(document, name),
             Alarm("client_errors", f"The rollout does not go on: {refusing}.") if refusing else None,
         )
         alarms = [alarm for alarm in looks if alarm is not None]
@@ -322,12 +322,13 @@ class Alarms:
         if name in self._heard or document.metrics.keys() <= meant:
             return None
         decided = await self._store.decided(name, until=self._clock() - REWARD_DELAY_S)
-        asked = [v for v, (assigned, _, errors) in decided.items() if assigned - errors >= MIN_SERVED]
+        variants = document.routes[name].variants  # a removed one gets no more rewards
+        asked = [v for v, (n, _, errors) in decided.items() if v in variants and n - errors >= MIN_SERVED]
         if not asked:
             return None
         sums = await self._store.reward_sums(name)
         rewarded = {variant for (variant, m), s in sums.items() if s.count and metric_of(m) not in meant}
-        if document.routes[name].variants.keys() <= rewarded:
+        if variants.keys() <= rewarded:
             self._heard.add(name)
         silent = [v for v in asked if v not in rewarded]
         if not silent or not (rewarded or _learns(document, name, meant)):
@@ -337,25 +338,24 @@ class Alarms:
             f"No reward was ever reported for {', '.join(silent)}; check that clients report with the decision id.",
         )
 
-    async def _failing(self, name: str) -> Alarm | None:
+    async def _failing(self, document: Document, name: str) -> Alarm | None:
         """Variants whose error rate is shown to be above `MAX_ERROR_RATE`, and not shown to be below it since.
 
         Each stretch begins at a multiple of its length, so that its interval is always valid, and is between
         one and two lengths long, so that the alarm does not end because a new stretch begins.
         """
         now, stretches = self._clock(), list[_Stretch]()
+        variants = document.routes[name].variants  # a removed one fails no client any more
         for length in reversed(STRETCHES_S):
             since = (now // length - 1) * length
             decided = await self._store.decided(name, since=since)
             if not decided:
                 break  # nor in the shorter stretches
-            stretches.append((now - since, {v: one[1:] for v, one in decided.items() if one[1]}))
+            served = {v: one[1:] for v, one in decided.items() if one[1] and v in variants}
+            stretches.append((now - since, served))
         failing = await asyncio.to_thread(_failures, stretches) if stretches else {}
-        if not failing:
-            return None
-        return Alarm(
-            "variant_failing", " ".join([await self._with_error(name, v, m) for v, m in failing.items()])
-        )
+        messages = [await self._with_error(name, v, m) for v, m in failing.items()]
+        return Alarm("variant_failing", " ".join(messages)) if messages else None
 
     async def _with_error(self, name: str, variant: str, message: str) -> str:
         last = await self._store.outcomes(OutcomeFilter(name, variant=variant, errors_only=True, limit=1))

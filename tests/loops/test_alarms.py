@@ -21,6 +21,8 @@ from policies.allocation.bucketing import point, unit_hash
 from tests.loops.scene import CONFIG, Scene, outcome
 from tests.support.made import reward
 
+ONLY_V1 = CONFIG.replace(", v2: {backend: a}", "").replace("v1: 9, v2: 1", "v1: 1")
+
 
 async def test_a_route_whose_alarms_cannot_be_read_holds_up_no_other(
     scene: Scene, caplog: pytest.LogCaptureFixture
@@ -237,6 +239,12 @@ async def test_silent_rewards_are_an_alarm_where_the_policy_needs_them(
     assert await scene.look() == []  # not missing yet, only late
     scene.time += 400
     assert await scene.look() == ["no_rewards"]
+    (one,) = await scene.store.outcomes(OutcomeFilter(variant="v1", limit=1))
+    await scene.store.reward([reward(of=one, served=one.assigned)])
+    assert await scene.look() == ["no_rewards"]
+    scene.document = load(ONLY_V1, source="test", env={})
+    assert await scene.look() == [], "the silent one was removed"
+    scene.document = load(bandit, source="test", env={})
     await scene.assign(0.1, 200, 2, **fields)
     found = await scene.store.outcomes(OutcomeFilter(limit=200))
     await scene.store.reward([reward(of=one, served=one.assigned) for one in found])
@@ -391,6 +399,8 @@ async def test_a_few_requests_that_all_fail_are_enough(scene: Scene) -> None:
         if await failure(scene):
             break
     assert 3 <= step < 15
+    scene.document = load(ONLY_V1, source="test", env={})
+    assert await failure(scene) is None, "it was removed"
 
 
 @pytest.mark.long
