@@ -281,7 +281,7 @@ def _sentence(gain: Estimate, metric: str) -> str:
 
 _NAMES: Final[Mapping[str, str]] = {
     "ips": "inverse propensity",
-    "snips": "self-normalised",
+    "snips": "self-normalized",
     "dm": "direct method",
     "dr": "doubly robust",
     "logged": "as it was",

@@ -361,9 +361,12 @@ def _refusal(facts: Mapping[str, Any], total: _Total, limits: Limits) -> str | N
         )
     _, error = total.mean(total.unit_vector(WEIGHT))
     if abs(facts["mean_weight"] - 1.0) > max(limits.mean_weight, 4.0 * error):
+        # Decisions that could not draw a variant lack its weight, and no other decision makes up for it.
+        unused = "a variant of the policy had no share for a part of the time (evaluate the rest), "
         return (
-            f"the weights average {facts['mean_weight']:.3f} and should average 1: the propensities are not "
-            "those of the draw, or rewards are missing more for some variants than for others"
+            f"the weights average {facts['mean_weight']:.3f} and should average 1: "
+            f"{unused if facts['mean_weight'] < 1.0 else ''}the propensities are not those of the draw, or rewards "
+            "are missing more for some variants than for others"
         )
     return None
 

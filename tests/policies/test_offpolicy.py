@@ -229,6 +229,8 @@ def test_it_refuses_what_the_record_cannot_answer() -> None:
     assert "one unit carries" in refusal(evaluate(lucky, TARGET, limits=limits))
     wrong = [row._replace(propensity=1 / 3) for row in rows]
     assert "the weights average" in refusal(evaluate(wrong, TARGET))
+    before = [Logged("a", 1.0, 0.0)] * 1000
+    assert "no share for a part of the time" in refusal(evaluate([*before, *rows], {"a": 0.5, "b": 0.5}))
 
 
 def test_rows_that_were_not_drawn_or_not_rewarded_are_left_out_and_counted() -> None:
