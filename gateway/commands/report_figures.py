@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from gateway.commands.report_text import (
-    NEAR_ZERO,
+    NO_RATIO,
     NONE,
     Content,
     Html,
@@ -17,13 +17,13 @@ from gateway.commands.report_text import (
     factor_of,
     kind_of,
     loss,
-    near_zero,
     number,
     probability,
     share,
     table,
     tag,
     time,
+    too_uncertain,
     value,
     words,
 )
@@ -181,8 +181,8 @@ def _lift(one: Json | None, kind: Kind, axis: Sequence[float]) -> tuple[Content,
     how += ["by unit"] if one["unit"] == "units" else []
     how += [_adjusted(one)] if one["adjusted_by"] else []
     relative: Content = [share(one["relative"], "+"), " ", ends(one["relative_interval"], 100.0, "+"), BREAK]
-    if near_zero(one["relative_interval"]):
-        relative = [NEAR_ZERO, BREAK]
+    if too_uncertain(one["relative_interval"]):
+        relative = [NO_RATIO, BREAK]
     said = [
         [difference(one["absolute"], kind), " ", ends(one["interval"], factor_of(kind), "+"), BREAK],
         relative if one["relative"] is not None else None,

@@ -100,11 +100,11 @@ def ends(interval: Interval | None, factor: float = 1.0, sign: str = "") -> Html
     return tag("span", f"[{known or 'no interval yet'}]", class_="n")
 
 
-NEAR_ZERO: Final = "baseline too near 0 for a ratio"
+NO_RATIO: Final = "baseline too uncertain for a ratio"
 
 
-def near_zero(relative_interval: Interval | None) -> bool:
-    """Whether a ratio may be below 1 or above 10: the baseline is too near 0, for its noise, to divide by it."""
+def too_uncertain(relative_interval: Interval | None) -> bool:
+    """Whether a ratio may be below 1 or above 10: the baseline is too uncertain to divide by."""
     low, high = relative_interval or (0.0, 0.0)
     return (low is None or low < 0) and (high is None or high > 9)
 

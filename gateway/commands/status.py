@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from gateway.commands.output import MISUSED, complain, print_json, say
 from gateway.commands.remote import RemoteError, add_remote_arguments, call, route_name
-from gateway.commands.report_text import NEAR_ZERO, Kind, factor_of, kind_of, near_zero
+from gateway.commands.report_text import NO_RATIO, Kind, factor_of, kind_of, too_uncertain
 from gateway.commands.times import clock_time, moment
 from policies.types import ERROR_RATES
 
@@ -130,7 +130,10 @@ def _shown(route: dict[str, Any]) -> str:
     stop = route.get("stop")
     if stop is not None and stop["winner"] is not None:
         state = stop["state"].replace("_", " ")
-        lines.append(f"  {stop['winner']} has won ({state}{_lead(stop.get('lead'))}): {stop['command']}")
+        to = "to take that back" if stop["state"] == "handed_over" else "to hand over"
+        lines.append(
+            f"  {stop['winner']} has won ({state}{_lead(stop.get('lead'))}); {to}: {stop['command']}"
+        )
     declared = route.get("metrics") or {}
     lines += [
         f"  {_variant(n, v, declared)}" for n, v in (route.get("variants") or {}).items() if "assigned" in v
@@ -277,8 +280,8 @@ def _lift(metric: str, lift: dict[str, Any], kind: Kind) -> str:
     ends = lift["interval"] and [None if end is None else factor * end for end in lift["interval"]]
     interval = _between(ends, "{:+.4g}") or " [not known yet]"
     text = f"{metric} {factor * lift['absolute']:+.4g}{interval}{unit}"
-    if near_zero(lift["relative_interval"]):
-        text += f" ({NEAR_ZERO})"
+    if too_uncertain(lift["relative_interval"]):
+        text += f" ({NO_RATIO})"
     elif lift["relative"] is not None:
         text += f" ({lift['relative']:+.2%}{_between(lift['relative_interval'], '{:+.2%}')})"
     if lift.get("unit") == "units":

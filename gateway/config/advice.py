@@ -183,7 +183,7 @@ def _stages(here: KeyPath, route: RouteConfig, document: Document) -> Iterator[F
         yield Finding((*here, "policy", "stages", 0, "weight"), message)
     for index, stage in enumerate(stages[1:], start=1):
         if stage.weight <= stages[index - 1].weight:
-            message = f"the weight {stage.weight:.4g} is not above that of the previous stage; weights usually increase"
+            message = f"the weight {100 * stage.weight:g}% is not above the previous stage's; weights usually increase"
             yield Finding((*here, "policy", "stages", index, "weight"), message)
 
 

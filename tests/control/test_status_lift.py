@@ -41,7 +41,9 @@ def test_the_difference_comes_with_its_intervals() -> None:
     assert "latency_p50 +0.02 [+0.01, …] ms (+40.00% [+20.00%, +60.00%]) against v1" in text
     assert "latency_p99" not in text, "too few to tell"
     rare = {**lift, "relative_interval": [-1.0, 99.0]}
-    assert _lift("ok", rare, "number") == "ok +0.02 [+0.01, …] (baseline too near 0 for a ratio) against v1"
+    assert (
+        _lift("ok", rare, "number") == "ok +0.02 [+0.01, …] (baseline too uncertain for a ratio) against v1"
+    )
 
 
 def test_a_shadow_is_compared_with_the_primary() -> None:

@@ -170,8 +170,8 @@ function latencyCell(report, name, metric) {
   return { mean: v.latency_ms[q], interval, thin: few, text, label: `${milliseconds(v.latency_ms[q])}, 95% interval ${said}` };
 }
 
-// The ratio may be below 1 or above 10: for its noise, the baseline is too near 0 to divide by it.
-const nearZero = ([low, high]) => (low ?? -1) < 0 && (high ?? Infinity) > 9;
+// The ratio may be below 1 or above 10: the baseline is too uncertain to divide by.
+const tooUncertain = ([low, high]) => (low ?? -1) < 0 && (high ?? Infinity) > 9;
 
 // Why there is no difference from the baseline.
 function incomparable(report, name, metric) {
@@ -201,8 +201,8 @@ function lift(report, name, metric, scale, limit, guarded) {
     ? ""
     : few
       ? "too few for a ratio"
-      : nearZero(ends)
-        ? "baseline too near 0 for a ratio"
+      : tooUncertain(ends)
+        ? "baseline too uncertain for a ratio"
         : `${part(found.relative)} (${ends.map(part).join(" to ")})`;
   return [
     html`<div class="estimate-text">${figure(`${report.within ?? ""}variants.${name}.lift.${metric}.absolute`, found.absolute, said.text)}<small>${said.interval || "not known yet"}</small><small>${ratio}</small>${verdict}</div>`,
