@@ -242,6 +242,7 @@ def _prior(section: PriorConfig | None) -> prior.Prior | None:
     if isinstance(section, GammaPriorConfig):
         return prior.GammaPrior(section.shape, section.rate)
     assert isinstance(section, NormalPriorConfig)
+    # σ² ~ InverseGamma(shape, scale) is what ``2 shape`` observations of the variance scale / shape are worth.
     return prior.NormalPrior(
         section.mean, (section.scale / section.shape) ** 0.5, section.weight, 2.0 * section.shape
     )

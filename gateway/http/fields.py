@@ -100,7 +100,7 @@ def _request_actions() -> dict[bytes, int]:
         b"forwarded": FORWARDED,
         b"x-forwarded-proto": FORWARDED_PROTO,
         b"x-forwarded-host": FORWARDED_HOST,
-        b"cookie": KEEP,
+        b"cookie": KEEP,  # without the dashboard's session, which no backend may learn
     }
     table.update(dict.fromkeys((*_HOP_BY_HOP, *_OURS), DROP))
     table.update(dict.fromkeys(_PROXIES, PROXY))
@@ -163,7 +163,7 @@ RESPONSE_ACTIONS: Final[dict[bytes, int]] = _with_twins(
         b"transfer-encoding": CODING,
         b"connection": CONNECTION,
         b"upgrade": UPGRADE,
-        b"keep-alive": KEEP,
+        b"keep-alive": KEEP,  # its timeout limits how long the connection is reused
         **dict.fromkeys(
             (
                 b"proxy-connection",

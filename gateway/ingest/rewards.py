@@ -29,7 +29,7 @@ MAX_ITEMS: Final = 10_000
 _MAX_CLOCK_SKEW_S: Final = 60.0
 """Difference between the clocks of two replicas."""
 _ITEMS_PER_TURN: Final = 200
-"""Items checked in one turn of the event loop."""
+"""Items checked in one turn of the event loop: a full call would delay requests by its whole length."""
 MAX_REQUEST_IDS: Final = 1000
 """Items of one call that name a request by its id; each is looked up."""
 _UNSETTLED: Final = "The gateway has just started, and may not know the newest configuration; report again."

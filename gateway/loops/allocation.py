@@ -293,6 +293,7 @@ class Allocations:
             return  # or a new document came meanwhile
         if found.standing is not None:
             self.standings[name] = found.standing
+        # A bandit's shares move with every reward: less than a millionth is not worth an epoch.
         if found.drawn is not held.drawn or not same(held.allocation, found.allocation, within=1e-6):
             await self._publish(name, found, reason)
 

@@ -168,7 +168,7 @@ class Controller:
         if document is None or route is None or name not in self._allocations.held:
             return  # a new document came meanwhile
         section = route.policy
-        stored(name)
+        stored(name)  # puts what was read into `_routes`, where the steps below find it
         await self._routes.keep_recalled(name)
         if isinstance(section, CanaryConfig) and not await self._configure(name, section):
             return  # another process has a newer document: the share of this one's candidate stays until it has it

@@ -113,7 +113,7 @@ def assign_by(
 
 
 def sticky_key(source: UnitSource, head: Head, body: JsonBody) -> bytes | None:
-    """The sticky-unit key; None if the request has none, or an empty one."""
+    """The sticky-unit key; None if the request has none, or an empty one: those are not of one unit."""
     kind, name = source.kind, source.name
     if kind == "header":
         return head.kept.get(name) or None
