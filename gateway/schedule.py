@@ -34,7 +34,10 @@ def start_loops(
     api, in_force, store, probes = gateway.api, gateway.in_force, gateway.store, gateway.probes
     allocations, document, now = in_force.allocations, in_force.document, in_force.now
     events, before = gateway.events, api.joining.before
-    archiving = Archiving(store, document=document, leads=lambda: allocations.leads, clock=now)
+    settled = Settled(now, asyncio.get_running_loop().time)
+    archiving = Archiving(
+        store, document=document, leads=lambda: allocations.leads, clock=now, settled=settled
+    )
     alarms = Alarms(
         store,
         allocations,
@@ -66,8 +69,6 @@ def start_loops(
     start("controllers of routes", before(api.controller.step), allocation_s)
     start("probes", lambda: probes.step(document().backends), lambda: PROBES_S)
     start("alarms", before(lambda: alarms.step(document())), lambda: ALARMS_S, delay=True)
-
-    settled = Settled(now, asyncio.get_running_loop().time)
 
     async def prune() -> None:
         await prune_store(store, allocations, document, now, archiving.keep_from, settled)

@@ -50,7 +50,14 @@ class Stage:
     window: str = "30m"
 
     def __post_init__(self) -> None:
-        self.loop = Archiving(self.store, document=self.document, leads=lambda: True, clock=lambda: self.now)
+        self.settled = True
+        self.loop = Archiving(
+            self.store,
+            document=self.document,
+            leads=lambda: True,
+            clock=lambda: self.now,
+            settled=lambda: self.settled,
+        )
 
     def document(self) -> Document:
         return load(
@@ -161,6 +168,21 @@ async def test_all_rows_and_figures_are_those_of_the_store(store: SqliteStore, u
     await stage.prune()
     assert await exported(WholeRecord(store)) == []
     assert await exported(WholeRecord(store, archive)) == before[None]
+
+
+async def test_a_clock_that_is_ahead_for_a_moment_ends_no_hour(store: SqliteStore, tmp_path: Path) -> None:
+    """What came later in the hour was never archived, and the store forgot it."""
+    stage = Stage(store, str(tmp_path / "lake"))
+    both = [outcome(time, route="idle") for time in (NOW, NOW + 10.0)]
+    await store.append(both[:1], [])
+    stage.settled = False
+    await stage.run(now=NOW + 1e8)
+    stage.settled = True
+    await store.append(both[1:], [])
+    await stage.run(now=NOW + 86_400)
+    await stage.prune()
+    archived = await exported(WholeRecord(None, ParquetArchive(stage.url)), "idle")
+    assert [json.loads(line)["decision"] for line in archived] == [one.decision.hex() for one in both]
 
 
 async def test_other_programs_read_it(store: SqliteStore, tmp_path: Path) -> None:
