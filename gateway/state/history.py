@@ -26,9 +26,10 @@ TRAIL: Final = ("session", "address")
 
 async def keep(store: DocumentStore, event: Event) -> None:
     """Adds ``event`` to its route's history if it is a step, and once if it is repeated: it then has another id."""
-    if not event.route or event.kind not in STEPS:
+    data = event.fields if event.route and event.kind in STEPS else {}
+    if not data:  # also of a damaged step
         return
-    step = {"id": event.id, "time": event.time, "kind": event.kind, "data": event.fields}
+    step = {"id": event.id, "time": event.time, "kind": event.kind, "data": data}
     for _ in range(MAX_TRIES):
         found = await store.load(KIND, event.route)
         steps = json.loads(found[1]) if found is not None else []
@@ -82,11 +83,11 @@ def last(steps: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
 def _took(step: dict[str, Any], steered: dict[str, Any]) -> bool:
     """Whether ``step`` may be what a steering did."""
     kind, data, taken = step["kind"], step["data"], steered["data"]
+    by = taken.get("by")  # a damaged step may lack it
     near: bool = 0 <= steered["time"] - step["time"] <= MAX_TRAIL_S
     if kind == "winner":  # its author and reason are one text
-        return near and data.get("by") in (taken["by"], f"{taken['by']}: {taken.get('reason')}")
-    author: object = data.get("actor")
-    return near and kind == "rollout" and author == taken["by"]
+        return near and data.get("by") in (by, f"{by}: {taken.get('reason')}")
+    return near and kind == "rollout" and bool(data.get("actor") == by)
 
 
 def decided(steps: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
