@@ -20,9 +20,9 @@ def settle(*, gone: bool) -> None:
     """Collects garbage, and takes what is left out of later collections.
 
     Args:
-        gone: A model that served has ended. Its code and an exported program hang in reference cycles, and were
-            taken out of collections: this one looks through all that ever were, which holds up all threads for
-            about 0.2 s once PyTorch is loaded.
+        gone: A model has ended, or failed to load. Its code and an exported program hang in reference cycles, and
+            may have been taken out of collections: this one looks through all that ever were, which holds up all
+            threads for about 0.2 s once PyTorch is loaded.
     """
     if gone:
         gc.unfreeze()

@@ -178,10 +178,14 @@ class Registry:
         if not _NAME.fullmatch(name) or not await asyncio.to_thread(folder.is_dir):
             raise NotFound(f"the repository has no model {name!r}")
         found = await asyncio.to_thread(scan_model, folder)
-        self.models.setdefault(name, Model(name))
-        memory.settle(gone=await self._apply(found))
-        if faults := self.models[name].faults:
-            raise LoadError("; ".join(faults.values()))
+        model = self.models.setdefault(name, Model(name))
+        before = len(model.versions)
+        gone = await self._apply(found)
+        # A load that changes nothing would only take out what requests in progress hold, and never look at it again.
+        if gone or len(model.versions) > before:
+            memory.settle(gone=gone)
+        if model.faults:
+            raise LoadError("; ".join(model.faults.values()))
 
     async def unload(self, name: str) -> None:
         """Ends every version of one model, after the requests that it has. Raises NotFound."""
@@ -215,7 +219,7 @@ class Registry:
     async def _apply(
         self, found: FoundModel, before: Iterable[asyncio.Task[bool]] = (), *, rechecked: bool = False
     ) -> bool:
-        """Brings a model to what was found, once the tasks ``before`` are done; whether versions have ended."""
+        """Brings a model to what was found, once the tasks ``before`` are done; whether versions ended or failed."""
         model = self.models[found.name]
         unloads = model.unloads
         retired: list[Served] = []
@@ -237,7 +241,7 @@ class Registry:
             finally:
                 model.loader, model.loading, model.rechecked = None, {}, False
         await self._end(retired)
-        return bool(retired)
+        return bool(retired or model.faults)
 
     async def _replace(self, found: FoundModel, model: Model, retired: list[Served]) -> None:
         """Loads what is new or changed, and adds the versions that it replaces to ``retired``."""

@@ -21,7 +21,7 @@ import torch
 from backends.batching.entry import Entry, Outcome
 from backends.batching.execution import run_batch
 from backends.config import ModelConfig
-from backends.errors import ModelFailed, Unavailable
+from backends.errors import LoadError, ModelFailed, Unavailable
 from backends.registry import Registry
 from backends.runtime.executable import TorchExecutable
 from backends.runtime.loaded import Loaded
@@ -354,6 +354,30 @@ def test_reloads_leave_the_memory_flat(tmp_path: Path, platform: str) -> None:
             # Two copies may be there at a time, and the allocator keeps some; a leak would be 10 copies.
             assert reload(10) - first < 5 * (16 << 20)
             assert json.loads(client.get("/v2/health/ready").content)["ready"]
+
+
+class Cyclic:
+    def __init__(self) -> None:
+        self.me = self
+
+
+async def test_loads_that_fail_or_change_nothing_keep_no_garbage(tmp_path: Path) -> None:
+    write_model(tmp_path, "m", ECHO, X, Y)
+    write_model(tmp_path, "bad", "raise ValueError", X, Y)
+    registry = Registry(tmp_path, "cpu")
+    await registry.load_all()
+    request, failed = Cyclic(), Cyclic()
+    of_request, of_failed = weakref.ref(request), weakref.ref(failed)
+    await registry.load("m")
+    del request
+    gc.collect()
+    assert of_request() is None
+    gc.freeze()  # as another load does while this one runs
+    del failed
+    with pytest.raises(LoadError):
+        await registry.load("bad")
+    assert of_failed() is None
+    await registry.close()
 
 
 SMALL = """
