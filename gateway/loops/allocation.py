@@ -265,10 +265,9 @@ class Allocations:
         held, stored = self.held[name], self._stored.get(name)
         if stored is not None and stored.epoch >= held.epoch:
             wanted = overridden(plan(document, name), self._steering(name).override)
+            # Of an edit that another process had not seen when it published.
             if not (held.published or self._outdated):
-                held = self._ahead(
-                    name, held
-                )  # of an edit that another process had not seen when it published
+                held = self._ahead(name, held)
             self._serve(name, followed(held, wanted, stored, self._ensemble(name, stored)))
 
     def _serve(self, name: str, after: RouteAllocation) -> None:

@@ -142,9 +142,8 @@ class ResponseParser:
         except KeyError:
             action = _ACTIONS.find(name)
         if action == PASS:
-            if (
-                value and value[-1] <= SPACE
-            ):  # the parser has refused every other control character than the tab
+            # The parser has refused every other control character than the tab.
+            if value and value[-1] <= SPACE:
                 value = value.rstrip()
             self._lines.append(b"%b: %b\r\n" % (name, value))
         elif action == LENGTH:
