@@ -42,7 +42,7 @@ class Tokens:
         self.settings = settings
         self._keys: list[jwt.PyJWK] = []
         """One for each algorithm of each key."""
-        self._document: dict[str, Any] = {}
+        self._document: dict[str, Any] | None = None
         self._proved: dict[bytes, tuple[Principal, float]] = {}
         """By SHA-256 of the token: whose it is, and until when."""
         self._wanted = asyncio.Event()

@@ -167,10 +167,11 @@ async def test_a_new_key_right_after_a_fetch_is_fetched_too(
     running.cancel()
 
 
-@pytest.mark.parametrize("text", ["{", '{"keys": [{"kty": "RSA", "alg": "none"}]}'])
+@pytest.mark.parametrize("text", ["{", "{}", '{"keys": [{"kty": "RSA", "alg": "none"}]}'])
 async def test_keys_that_cannot_be_read_leave_the_old_ones(tokens: Tokens, ecdsa: Any, text: str) -> None:
     Path(tokens.settings.jwks).write_text(text)
     assert not await tokens.fetch()
+    assert not await Tokens(tokens.settings).fetch(), "nor are there any at the start"
     assert tokens.verify(signed(ecdsa), NOW - 100).id == "alice"
 
 
