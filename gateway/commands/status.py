@@ -228,12 +228,11 @@ def _phase(rollout: dict[str, Any]) -> str:
 
 
 def _verdict(verdict: dict[str, Any]) -> str:
-    more = verdict.get("more_requests")
-    tail = (
-        f", about {more} more requests to the candidate"
-        if more is not None and verdict["verdict"] == "inconclusive"
-        else ""
-    )
+    more, tail = verdict.get("more_requests"), ""
+    if more is not None and verdict["verdict"] == "inconclusive":
+        tail = f", about {more} more requests to the candidate"
+    elif verdict.get("reason"):
+        tail = f" ({verdict['reason']})"
     by = " by unit" if verdict.get("unit") == "units" else ""
     return f"{verdict['metric']}{by}: {verdict['verdict']}{tail}"
 

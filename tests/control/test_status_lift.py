@@ -94,6 +94,8 @@ def test_the_guardrails_of_a_bandit_are_shown() -> None:
         "rollout": None, "guardrails": [verdict],
     }  # fmt: skip
     assert "  v2: error_rate: inconclusive, about 40 more requests to the candidate\n" in _shown(route)
+    verdict |= {"more_requests": None, "reason": "5 of 100 samples"}
+    assert "  v2: error_rate: inconclusive (5 of 100 samples)\n" in _shown(route)
 
 
 @pytest.mark.parametrize(
