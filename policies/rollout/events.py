@@ -112,13 +112,14 @@ class Audit:
 
 
 def in_words(step: Mapping[str, Any]) -> str:
-    """An `Audit.as_dict`: the states before and after, or the state that stays and its stage; share and reason."""
+    """An `Audit.as_dict`: the states before and after, or the state that stays and its stage; share, reason, person."""
     source, target = (str(step.get(key, "")).replace("_", " ") for key in ("source", "target"))
     change = f"{source} → {target}"
     if source == target:
         phase = step.get("phase", "canary")
         change = f"{target}, stage {step.get('stage', 0) + 1}" if phase == "canary" else f"{target}, {phase}"
-    return f"{change}, candidate at {step.get('weight', 0.0):.1%} ({step.get('reason', '')})"
+    by = f", by {step['actor']}" if step.get("actor") else ""
+    return f"{change}, candidate at {step.get('weight', 0.0):.1%} ({step.get('reason', '')}{by})"
 
 
 @dataclass(frozen=True, slots=True)

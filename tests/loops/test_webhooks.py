@@ -316,11 +316,13 @@ async def test_slack_gets_a_sentence(store: Store, now: Now, receiver: Receiver)
     await webhooks.step(document)
     reason = "error_rate breaches <5%>"
     stage: dict[str, Any] = {"source": "running", "target": "running", "stage": 1, "phase": "canary"}
-    await tell(store, now, "rollout", **stage, weight=0.1, reason="passed")
+    await tell(store, now, "rollout", **stage, weight=0.1, reason="passed", actor="")
+    await tell(store, now, "rollout", **stage, weight=0.1, reason="resume: repaired", actor="ann")
     await tell(store, now, "rollout", source="running", target="rolled_back", weight=0.0, reason=reason)
     await webhooks.step(document)
     assert receiver.events() == [
         {"text": "*digits*: rollout running, stage 2, candidate at 10.0% (passed)"},
+        {"text": "*digits*: rollout running, stage 2, candidate at 10.0% (resume: repaired, by ann)"},
         {
             "text": "*digits*: rollout running → rolled back, candidate at 0.0% (error_rate breaches &lt;5%&gt;)"
         },
