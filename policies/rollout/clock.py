@@ -60,7 +60,7 @@ def looked(state: State, first: bool, now: float) -> State:
     """The state after a look. If the ``first`` of a process comes late, the time without looks does not count:
     no gateway ran, and there is no evidence of it."""
     since = max(state.checked, state.since)
-    if first and state.waiting_since is None and now - since > MAX_UNSEEN_S:
+    if first and state.watched and state.waiting_since is None and now - since > MAX_UNSEEN_S:
         state = moved_on(state, since, now)
     return replace(state, checked=now)
 

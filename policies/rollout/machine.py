@@ -24,12 +24,13 @@ def step(state: State, event: Event, plan: Plan, now: float) -> tuple[State, tup
     """The next state and what is to be done. Never raises; a command that can't be is `Refused`."""
     state = returned(not_ahead(state, now), now)
     same = (plan.baseline, plan.candidate) == (state.baseline, state.candidate)
+    if same:
+        # Not only when it is edited: another process may have the document before or after.
+        state = _placed(state, plan)
     if isinstance(event, Command):
         return _command(state, event, plan, now) if same else (state, (Refused(_EDITED),))
     if isinstance(event, Configured):
         signal = Signal.CONFIG if same else Signal.RENEWED
-        if same:
-            state = _placed(state, plan)
         return _apply(state, signal, plan, now, actor=event.actor, reason="the configuration changed")
     if not same:  # edited while the evidence was read, or in another process first: it is of other variants
         return state, ()
@@ -343,11 +344,13 @@ def _reached(weight: float, plan: Plan) -> int | None:
 
 
 def _placed(state: State, plan: Plan) -> State:
-    """The state at its place among the changed plan's stages, which the weights tell.
+    """The state at its place among the plan's stages, which the weights tell if they were edited.
 
     A stage that was given another weight stays where it is. If it was removed, the share in force stays, as one that a
     person has set.
     """
+    if state.shares == plan.shares:
+        return state
     edits = SequenceMatcher(None, state.shares, plan.shares, autojunk=False).get_opcodes()
     for edit, begins, ends, at, until in edits:
         if begins <= state.stage < ends:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from policies.rollout.clock import absent
 from policies.rollout.events import Audit, Command, Configured, Event, Refused, SetWeight, Tick
 from policies.rollout.machine import next_due, possible, step
-from policies.rollout.state import Gate, Plan, Stage, State, begin, shadow_share
+from policies.rollout.state import Gate, Plan, Stage, State, begin, shadow_share, stage_of
 from policies.rollout.table import COMMANDS, Status
 from tests.policies.rollout_plays import PLAN, play, tick, verdict, weights
 
@@ -97,17 +97,30 @@ def test_an_edit_of_the_stages_finds_the_place_by_their_shares(
     assert state.weight == following
 
 
+@pytest.mark.parametrize(("event", "share"), [(tick(), 0.5), (Command("pause"), 0.1)])
+def test_a_process_with_the_stages_before_an_edit_finds_the_place_among_its_own(
+    event: Event, share: float
+) -> None:
+    state, _ = play((600, tick()))
+    edited = replace(PLAN, stages=PLAN.stages[1:])
+    state, _ = step(state, Configured(), edited, 700)
+    for plan, one in ((PLAN, event), (edited, Configured())):
+        state, _ = step(state, one, plan, 2400)
+        assert state.weight == stage_of(plan, state.stage).weight == share
+
+
 # Random lives ------------------------------------------------------------------------------------------
 
 OUTCOMES = st.sampled_from(["pass", "fail", "inconclusive", "error"])
 TICKS = st.builds(
-    lambda outcomes, samples, sick, winner: Tick(
-        tuple(verdict(o) for o in outcomes), samples, sick, winner=winner
+    lambda outcomes, samples, sick, winner, first: Tick(
+        tuple(verdict(o) for o in outcomes), samples, sick, winner=winner, first=first
     ),
     st.lists(OUTCOMES, max_size=3),
     st.floats(0, 1e4),
     st.sampled_from(["", "", "", "", "sick"]),
     st.sampled_from([None, None, "v1", "v2"]),
+    st.booleans(),
 )
 ACTIONS = st.sampled_from([str(c) for c in COMMANDS] + ["nonsense"])
 WEIGHTS = st.none() | st.floats(allow_nan=True, allow_infinity=True) | st.floats(0, 1)
@@ -165,7 +178,8 @@ def test_every_life_keeps_the_promises(plan: Plan, life: list[tuple[float, Event
             assert sum(isinstance(effect, Audit) for effect in effects) == 1
         if isinstance(event, Command):
             refused = any(isinstance(effect, Refused) for effect in effects)
-            assert refused or event.action in allowed
+            weighed = event.action != "set" or (event.weight is not None and 0 <= event.weight <= 1)
+            assert refused != (event.action in allowed and weighed)
             assert not (refused and len(effects) > 1)
             assert not refused or state == before
 
