@@ -176,7 +176,7 @@ def _onward(state: State, plan: Plan) -> tuple[Signal, str]:
     if following < len(plan.stages):
         if plan.stages[following].confirm:
             weight = plan.stages[following].weight
-            return Signal.COMPLETE, f"{reason}; stage {following + 1} ({weight:.1%}) waits for a confirmation"
+            return Signal.COMPLETE, f"{reason}; the stage of {weight:.1%} waits for a confirmation"
         return Signal.PASSED, reason
     if plan.bandit is not None:
         return Signal.COMPETE, reason

@@ -149,7 +149,7 @@ async def test_flagger_continues_or_is_held_back(
 
 
 async def test_a_stage_that_waits_for_a_person_is_not_decided(harness: Harness, client: Client) -> None:
-    at_gate = {"reason": "stage 2 (50.0%) waits for a confirmation", "possible": ["confirm", "rollback"]}
+    at_gate = {"reason": "the stage of 50.0% waits for a confirmation", "possible": ["confirm", "rollback"]}
     harness.rollouts["shop"] = rollout("waiting", rail("pass"), **at_gate)
     http = client("reader")
     for query in ("", "?of=stage"):

@@ -220,7 +220,7 @@ CONFIRMED = replace(PLAN, stages=(Stage(0.01, 600), Stage(0.1, 1800, 500, confir
 def test_a_stage_waits_for_its_confirmation_without_end() -> None:
     state, effects = play((600, tick()), (1e6, tick()), (2e6, tick("inconclusive")), plan=CONFIRMED)
     assert (state.status, state.stage, state.weight, weights(effects)) == (Status.WAITING, 0, 0.01, [])
-    assert state.reason.endswith("; stage 2 (10.0%) waits for a confirmation")
+    assert state.reason.endswith("; the stage of 10.0% waits for a confirmation")
     assert possible(state, CONFIRMED) == ("pause", "confirm", "promote", "rollback", "set", "restart")
     assert foreseen(state, CONFIRMED, 2e6, None)["confirm"].weight == 0.1
     state, effects = step(state, Command("confirm", "ann", reason="seen"), CONFIRMED, 2e6)  # type: ignore[assignment]
