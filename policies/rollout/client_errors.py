@@ -37,8 +37,8 @@ def hold(
     more = f", more than the {100 * accepted:+.1f} pp that were accepted" if accepted else ""
     reason = (
         f"client errors: {now:.1%} of the candidate's responses, {before:.1%} of the baseline's{more}, and no "
-        f"guardrail is on {CLIENT_ERROR_RATE}; resume to accept them for this stage, write one with the increase that "
-        "you accept, or repair the candidate and restart"
+        f"guardrail is on {CLIENT_ERROR_RATE}; resume to accept them for this stage, write a guardrail with the "
+        "increase that you accept, or repair the candidate and restart"
     )
     held = replace(verdict, verdict="inconclusive", reason=reason)
     return replace(judgement, verdicts=(*judgement.verdicts, held))

@@ -177,14 +177,14 @@ def test_a_manual_gate_is_confirmed_where_it_is_shown(keyed: Served, tabs: Tabs)
     waits = {
         "state": "waiting",
         "weight": 0.05,
-        "reason": "minimum time, samples and all guardrails passed; stage 2 (50.0%) waits for a confirmation",
+        "reason": "minimum time, samples and all guardrails passed; the stage of 50.0% waits for a confirmation",
         "possible": ["pause", "confirm", "promote", "rollback", "set", "restart"],
         "leads_to": {"confirm": {"state": "running", "phase": "canary", "stage": 1, "weight": 0.5}},
     }
     keyed.set_rollout("shop", STATE | waits)
     page = log_in(keyed, tabs, "ops", steer=True, path="")
     row = page.locator("[data-group=needs] [data-route=shop]")
-    row.get_by_text("stage 2 (50.0%) waits for a confirmation. Confirm it or roll it back.").wait_for()
+    row.get_by_text("the stage of 50.0% waits for a confirmation. Confirm it or roll it back.").wait_for()
     row.get_by_role("button", name="Confirm shop").click()
     dialog = page.get_by_role("dialog")
     said = dialog.get_by_role("listitem").all_inner_texts()
@@ -200,12 +200,14 @@ def test_a_stage_that_client_errors_hold_is_resumed_on_the_page(keyed: Served, t
     held["reason"] = "client errors: 50.0% of the candidate's responses, 0.0% of the baseline's"
     same = {"state": "running", "phase": "canary", "stage": 0, "weight": 0.1}
     found = {"verdicts": [held], "possible": ["resume"], "leads_to": {"resume": same}}
-    keyed.set_rollout("shop", STATE | found)
     page = log_in(keyed, tabs, "ops", steer=True)
-    page.locator(".verdict", has_text="Client errors: 50.0% of the candidate's responses").wait_for()
-    page.get_by_role("button", name="Resume").click()
     dialog = page.get_by_role("dialog", name="Resume the rollout?")
-    dialog.get_by_text("The client errors so far are accepted for this stage").wait_for()
+    for state, told in (("running", "Client errors: 50.0%"), ("paused", "Paused")):
+        keyed.set_rollout("shop", STATE | found | {"state": state})
+        page.locator(".verdict", has_text=told).wait_for()
+        page.get_by_role("button", name="Resume").click()
+        dialog.get_by_text("The client errors so far are accepted for this stage").wait_for()
+        dialog.get_by_role("button", name="Cancel").click()
 
 
 def test_a_resumed_bandit_and_a_promotion_with_a_holdback_are_told_as_they_are(

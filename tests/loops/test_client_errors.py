@@ -91,7 +91,7 @@ async def test_without_a_guardrail_a_rejecting_candidate_waits_for_a_person(
     assert verdict["verdict"] == "inconclusive"
     assert "50.0% of the candidate's responses, 0.0% of the baseline's" in verdict["reason"]
     (message,) = await one.alarms()
-    assert "write one with the increase that you accept" in message
+    assert "write a guardrail with the increase that you accept" in message
     await one.controller.command("r", Command(Signal.PROMOTE, "ops"))
     await one.pass_time(1)
     await one.serve_rejected({"v2": 0.5})

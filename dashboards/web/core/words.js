@@ -79,6 +79,9 @@ export function gateOf(report) {
   return asked?.limit ?? null;
 }
 
+// The verdict with which client errors that no guardrail is on hold a stage.
+export const heldOf = (found) => verdictsOf(found).verdicts.find(({ reason }) => reason?.startsWith("client errors: "));
+
 function rollout(report) {
   const found = report.rollout;
   const { verdicts, frozen } = verdictsOf(found);
@@ -106,8 +109,8 @@ function rollout(report) {
         .map((v) => v.metric)
         .join(", ")}: ${told("error")[0].reason}`
     };
-  const held = found.state === "running" && found.possible?.includes("resume") && told("inconclusive").find(({ metric }) => metric === "client_error_rate");
-  if (held) return { tone: "warn", title, detail: `${sentence(held.reason)}.` };
+  const held = heldOf(found);
+  if (held && found.state === "running") return { tone: "warn", title, detail: `${sentence(held.reason)}.` };
   if (told("inconclusive").length) return { tone, title, detail: undecided(told("inconclusive"), found) };
   if (found.state === "waiting") return { tone, title, detail: `${sentence(found.reason || "all stages are passed")}.${nextOf(found)}` };
   if (found.phase === "shadow") return { tone, title, detail: "The stages begin once the gate passes." };

@@ -3,7 +3,7 @@
 
 import { post } from "../core/api.js";
 import { share } from "../core/format.js";
-import { failure, STATES, sentence, verdictsOf } from "../core/words.js";
+import { failure, heldOf, STATES, sentence, verdictsOf } from "../core/words.js";
 import { Ask } from "../parts/ask.js";
 import { html, useState } from "../vendor/preact.js";
 
@@ -103,6 +103,7 @@ function question(report, action, act) {
   }
   const failed = verdictsOf(report.rollout).verdicts.filter((one) => action === "promote" && one.verdict === "fail");
   const failing = failed.length > 0;
+  const accepts = action === "resume" && heldOf(report.rollout);
   return {
     title: { promote: `Promote ${name}?`, confirm: "Confirm the next stage?" }[action] ?? `${NAMES[action]} the rollout?`,
     action: NAMES[action],
@@ -111,7 +112,8 @@ function question(report, action, act) {
     says: [
       ...consequences(report, report.rollout.leads_to[action], name, base, now),
       failing && `Over its limit: ${failed.map((one) => failure(one, report)).join("; ")}.`,
-      action === "resume" && report.rollout.state === "running" ? ACCEPTED : EFFECTS[action]
+      accepts && ACCEPTED,
+      !(accepts && report.rollout.state === "running") && EFFECTS[action]
     ],
     run
   };
