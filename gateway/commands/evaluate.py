@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from math import isfinite
 from pathlib import Path
 from typing import Final
 
@@ -195,11 +194,11 @@ def _known(name: str, declared: Mapping[str, MetricConfig], reported: Sequence[s
 
 
 def _bounds(metric: MetricConfig | None) -> tuple[float, float] | None:
-    """Between which all values of a metric count; None if it is not bounded on both sides, or not declared."""
+    """The range of a metric that guardrails, too, compare as one of bounded values; None for any other."""
     if metric is None:
         return None
-    bounds = metric.lowest, metric.highest if metric.cap is None else metric.cap
-    return bounds if all(map(isfinite, bounds)) else None
+    # `minimum` and `maximum` of a real metric keep out nonsense, and may lie far from its values.
+    return (metric.lowest, metric.highest) if metric.type in ("boolean", "fraction") else metric.capped_range
 
 
 def _features(document: Document | None, route: str) -> tuple[Feature, ...]:

@@ -281,7 +281,7 @@ class _Total:
         return (
             f"all rewards were the same ({seen}), and without bounds of the metric nothing tells how far others would "
             "lie from them: evaluate with a configuration (--config) that declares the metric boolean, a fraction, or "
-            "with 'minimum' and 'maximum' (or 'cap')"
+            "with a 'cap'"
         )
 
     def estimates(self, level: float, bounds: Bounds | None) -> tuple[Estimate, ...]:

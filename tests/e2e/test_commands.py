@@ -15,8 +15,10 @@ import pyarrow.parquet
 import pytest
 
 from backends.reference import digits
+from gateway.commands.evaluate import _bounds
 from gateway.commands.output import output_file
 from gateway.commands.simulate_canary import assumed
+from gateway.config.service import MetricConfig
 from policies.rollout.verdicts import Guardrail
 from tests.e2e.common import replay, report, wait_for
 from tests.support import command
@@ -197,6 +199,22 @@ def test_evaluate_the_policy_of_a_configuration_with_several_metrics(
     gain = next(e for e in found["metrics"]["correct"]["estimates"] if e["name"] == "gain")
     low, high = gain["interval"]  # which leaves out the truth once in twenty times
     assert abs(gain["value"]) < 2 * (high - low), "the same shares as those that ran"
+
+
+@pytest.mark.parametrize(
+    ("metric", "bounds"),
+    [
+        ({"type": "boolean"}, (0.0, 1.0)),
+        ({"type": "fraction", "minimum": 0.5}, (0.5, 1.0)),
+        ({"type": "count", "cap": 5}, (0.0, 5.0)),
+        ({"type": "real", "minimum": 0, "maximum": 1e6}, None),
+    ],
+)
+def test_limits_of_what_is_accepted_widen_no_interval_of_evaluate(
+    metric: dict[str, Any], bounds: tuple[float, float] | None
+) -> None:
+    """Of 1,000 values around 5, the interval reached to 3,687."""
+    assert _bounds(MetricConfig(**metric)) == bounds
 
 
 def test_what_needs_features_says_so_where_there_are_none(gateway: GatewayProcess, tmp_path: Path) -> None:
