@@ -175,7 +175,7 @@ def _rollout(rollout: dict[str, Any] | None) -> list[str]:
         lines[0] += f", guardrails watch until {clock_time(rollout['bake_until'])}"
     if rollout["state"] == "running" and rollout.get("min_samples"):
         what = "comparisons" if rollout["phase"] == "shadow" else "requests to the candidate"
-        lines.append(f"    {rollout['samples']:g} of {rollout['min_samples']} {what}")
+        lines.append(f"    {rollout['samples']:.0f} of {rollout['min_samples']} {what}")
     if rollout.get("waits"):
         lines.append(f"    the stage's time stands: {rollout['waits']}")
     if rollout["state"] == "running":

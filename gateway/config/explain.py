@@ -101,7 +101,7 @@ def _unknown_key(error: ErrorDetails) -> Explanation:
 
 def _elsewhere(key: str, location: tuple[str | int, ...]) -> str:
     """A hint for a key that belongs to the top of the document, or to only one section of it, or into a text."""
-    if key == "port" and location[0] in _PORTS:
+    if key == "port" and location[0] in _PORTS and "health" not in location[2:]:
         return _PORTS[str(location[0])]
     sections = {path for path, model in every_section() if key in yaml_keys(model)}
     if "" in sections:

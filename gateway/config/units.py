@@ -22,6 +22,8 @@ _BYTES: Final = {
     "B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3,
 }  # fmt: skip
 _DURATION: Final = re.compile(rf"{_NUMBER}\s*(us|ms|s|m|h|d)", re.ASCII)
+_SEVERAL: Final = re.compile(rf"(?:{_DURATION.pattern}\s*)+", re.ASCII)
+"""A duration in several units, such as ``1h30m``."""
 _SPELT: Final = re.compile(
     rf"{_NUMBER}\s*(s(?=ec)|m(?=in)|h(?=ou|r)|d(?=ay))[a-z]*", re.ASCII | re.IGNORECASE
 )
@@ -65,6 +67,9 @@ def duration(value: object) -> float:
     hint = f"; write {value}s if seconds are meant" if number is not None else ""
     if isinstance(value, str) and (found := _SPELT.fullmatch(value.strip())):
         hint = f"; write {found[1]}{found[2].lower()}"
+    elif isinstance(value, str) and _SEVERAL.fullmatch(value.strip()):
+        *_, (_, unit) = parts = _DURATION.findall(value)
+        hint = f"; write {sum(float(n) * _SECONDS[u] for n, u in parts) / _SECONDS[unit]:.12g}{unit}"
     raise ValueError(f"{value!r} is not a duration such as 250ms, 2s, 10m, 1h or 7d{hint}")
 
 

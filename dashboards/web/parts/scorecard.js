@@ -116,7 +116,7 @@ export function byVariant({ report, names, colour, where, latest }, metric, show
 }
 
 // Why many values of a metric have no interval.
-const WITHOUT_INTERVAL = { real: "all the same: no interval", count: "a few make the sum: no interval" };
+const withoutInterval = ({ mean }, type) => (type === "count" && mean ? "a few make the sum: no interval" : "all the same: no interval");
 
 function rewardCell(report, name, metric) {
   const found = report.variants[name].rewards[metric];
@@ -132,7 +132,7 @@ function rewardCell(report, name, metric) {
   const thin = found.observations < FEW;
   const remarks = [
     found.missing && `${count(found.missing)} missing`,
-    !thin && !found.interval && WITHOUT_INTERVAL[report.metrics[metric].type],
+    !thin && !found.interval && withoutInterval(found, report.metrics[metric].type),
     found.observations !== found.count && `${count(Math.round(found.observations))} independent`
   ].filter(Boolean);
   const text = html`<div class="estimate-text">${figure(`${field}.mean`, found.mean, said.mean)}<small>${said.interval}</small><small class=${thin ? "thin" : ""}>n ${figure(`${field}.count`, found.count, count(found.count))}${remarks.length ? ` (${remarks.join(", ")})` : ""}${thin ? ", too few to tell" : ""}</small></div>`;
