@@ -280,7 +280,7 @@ class _RouteCheck:
         if policy.floor * len(variants) > 1:
             most = 100 / len(variants)
             message = (
-                f"a floor of {policy.floor:.4g} for each of {len(variants)} variants exceeds 100%;"
+                f"a floor of {100 * policy.floor:.4g}% for each of {len(variants)} variants exceeds 100%;"
                 f" write {most:.4g}% or less"
             )
             yield Finding(self._at(*at, "floor"), message)

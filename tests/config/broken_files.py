@@ -117,7 +117,7 @@ TABLE = [
     # Shares and numbers that don't add up
     policy("{type: split, weights: {v1: 0, v2: 0%}}", "weights", "all weights are 0; write at least one above 0"),
     policy("{type: bandit, metric: correct, floor: 51%}", "floor",
-           "a floor of 0.51 for each of 2 variants exceeds 100%; write 50% or less"),
+           "a floor of 51% for each of 2 variants exceeds 100%; write 50% or less"),
     policy("{type: bandit, metric: correct, prior: {alpha: 0.0001}}", "prior.alpha",
            "0.0001 is too small; write at least 0.001"),
     policy("{type: bandit, metric: correct, prior: {mean: 0, shape: 0.5}}", "prior.shape",
@@ -381,7 +381,7 @@ TABLE = [
     canary(", on_success: bandit, bandit: {utility: {corect: 1}}}", "bandit.utility.corect",
            "there is no metric 'corect'; known: correct, seconds", "did you mean 'correct'?"),
     canary(", on_success: bandit, bandit: {metric: correct, floor: 60%}}", "bandit.floor",
-           "a floor of 0.6 for each of 2 variants exceeds 100%; write 50% or less"),
+           "a floor of 60% for each of 2 variants exceeds 100%; write 50% or less"),
     canary(", on_success: bandit, bandit: {metric: correct, prior: {mean: 1}}}", "bandit.prior",
            "this prior is not for a metric of type boolean; write {alpha, beta}"),
     canary(", on_success: bandit, bandit: {metric: correct, stop: {}, discount: {half_life: 1h}}}", "bandit",
