@@ -16,7 +16,7 @@ FORKED = --tx "$(1)*popen//python=$(BIN)/python -m tests.support.worker $(2)"
 # Only the files with such tests are collected: to import all would take as long as these take.
 ALONE = -m alone $(shell grep -rl --include='*.py' pytest.mark.alone tests)
 # What tests write stays in memory where 4 GB of it may hold files: most is databases that sync each of their writes.
-IN_MEMORY := $(shell findmnt -rno OPTIONS /dev/shm 2>/dev/null | grep -qv noexec && \
+IN_MEMORY := $(shell findmnt -rno OPTIONS /dev/shm 2>/dev/null | grep -qv noexec && test -w /dev/shm && \
 	test $$(df -k --output=avail /dev/shm | tail -1) -gt 4000000 && echo /dev/shm)
 test quick: export PYTEST_DEBUG_TEMPROOT ?= $(IN_MEMORY)
 # Tests that failed beside others run once more alone; those that then pass are named.

@@ -1,4 +1,4 @@
-"""The whole harness, with real proxies, for as short as wrk can run."""
+"""The whole harness, with real proxies, for a part of a second each."""
 
 from __future__ import annotations
 
