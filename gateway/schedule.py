@@ -14,7 +14,7 @@ from gateway.loops.periodic import Step, periodically
 from gateway.loops.probes import PROBES_S
 from gateway.loops.rates import RATES_S, Rates
 from gateway.loops.status_gauges import STATUS_GAUGES_S, StatusGauges
-from gateway.loops.upkeep import PRUNE_S, Settled, prune_store
+from gateway.loops.upkeep import PRUNE_S, Believed, prune_store
 from gateway.loops.webhooks import WEBHOOKS_S, Webhooks
 from gateway.running import Gateway
 from gateway.state.last_state import LAST_STATE_S, LastState
@@ -34,10 +34,9 @@ def start_loops(
     api, in_force, store, probes = gateway.api, gateway.in_force, gateway.store, gateway.probes
     allocations, document, now = in_force.allocations, in_force.document, in_force.now
     events, before = gateway.events, api.joining.before
-    settled = Settled(now, asyncio.get_running_loop().time)
-    archiving = Archiving(
-        store, document=document, leads=lambda: allocations.leads, clock=now, settled=settled
-    )
+    # By a clock that is ahead for a moment, the hour that still runs would be archived for the last time.
+    believed = Believed(now, asyncio.get_running_loop().time)
+    archiving = Archiving(store, document=document, leads=lambda: allocations.leads, clock=believed)
     alarms = Alarms(
         store,
         allocations,
@@ -71,7 +70,7 @@ def start_loops(
     start("alarms", before(lambda: alarms.step(document())), lambda: ALARMS_S, delay=True)
 
     async def prune() -> None:
-        await prune_store(store, allocations, document, now, archiving.keep_from, settled)
+        await prune_store(store, allocations, document, believed, archiving.keep_from)
 
     start("pruning", prune, lambda: PRUNE_S, delay=True)
     start("the archive", archiving.step, lambda: ARCHIVE_S)

@@ -49,19 +49,12 @@ class Archiving:
     """The archive of this process, which only the leader writes."""
 
     def __init__(
-        self,
-        store: Store,
-        *,
-        document: Callable[[], Document],
-        leads: Callable[[], bool],
-        clock: Clock,
-        settled: Callable[[], bool] = lambda: True,
+        self, store: Store, *, document: Callable[[], Document], leads: Callable[[], bool], clock: Clock
     ) -> None:
         self._store = store
         self._document = document
         self._leads = leads
         self._clock = clock
-        self._settled = settled
         self._since: float | None = None
         """Since when the store is available and this process leads."""
         self._unwritten: float | None = None
@@ -85,8 +78,7 @@ class Archiving:
         """Write the hours that are due. Raises StoreUnavailable."""
         document = self._document()
         url, now = document.record.archive, self._clock()
-        # By a clock that is ahead for a moment, the hour that still runs would be written for the last time.
-        if url is None or not self._leads() or not self._settled():
+        if url is None or not self._leads():
             self._since, self._unwritten, self._problems = None, None, {}
             return
         try:

@@ -28,24 +28,29 @@ SETTLED_S: Final = 3600.0
 """Seconds for which a clock that was set ahead stays so before it decides what is too old."""
 
 
-class Settled:
-    """Whether the clock was not set ahead lately: what is forgotten by a wrong one does not come back."""
+class Believed:
+    """A clock that goes on as before when the real one is set ahead, until that has stayed so for `SETTLED_S`.
+
+    What is forgotten by a clock that is wrong for a moment does not come back.
+    """
 
     def __init__(self, clock: Clock, steady: Clock) -> None:
         """``steady``: seconds of a clock that is never set."""
         self._clock = clock
         self._steady = steady
         self._ahead = clock() - steady()
-        self._since = -inf
+        self._since: float | None = None
 
-    def __call__(self) -> bool:
-        now = self._steady()
-        ahead = self._clock() - now
-        if ahead - self._ahead > MAX_CLOCK_SKEW_S:
-            log.warning("the clock was set ahead; nothing is forgotten by it for %g s", SETTLED_S)
-            self._ahead, self._since = ahead, now
-        self._ahead = min(ahead, self._ahead)
-        return now - self._since >= SETTLED_S
+    def __call__(self) -> float:
+        steady, now = self._steady(), self._clock()
+        if now - steady - self._ahead > MAX_CLOCK_SKEW_S:
+            if self._since is None:
+                self._since = steady
+                log.warning("the clock was set ahead; nothing is forgotten by it for %g s", SETTLED_S)
+            if steady - self._since < SETTLED_S:
+                return steady + self._ahead
+        self._ahead, self._since = now - steady, None
+        return now
 
 
 async def prune_store(
@@ -54,15 +59,14 @@ async def prune_store(
     document: Callable[[], Document],
     clock: Clock,
     keep_from: Callable[[], float],
-    settled: Callable[[], bool],
 ) -> None:
-    """Prunes as long as there is something to prune, this process is the leader and its clock has settled.
+    """Prunes as long as there is something to prune, and this process is the leader.
 
     ``keep_from``: what was decided since then is not in the archive yet, in seconds since the epoch. What it and
     ``document`` say may change meanwhile.
     """
     more = True
-    while more and allocations.leads and settled():
+    while more and allocations.leads:
         began = clock()
         more = await store.prune(retention(document(), began - keep_from()), now=began)
         await asyncio.sleep(min(MAX_PAUSE_S, max(MIN_PAUSE_S, REST * (clock() - began))))

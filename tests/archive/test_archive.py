@@ -50,14 +50,7 @@ class Stage:
     window: str = "30m"
 
     def __post_init__(self) -> None:
-        self.settled = True
-        self.loop = Archiving(
-            self.store,
-            document=self.document,
-            leads=lambda: True,
-            clock=lambda: self.now,
-            settled=lambda: self.settled,
-        )
+        self.loop = Archiving(self.store, document=self.document, leads=lambda: True, clock=lambda: self.now)
 
     def document(self) -> Document:
         return load(
@@ -168,21 +161,6 @@ async def test_all_rows_and_figures_are_those_of_the_store(store: SqliteStore, u
     await stage.prune()
     assert await exported(WholeRecord(store)) == []
     assert await exported(WholeRecord(store, archive)) == before[None]
-
-
-async def test_a_clock_that_is_ahead_for_a_moment_ends_no_hour(store: SqliteStore, tmp_path: Path) -> None:
-    """What came later in the hour was never archived, and the store forgot it."""
-    stage = Stage(store, str(tmp_path / "lake"))
-    both = [outcome(time, route="idle") for time in (NOW, NOW + 10.0)]
-    await store.append(both[:1], [])
-    stage.settled = False
-    await stage.run(now=NOW + 1e8)
-    stage.settled = True
-    await store.append(both[1:], [])
-    await stage.run(now=NOW + 86_400)
-    await stage.prune()
-    archived = await exported(WholeRecord(None, ParquetArchive(stage.url)), "idle")
-    assert [json.loads(line)["decision"] for line in archived] == [one.decision.hex() for one in both]
 
 
 async def test_other_programs_read_it(store: SqliteStore, tmp_path: Path) -> None:
@@ -360,7 +338,7 @@ async def test_a_pruning_that_runs_for_long_forgets_what_was_archived_meanwhile(
         return -inf if looks == 1 else inf
 
     leader = cast("Allocations", SimpleNamespace(leads=True))
-    await prune_store(store, leader, stage.document, lambda: stage.now, keep_from, lambda: True)
+    await prune_store(store, leader, stage.document, lambda: stage.now, keep_from)
     assert looks > 2, "there was more to do after the first step"
     assert await exported(WholeRecord(store)) == []
     await store.close()

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from math import inf
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 
-from gateway.config.document import Document
 from gateway.loops import periodic
-from gateway.loops.allocation import Allocations
-from gateway.loops.upkeep import Settled, prune_store
-from gateway.state.base import Retention, StoreUnavailable
+from gateway.loops.upkeep import Believed
+from gateway.state.base import StoreUnavailable
 from gateway.state.outage import StoreOutage
-from gateway.state.store import RecordStore
 
 
 async def test_what_is_done_rarely_does_not_keep_an_outage_alive(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,32 +62,30 @@ async def test_a_failure_of_a_route_that_is_repeated_is_logged_once_a_minute(
     assert traced(caplog) == ["one", "two"]
 
 
-async def test_a_clock_that_is_ahead_for_a_moment_forgets_nothing() -> None:
-    """The record was gone when it was right again."""
-    pruned, ahead, steady = list[float](), 0.0, 0.0
+def test_a_clock_that_is_ahead_for_a_moment_is_not_believed() -> None:
+    """By it the record was forgotten, and the hour that still ran was archived for the last time."""
+    ahead = steady = 0.0
+    believed = Believed(lambda: 1.8e9 + steady + ahead, lambda: steady)
 
-    class Pruned:
-        async def prune(self, retention: Retention, *, now: float) -> bool:
-            pruned.append(now)
-            return False
-
-    def clock() -> float:
-        return 1.8e9 + steady + ahead
-
-    settled = Settled(clock, lambda: steady)
-
-    store, leader = cast("RecordStore", Pruned()), cast("Allocations", SimpleNamespace(leads=True))
-
-    async def later(minutes: float, by: float) -> bool:
+    def later(minutes: float, by: float) -> float:
         nonlocal ahead, steady
-        steady, ahead, before = steady + 60.0 * minutes, by, len(pruned)
-        await prune_store(store, leader, Document, clock, lambda: inf, settled)
-        return len(pruned) > before
+        steady, ahead = steady + 60.0 * minutes, by
+        return believed() - 1.8e9 - steady
 
-    moments = ((1, 0), (1, 300), (1, 1e8), (30, 1e8), (30, 0), (1, 0), (1, 1e8), (60, 1e8), (1, 0))
-    found = [await later(minutes, by) for minutes, by in moments]
-    assert found == [True, True, False, False, True, True, False, True, True]
-    assert max(pruned) == 1.8e9 + steady - 60 + 1e8, "a clock that stays so is believed"
+    moments = (
+        (1, 0),
+        (1, 300),
+        (1, 1e8),
+        (30, 1e8),
+        (30, 0),
+        (1, 0),
+        (1, 1e8),
+        (60, 1e8),
+        (1, 1e8),
+        (1, -50),
+    )
+    found = [later(minutes, by) for minutes, by in moments]
+    assert found == [0, 300, 300, 300, 0, 0, 0, 1e8, 1e8, -50]
 
 
 def traced(caplog: pytest.LogCaptureFixture) -> list[str]:
