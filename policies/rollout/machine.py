@@ -230,6 +230,7 @@ def _apply(
     moved = _act(state, rule.action, plan, now, given)
     if held is not None and rule.action in (Action.ACCEPT, Action.CONTINUE):
         moved = replace(moved, accepted=held)
+        reason = f"{reason} ({100 * held:+.1f} pp of client errors accepted)"
     moved = replace(moved, status=rule.target, reason=reason)
     if moved.status is not state.status or rule.action in (Action.RESTART, Action.GIVEN):
         moved = replace(moved, since=now)

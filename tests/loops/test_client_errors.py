@@ -118,7 +118,7 @@ async def test_a_person_accepts_them_for_the_stage(store: Store) -> None:
     audit = next(data for kind, data in other.events if kind == "rollout")
     assert (audit["actor"], audit["reason"], audit["target"]) == (
         "ops",
-        "resume: a stricter schema",
+        "resume: a stricter schema (+50.0 pp of client errors accepted)",
         "running",
     )
     assert not await one.alarms()

@@ -136,7 +136,7 @@ function why(step, failed, report) {
 
 // Why a person did it, without the command, which the state says.
 export const reasonOf = ({ actor, reason }) =>
-  actor ? (reason ?? "").replace(/^(rollback|pause|resume|confirm|restart|promote|set [\d.e-]+)(: |$)/, "") : (reason ?? "");
+  actor ? (reason ?? "").replace(/^(rollback|pause|resume|confirm|restart|promote|set [\d.e-]+)(: | (?=\()|$)/, "") : (reason ?? "");
 
 function undecided(verdicts, { samples = 0, min_samples = 0 }) {
   const asked = Math.max(...verdicts.map((v) => v.more_requests ?? 0));
