@@ -39,17 +39,20 @@ class Believed:
         self._clock = clock
         self._steady = steady
         self._ahead = clock() - steady()
-        self._since: float | None = None
+        self._set: float | None = None
+        """How far the real clock is ahead of the steady one since `_since`; None while it is believed."""
+        self._since = 0.0
 
     def __call__(self) -> float:
         steady, now = self._steady(), self._clock()
-        if now - steady - self._ahead > MAX_CLOCK_SKEW_S:
-            if self._since is None:
-                self._since = steady
+        ahead = now - steady
+        if ahead - self._ahead > MAX_CLOCK_SKEW_S:
+            if self._set is None or ahead - self._set > MAX_CLOCK_SKEW_S:
+                self._set, self._since = ahead, steady
                 log.warning("the clock was set ahead; nothing is forgotten by it for %g s", SETTLED_S)
             if steady - self._since < SETTLED_S:
                 return steady + self._ahead
-        self._ahead, self._since = now - steady, None
+        self._ahead, self._set = ahead, None
         return now
 
 

@@ -83,9 +83,13 @@ def test_a_clock_that_is_ahead_for_a_moment_is_not_believed() -> None:
         (60, 1e8),
         (1, 1e8),
         (1, -50),
+        (1, 1e4),
+        (59, 1e8),
+        (1, 1e8),
+        (59, 1e8),
     )
     found = [later(minutes, by) for minutes, by in moments]
-    assert found == [0, 300, 300, 300, 0, 0, 0, 1e8, 1e8, -50]
+    assert found == [0, 300, 300, 300, 0, 0, 0, 1e8, 1e8, -50, -50, -50, -50, 1e8]
 
 
 def traced(caplog: pytest.LogCaptureFixture) -> list[str]:
