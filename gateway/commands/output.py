@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from gateway.clock import wall
 from gateway.config.faults import ConfigError
 from gateway.telemetry.printable import printable
 
@@ -25,6 +26,9 @@ MISUSED: Final = 2
 """Exit codes: the command could not do it; its words have no meaning (as argparse exits)."""
 ERRORS_AS_JSON: Final = ContextVar("ERRORS_AS_JSON", default=False)
 """Whether `complain` also prints a document, for scripts that read the report with ``--json``."""
+ABANDONED_S: Final = 60.0
+"""Seconds since the last write after which a file without a lock is what a killed command has left."""
+
 _CLEAR: Final = "\r\x1b[K"
 
 
@@ -92,7 +96,9 @@ def _remove_abandoned(out: Path) -> None:
     for part in out.parent.glob(f".{glob.escape(out.name)}.????????.part"):
         with suppress(OSError), open(part, "rb") as left:
             fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            part.unlink()
+            # Another command has no lock right after it made its file, nor right before it puts it in place.
+            if wall() - os.fstat(left.fileno()).st_mtime > ABANDONED_S:
+                part.unlink()
 
 
 @contextmanager

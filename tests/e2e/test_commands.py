@@ -353,9 +353,14 @@ def test_a_pipe_or_a_device_is_written_to_and_stays(tmp_path: Path) -> None:
 def test_two_commands_that_write_one_file_leave_a_whole_one(tmp_path: Path) -> None:
     """The first to end put the half of the other's in place; what a killed one left goes with the next."""
     out = tmp_path / "record.csv"
-    (tmp_path / ".record.csv.0123abcd.part").touch()
+    left = tmp_path / ".record.csv.0123abcd.part"
+    left.touch()
     first, second = output_file(out), output_file(out)
-    one, other = first.__enter__(), second.__enter__()
+    one = first.__enter__()
+    assert left.exists(), "its command may just have made it"
+    for part in tmp_path.iterdir():
+        os.utime(part, (0, 0))
+    other = second.__enter__()
     other.write(b"half")
     one.write(b"whole")
     first.__exit__(None, None, None)
