@@ -26,7 +26,7 @@ from gateway.ingest.rewards import RewardIngest
 from gateway.ingest.spool import Spool
 from gateway.ingest.usage import UsageRewards
 from gateway.internal_errors import INTERNAL_ERRORS
-from gateway.loops.allocation import LEASE
+from gateway.loops.allocation import LAGGING_LEASE, LEASE
 from gateway.loops.configuration import Configuration
 from gateway.loops.controller import Controller
 from gateway.loops.gauges import Gauges
@@ -175,9 +175,13 @@ class Gateway:
                 INTERNAL_ERRORS.report(error)
 
     async def _write_down(self) -> None:
-        # Together, since a store that is away takes seconds of both.
-        await asyncio.gather(self.usage.close(), self.recorder.close())
+        # Together, since a store that is away takes seconds of both; and both to their end, which need the store.
+        writing = asyncio.gather(self.usage.close(), self.recorder.close(), return_exceptions=True)
+        for failure in await writing:
+            if failure is not None:
+                raise failure
 
     async def _release(self) -> None:
         with contextlib.suppress(StoreUnavailable):
-            await self.store.release(LEASE, self.owner)
+            for lease in LEASE, LAGGING_LEASE:
+                await self.store.release(lease, self.owner)
