@@ -280,9 +280,8 @@ class Revisions(Generic[B]):
         except TurnoutError as error:
             if error.code != "precondition_failed":
                 raise
-            self._looked = (
-                looked  # another process may have stored the same edit while it was built, and a newer one
-            )
+            # While it was built, another process may have stored the same edit, and a newer one.
+            self._looked = looked
             return await self.adopt_file(text)
 
     def refuse(self, error: ConfigError, text: str | None = None) -> None:
