@@ -187,7 +187,7 @@ def slack(event: Event) -> tuple[bytes, str]:
     """Body and media type: a Slack message."""
     try:
         text = sentence(event)
-    except (TypeError, ValueError):  # of damaged values: none after it would be sent
+    except (TypeError, ValueError, OverflowError):  # of damaged values: none after it would be sent
         text = f"{_plain(event.route)} {event.kind}"
     return compact({"text": text}), "application/json"
 
