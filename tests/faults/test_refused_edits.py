@@ -40,6 +40,8 @@ routes:
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultRig]:
     rig = FaultRig(tmp_path_factory.mktemp("refused"), CONFIG)
     rig.start()
+    # The first look comes when it serves already.
+    rig.until(lambda: "one" in rig.gateway.api.controller.states)
     yield rig
     rig.stop()
 
