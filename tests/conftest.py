@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Generator
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from zlib import crc32
 
 import httpx
 import pytest
@@ -86,10 +85,7 @@ def pytest_collection() -> Generator[None, object, object]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Files with long tests begin first, so that parallel processes end together.
-
-    The others are mixed: those of one directory wait for the same kinds of things, and no core has work meanwhile.
-    """
+    """Files with long tests begin first, so that parallel processes end together."""
     for item in items:
         if item.path.parent.name in WITH_PROCESSES:
             item.add_marker(pytest.mark.slow)
@@ -98,14 +94,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("quick") or config.getoption("few_examples"):
         _try_few_examples(items)
     soaks, long = ({item.path for item in items if item.get_closest_marker(m)} for m in ("soak", "slow"))
-    items.sort(
-        key=lambda item: (
-            item.path.name != LONGEST,
-            item.path not in soaks,
-            item.path not in long,
-            crc32(item.location[0].encode()),
-        )
-    )
+    items.sort(key=lambda item: (item.path.name != LONGEST, item.path not in soaks, item.path not in long))
 
 
 def _leave_quick_ones(config: pytest.Config, items: list[pytest.Item]) -> None:
